@@ -1,0 +1,1 @@
+//! The command lines of the two programs, as clap sees them. No decisions here.

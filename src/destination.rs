@@ -1,0 +1,1 @@
+//! What the app may ask the forwarder for.
