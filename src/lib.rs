@@ -2,11 +2,48 @@
 //!
 //! ```text
 //! argv ── cli ── plan ─┬─ confinement ─┬─ units ─┬─ transient (D-Bus) ─▶ launch ─▶ exit code
-//!                      └─ environment ─┘         └─ files (text)
+//!                      └─ environment ─┘         └─ text    (--dry-run)
 //!        app ─▶ forward (listener ─▶ request ─▶ destination ─▶ upstream ─▶ relay)
 //! ```
+//!
+//! Read in this order, the modules are the flow of one launch. The middle (plan, confinement,
+//! environment, units, verify, exit) touches no file, bus or clock.
 
 pub mod cli;
+
 pub mod destination;
-pub mod forward;
+pub mod name;
+pub mod network;
 pub mod via;
+
+pub mod host;
+pub mod plan;
+
+pub mod confinement;
+pub mod environment;
+pub mod units;
+
+pub mod address;
+pub mod state;
+pub mod stdio;
+pub mod terminal;
+
+pub mod manager;
+pub mod verify;
+
+pub mod launch;
+pub mod say;
+
+pub mod control;
+pub mod reception;
+pub mod wait;
+
+pub mod lifeline;
+pub mod stop;
+
+pub mod inside;
+
+pub mod forward;
+pub mod tor;
+
+pub mod exit;

@@ -1,1 +1,22 @@
-fn main(){}
+//! Parse, launch, exit: the only place of `appfw-run` that prints an error.
+
+use std::process::ExitCode;
+
+use appfw::cli::{self, LaunchArgs, Parsed};
+use appfw::{exit, launch};
+
+fn main() -> ExitCode {
+    let args = match cli::parse::<LaunchArgs>() {
+        Parsed::Run(args) => args,
+        Parsed::Exit(code) => return ExitCode::from(code),
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let outcome = runtime.map_err(anyhow::Error::from).and_then(|runtime| runtime.block_on(launch::launch(&args)));
+    match outcome {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("appfw-run: {error:#}");
+            ExitCode::from(exit::code_of(&error))
+        }
+    }
+}

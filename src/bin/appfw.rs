@@ -1,1 +1,27 @@
-fn main(){}
+//! Parse, one match, exit: the only place of `appfw` that prints an error.
+
+use std::process::ExitCode;
+
+use appfw::cli::{self, Appfw, Parsed, Subcommand};
+use appfw::{exit, forward, inside, lifeline, stop};
+
+fn main() -> ExitCode {
+    let args = match cli::parse::<Appfw>() {
+        Parsed::Run(args) => args,
+        Parsed::Exit(code) => return ExitCode::from(code),
+    };
+    let outcome = match args.subcommand {
+        Subcommand::Inside(args) => return inside::run(&args),
+        Subcommand::Lifeline(_) => return lifeline::run(),
+        Subcommand::Forward(args) => forward::run(args),
+        Subcommand::Stop { name } => stop::run(&name),
+        Subcommand::Other(words) => cli::refuse_other(&words),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("appfw: {error:#}");
+            ExitCode::from(exit::code_of(&error))
+        }
+    }
+}

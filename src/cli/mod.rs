@@ -1,1 +1,89 @@
 //! The command lines of the two programs, as clap sees them. No decisions here.
+
+mod appfw;
+mod forward;
+mod inside;
+mod launch;
+
+pub use appfw::{Appfw, Subcommand};
+pub use forward::ForwardArgs;
+pub use inside::{InsideArgs, LifelineArgs, WallKind};
+pub use launch::{EnvScheme, LaunchArgs};
+
+use std::ffi::OsString;
+
+use anyhow::{Result, bail};
+use clap::error::ErrorKind;
+use clap::{CommandFactory, FromArgMatches};
+
+use crate::exit;
+
+/// What a command line asks for.
+pub enum Parsed<T> {
+    /// Go on with this.
+    Run(T),
+    /// All was said (help, version, a usage error): exit with this code.
+    Exit(u8),
+}
+
+/// Parses this process's arguments. Usage errors exit with 125, never with clap's 2, which could
+/// be the app's own code.
+#[must_use]
+pub fn parse<T: CommandFactory + FromArgMatches>() -> Parsed<T> {
+    let matches = T::command().try_get_matches();
+    match matches.and_then(|matches| T::from_arg_matches(&matches)) {
+        Ok(args) => Parsed::Run(args),
+        Err(error) => {
+            // A closed stdout or stderr leaves nobody to tell.
+            let _ = error.print();
+            match error.kind() {
+                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Parsed::Exit(0),
+                _ => Parsed::Exit(exit::OURS),
+            }
+        }
+    }
+}
+
+/// Whether `appfw` has a subcommand of this name, now or in a later version.
+#[must_use]
+pub fn is_subcommand(word: &str) -> bool {
+    appfw::LATER.contains(&word) || Appfw::command().find_subcommand(word).is_some()
+}
+
+/// Answers a subcommand that is none of this version's.
+///
+/// # Errors
+/// Always: says whether it comes later, or which one is near.
+pub fn refuse_other(words: &[OsString]) -> Result<()> {
+    let word = words.first().map(|word| word.to_string_lossy()).unwrap_or_default();
+    if appfw::LATER.contains(&&*word) {
+        bail!("appfw {word} is not there yet: it comes with a later version");
+    }
+    let near = appfw::LATER
+        .iter()
+        .copied()
+        .chain(["stop", "forward"])
+        .min_by_key(|name| strsim::damerau_levenshtein(name, &word))
+        .filter(|name| strsim::damerau_levenshtein(name, &word) <= 2);
+    match near {
+        Some(name) => bail!("there is no appfw {word}; did you mean appfw {name}?"),
+        None => bail!("there is no appfw {word}; appfw --help lists what there is, and appfw-run starts programs"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definitions_hold_together() {
+        LaunchArgs::command().debug_assert();
+        Appfw::command().debug_assert();
+    }
+
+    #[test]
+    fn help_fits_a_screen() {
+        let help = LaunchArgs::command().term_width(100).render_help().to_string();
+        assert!(help.lines().count() <= 50, "{} lines:\n{help}", help.lines().count());
+    }
+}

@@ -1,0 +1,103 @@
+//! The forwarder's address on the host's loopback. bind(2) is the arbiter between launches.
+
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+
+use anyhow::{Context, Result, bail};
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, setsockopt, socket, sockopt};
+use std::os::fd::{AsRawFd, OwnedFd};
+
+/// How many addresses of 127.100.0.0/16 are tried.
+const TRIES: u32 = 64;
+
+/// An address that no other launch takes while this is held.
+///
+/// It was bound without SO_REUSEADDR, which fails if anybody holds the port, and has it set since,
+/// so that PID 1, which sets it on every listener, can bind the same address beside it; it never
+/// listens, so no connection comes here.
+#[derive(Debug)]
+pub struct Reservation {
+    /// The address.
+    pub address: SocketAddrV4,
+    _socket: OwnedFd,
+}
+
+/// Reserves `wanted`, or a free address of 127.100.0.0/16 (from `seed` on) if its address is 0.0.0.0.
+///
+/// # Errors
+/// The address asked for is taken, or all that were tried.
+pub fn reserve(wanted: SocketAddrV4, seed: u32) -> Result<Reservation> {
+    if !wanted.ip().is_unspecified() {
+        return match try_reserve(wanted)? {
+            Some(reservation) => Ok(reservation),
+            None => bail!("--address {wanted}: something listens there already; choose another address or port"),
+        };
+    }
+    for step in 0..TRIES {
+        // An odd stride visits every address of the /16 once.
+        let host = seed.wrapping_add(step.wrapping_mul(40503)) & 0xffff;
+        if host & 0xff == 0 || host & 0xff == 0xff || host == 0x5a32 {
+            // Network and broadcast look-alikes, and the fixed address of permanent units.
+            continue;
+        }
+        let ip = Ipv4Addr::from(u32::from(Ipv4Addr::new(127, 100, 0, 0)) | host);
+        if let Some(reservation) = try_reserve(SocketAddrV4::new(ip, wanted.port()))? {
+            return Ok(reservation);
+        }
+    }
+    bail!(
+        "port {0} is taken on every loopback address tried: something listens on 0.0.0.0:{0}; choose another port, such as --address 127.100.90.50:{1}",
+        wanted.port(),
+        wanted.port().wrapping_add(1)
+    )
+}
+
+fn try_reserve(address: SocketAddrV4) -> Result<Option<Reservation>> {
+    let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)
+        .context("cannot make a socket to reserve an address")?;
+    match bind(socket.as_raw_fd(), &SockaddrIn::from(address)) {
+        Ok(()) => {}
+        Err(Errno::EADDRINUSE) => return Ok(None),
+        Err(error) => return Err(error).with_context(|| format!("cannot bind {}", SocketAddr::V4(address))),
+    }
+    setsockopt(&socket, sockopt::ReuseAddr, &true).context("cannot share a reserved address with systemd")?;
+    Ok(Some(Reservation { address, _socket: socket }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ANY: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 10_801);
+
+    #[test]
+    fn two_launches_never_get_one_address() {
+        let held: Vec<Reservation> = (0..100).map(|_| reserve(ANY, 7).unwrap_or_else(|_| reserve(ANY, 9999).unwrap())).collect();
+        let distinct: std::collections::HashSet<_> = held.iter().map(|reservation| reservation.address).collect();
+        assert_eq!(distinct.len(), held.len());
+    }
+
+    #[test]
+    fn systemd_can_listen_where_a_launch_has_reserved_and_nobody_else_can_reserve() {
+        let held = reserve(ANY, 1234).unwrap();
+        assert!(reserve(held.address, 0).is_err());
+        // std sets SO_REUSEADDR before bind, as PID 1 does.
+        let listener = std::net::TcpListener::bind(held.address).unwrap();
+        drop(held);
+        assert!(reserve(SocketAddrV4::new(*listener_ip(&listener), ANY.port()), 0).is_err());
+    }
+
+    fn listener_ip(listener: &std::net::TcpListener) -> &'static Ipv4Addr {
+        match listener.local_addr().unwrap() {
+            SocketAddr::V4(address) => Box::leak(Box::new(*address.ip())),
+            SocketAddr::V6(_) => unreachable!(),
+        }
+    }
+
+    #[test]
+    fn a_listener_on_the_wildcard_is_told() {
+        let _wildcard = std::net::TcpListener::bind((Ipv4Addr::UNSPECIFIED, 10_802)).unwrap();
+        let message = reserve(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 10_802), 5).unwrap_err().to_string();
+        assert!(message.contains("0.0.0.0:10802") && message.contains("--address"), "{message}");
+    }
+}

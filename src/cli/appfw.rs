@@ -1,0 +1,43 @@
+//! `appfw`.
+
+use std::ffi::OsString;
+
+use clap::Parser;
+
+use super::{ForwardArgs, InsideArgs, LifelineArgs};
+
+/// Manage confined programs started by appfw-run
+#[derive(Debug, Parser)]
+#[command(name = "appfw", version, subcommand_required = true, arg_required_else_help = true)]
+pub struct Appfw {
+    /// What to do
+    #[command(subcommand)]
+    pub subcommand: Subcommand,
+}
+
+/// The subcommands of this version.
+#[derive(Debug, clap::Subcommand)]
+pub enum Subcommand {
+    /// End a launch and all its processes
+    Stop {
+        /// The launch's name, as --unit gave it or --verbose shows it
+        name: String,
+    },
+    /// Run the forwarder by hand, as a plain proxy (units start it themselves)
+    Forward(ForwardArgs),
+    /// Inner part: prove the wall, then become the app
+    #[command(hide = true)]
+    Inside(InsideArgs),
+    /// Inner part: end a launch when its launcher dies
+    #[command(hide = true)]
+    Lifeline(LifelineArgs),
+    /// Subcommands that later versions bring.
+    #[command(external_subcommand)]
+    Other(Vec<OsString>),
+}
+
+/// Subcommands of the contract that this version does not have yet.
+pub const LATER: [&str; 13] = [
+    "check", "doctor", "list", "status", "log", "profile", "unit", "confine", "unconfine", "desktop", "connect",
+    "completions", "man",
+];

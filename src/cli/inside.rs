@@ -1,0 +1,69 @@
+//! The inner parts that units start: `appfw inside` and `appfw lifeline`.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+use ipnet::IpNet;
+
+/// The walls of this version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum WallKind {
+    /// A private network namespace that holds the forwarder's socket alone, and the IP filter on top.
+    Strict,
+    /// Its own loopback, with capture (a later version).
+    #[value(hide = true)]
+    Namespace,
+    /// The host's network namespace under the IP filter.
+    Address,
+}
+
+impl WallKind {
+    /// As it is written after `--wall`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Strict => "strict",
+            Self::Namespace => "namespace",
+            Self::Address => "address",
+        }
+    }
+}
+
+/// Prove the wall from inside, then become the app. What it expects stands in its arguments, so
+/// that `systemctl cat` shows it.
+#[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
+pub struct InsideArgs {
+    /// Which wall to prove
+    #[arg(long, value_enum)]
+    pub wall: WallKind,
+    /// Where the forwarder must answer
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub forwarder: Option<SocketAddrV4>,
+    /// IPAddressAllow= of this unit
+    #[arg(long, value_name = "NET")]
+    pub allow: Vec<IpNet>,
+    /// IPAddressDeny= of this unit
+    #[arg(long, value_name = "NET")]
+    pub deny: Vec<IpNet>,
+    /// A denied documentation address
+    #[arg(long, value_name = "ADDRESS")]
+    pub canary: Option<Ipv4Addr>,
+    /// The unit's cgroup
+    #[arg(long, value_name = "PATH")]
+    pub cgroup: String,
+    /// The inode number of the launcher's network namespace, which must not be this one
+    #[arg(long, value_name = "INODE")]
+    pub outside: Option<u64>,
+    /// Take the terminal on standard input as the controlling one
+    #[arg(long)]
+    pub terminal: bool,
+    /// The socket from which the command and its environment come
+    #[arg(long, value_name = "PATH")]
+    pub control: PathBuf,
+}
+
+/// Wait until standard input ends, put the launcher's terminal back as it was, and exit: what is
+/// bound to this unit ends with it.
+#[derive(Debug, clap::Args)]
+pub struct LifelineArgs {}

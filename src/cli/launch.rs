@@ -1,0 +1,199 @@
+//! `appfw-run`.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use clap::{Parser, ValueEnum};
+
+use super::WallKind;
+
+/// Run a program whose only way to the network is Tor or a proxy, proven before it starts
+#[derive(Debug, Parser)]
+#[command(
+    name = "appfw-run",
+    version,
+    override_usage = "appfw-run [OPTIONS] [--] COMMAND [ARG]…",
+    disable_help_flag = true,
+    disable_version_flag = true,
+    after_help = "\
+Examples:
+  appfw-run --via tor curl https://example.org/
+  appfw-run --via socks5h://192.0.2.7:1080 --uid alice git clone https://example.org/x.git
+  appfw-run --via none --deny any --allow localhost --allow 10.0.0.0/24 ./fileserver
+
+Exits with COMMAND's code, 128+n for signal n; 125 if it was never run, 126 and 127 as shells do."
+)]
+pub struct LaunchArgs {
+    /// The program and its arguments
+    #[arg(value_name = "COMMAND", required = true, trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+    pub command: Vec<OsString>,
+
+    /// tor, tor://HOST:PORT, socks5h://[USER:PASSWORD@]HOST:PORT, http://…, direct, none, or @FILE holding one
+    #[arg(long, value_name = "SPEC", help_heading = "Way out")]
+    pub via: Vec<String>,
+
+    /// Let the forwarder reach this inside address (loopback, private …) or port; repeatable
+    #[arg(long, value_name = "DEST", help_heading = "What the forwarder lets through")]
+    pub allow_destination: Vec<String>,
+
+    /// Addresses and networks let through, or any, localhost, link-local, multicast; repeatable
+    #[arg(long, value_name = "NET", help_heading = "IP wall")]
+    pub allow: Vec<String>,
+    /// Addresses and networks denied; with --via none
+    #[arg(long, value_name = "NET", help_heading = "IP wall")]
+    pub deny: Vec<String>,
+
+    /// strict: a private network namespace (default); address: the host's, filtered by address
+    #[arg(long, value_enum, value_name = "strict|address", hide_possible_values = true, help_heading = "Wall")]
+    pub wall: Option<WallKind>,
+    /// The forwarder's address in the address wall, in 127.0.0.0/8
+    #[arg(long, value_name = "IP[:PORT]", help_heading = "Wall")]
+    pub address: Option<String>,
+
+    /// The system manager (root's default; others are asked by polkit)
+    #[arg(long, help_heading = "Who runs it")]
+    pub system: bool,
+    /// Run the program as this user
+    #[arg(long, value_name = "USER", help_heading = "Who runs it")]
+    pub uid: Option<String>,
+
+    /// Set K to V in the program's environment, or keep the caller's K; repeatable
+    #[arg(long, value_name = "K[=V]", help_heading = "Program")]
+    pub env: Vec<String>,
+    /// What the proxy variables say: http (default; most programs know it), socks5h, socks5, socks
+    #[arg(long, value_enum, value_name = "SCHEME", hide_possible_values = true, help_heading = "Program")]
+    pub env_scheme: Option<EnvScheme>,
+    /// The program's working directory
+    #[arg(long, value_name = "DIR", help_heading = "Program")]
+    pub workdir: Option<PathBuf>,
+    /// Name the launch: its unit is appfw-NAME.service
+    #[arg(long, value_name = "NAME", help_heading = "Program")]
+    pub unit: Option<String>,
+    /// Return once the program is executed; `appfw stop NAME` ends it
+    #[arg(long, help_heading = "Program")]
+    pub detach: bool,
+    /// End the launch with its main process instead of its last one
+    #[arg(long, help_heading = "Program")]
+    pub exit_with_main: bool,
+
+    /// Print the units instead of starting them
+    #[arg(long, help_heading = "Seeing")]
+    pub dry_run: bool,
+    /// Say nothing but errors
+    #[arg(long, short, conflicts_with = "verbose", help_heading = "Seeing")]
+    pub quiet: bool,
+    /// Say what is done
+    #[arg(long, short, help_heading = "Seeing")]
+    pub verbose: bool,
+    /// Print this help
+    #[arg(long, short, action = clap::ArgAction::Help, help_heading = "Seeing")]
+    pub help: Option<bool>,
+    /// Print the version
+    #[arg(long, short = 'V', action = clap::ArgAction::Version, help_heading = "Seeing")]
+    pub version: Option<bool>,
+
+    /// Options that later versions bring: known, so that none is ever taken for the command or ignored.
+    #[command(flatten)]
+    pub later: LaterArgs,
+}
+
+/// The scheme of the proxy variables' values.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum EnvScheme {
+    /// `http://`: 33 of 44 measured clients (docs/compatibility.md).
+    #[default]
+    Http,
+    /// `socks5h://`
+    Socks5h,
+    /// `socks5://`
+    Socks5,
+    /// `socks://`, as systemd's application firewall examples write it.
+    Socks,
+}
+
+impl EnvScheme {
+    /// The scheme as it stands before `://`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Socks5h => "socks5h",
+            Self::Socks5 => "socks5",
+            Self::Socks => "socks",
+        }
+    }
+}
+
+/// An option of the contract that this version answers with an error: its name, how many values it
+/// takes, and what to do instead.
+struct Later(&'static str, usize, &'static str);
+
+const NAMESPACE: &str = "it comes with --wall namespace in a later version";
+const LATER: [Later; 17] = [
+    Later("user", 0, "ordinary users come with a later version; use sudo, or --system, which asks polkit"),
+    Later("standalone", 0, "machines without systemd come with a later version"),
+    Later("capture", 0, NAMESPACE),
+    Later("no-capture", 0, NAMESPACE),
+    Later("publish", 1, NAMESPACE),
+    Later("dns", 1, "names go to the forwarder by the proxy protocols; DNS comes with a later version"),
+    Later("isolate", 1, "every launch has Tor circuits of its own; other choices come with a later version"),
+    Later("only", 1, "rules by name come with a later version"),
+    Later("block", 1, "rules by name come with a later version"),
+    Later("ingress-filter", 1, "custom BPF programs come with a later version"),
+    Later("egress-filter", 1, "custom BPF programs come with a later version"),
+    Later("dbus", 1, "every bus is hidden from the app; a filtered one comes with a later version"),
+    Later("property", 1, "unit properties come with a later version"),
+    Later("profile", 1, "profiles come with a later version"),
+    Later("no-profile", 0, "there are no profiles to leave out yet"),
+    Later("own-profile", 0, "browser profiles come with a later version"),
+    Later("log-destinations", 1, "it comes with the forwarder's rules in a later version"),
+];
+
+/// Options that later versions bring: parsed, so that none is taken for the command or ignored.
+#[derive(Debug, Default)]
+pub struct LaterArgs {
+    given: Option<&'static str>,
+}
+
+impl LaterArgs {
+    /// # Errors
+    /// Says that the option given is not there yet, and what to do instead.
+    pub fn refuse(&self) -> Result<()> {
+        match LATER.iter().find(|Later(name, ..)| Some(*name) == self.given) {
+            Some(Later(name, _, instead)) => bail!("--{name} is not there yet: {instead}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl clap::Args for LaterArgs {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        command.args(LATER.iter().map(|Later(name, values, _)| {
+            let arg = clap::Arg::new(*name).long(*name).hide(true);
+            let arg = if *name == "property" { arg.short('p') } else { arg };
+            match values {
+                0 => arg.action(clap::ArgAction::SetTrue),
+                _ => arg.action(clap::ArgAction::Append),
+            }
+        }))
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        Self::augment_args(command)
+    }
+}
+
+impl clap::FromArgMatches for LaterArgs {
+    fn from_arg_matches(matches: &clap::ArgMatches) -> Result<Self, clap::Error> {
+        let given = |Later(name, ..): &&Later| {
+            matches.value_source(name) == Some(clap::parser::ValueSource::CommandLine)
+        };
+        Ok(Self { given: LATER.iter().find(given).map(|Later(name, ..)| *name) })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &clap::ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}

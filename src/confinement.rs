@@ -1,0 +1,207 @@
+//! What the app may not do. THE FILE TO AUDIT: the wall's network settings, the hardening round
+//! it, and what is hidden because it would answer for the network (facts with versions and sources:
+//! docs/security.md). Pure.
+
+use crate::cli::WallKind;
+use crate::host::Host;
+use crate::network::IpLists;
+use crate::plan::{Plan, Resolver};
+use crate::units::{Bind, INNER, Setting, Value};
+
+/// Capabilities that programs run as root need for their work on files, users and processes. None
+/// of them opens a raw socket, mounts, traces, loads modules or enters another namespace.
+const CAPABILITIES: [(&str, u32); 14] = [
+    ("CAP_CHOWN", 0),
+    ("CAP_DAC_OVERRIDE", 1),
+    ("CAP_DAC_READ_SEARCH", 2),
+    ("CAP_FOWNER", 3),
+    ("CAP_FSETID", 4),
+    ("CAP_KILL", 5),
+    ("CAP_SETGID", 6),
+    ("CAP_SETUID", 7),
+    ("CAP_SETPCAP", 8),
+    ("CAP_NET_BIND_SERVICE", 10),
+    ("CAP_SYS_CHROOT", 18),
+    ("CAP_SYS_NICE", 23),
+    ("CAP_SYS_RESOURCE", 24),
+    ("CAP_AUDIT_WRITE", 29),
+];
+
+/// Directories hidden as a whole, by an empty one on top, so that a socket replaced or made later
+/// (a daemon restarted, `systemctl daemon-reexec`) stays hidden: a mount on the socket itself is
+/// dropped when the daemon unlinks it.
+const HIDDEN_DIRECTORIES: [&str; 2] = [
+    // The system bus: AttachProcessesToUnit has no polkit check, resolve1 answers names.
+    "/run/dbus",
+    // Session buses, user managers' private sockets, gpg-agent, user podman, of every user.
+    "/run/user",
+];
+
+/// What of /run/systemd the app sees; all else there is hidden: PID 1's private socket, resolved's
+/// varlink sockets, io.systemd.* of any version. Logging and readiness lead nowhere.
+const SHOWN_OF_SYSTEMD: [&str; 3] = ["journal", "notify", "system"];
+
+/// Name-service caches and responders, hidden unless the host's resolver is the app's.
+const NAME_SERVICES: [&str; 2] = ["-/run/nscd", "-/run/avahi-daemon"];
+
+/// Sockets whose holders act on the network, or as root, for whoever asks.
+const AGENTS: [&str; 23] = [
+    "-/run/docker.sock",
+    "-/run/docker",
+    "-/run/podman",
+    "-/run/containerd",
+    "-/run/crio",
+    "-/run/buildkit",
+    "-/run/libvirt",
+    "-/run/lxd",
+    "-/var/lib/lxd/unix.socket",
+    "-/var/snap/lxd/common/lxd",
+    "-/run/incus",
+    "-/var/lib/incus/unix.socket",
+    "-/run/snapd.socket",
+    "-/run/snapd-snap.socket",
+    "-/run/tor",
+    "-/run/cups",
+    // sssd's other responders; pipes/nss stays, the passwd database needs it.
+    "-/var/lib/sss/pipes/private",
+    "-/var/lib/sss/pipes/autofs",
+    "-/var/lib/sss/pipes/ifp",
+    "-/var/lib/sss/pipes/ssh",
+    "-/var/lib/sss/pipes/sudo",
+    "-/run/udev/control",
+    "-/run/initctl",
+];
+
+/// Agents below the app's home: gpg's fetch keys over the network (dirmngr).
+const AGENTS_AT_HOME: [&str; 5] = [
+    ".gnupg/S.dirmngr",
+    ".gnupg/S.gpg-agent",
+    ".gnupg/S.gpg-agent.browser",
+    ".gnupg/S.gpg-agent.extra",
+    ".gnupg/S.gpg-agent.ssh",
+];
+
+/// Where files become commands that root runs outside the wall.
+const READ_ONLY_FOR_ROOT: [&str; 17] = [
+    "-/etc/systemd",
+    "-/usr/lib/systemd",
+    "-/usr/local/lib/systemd",
+    "-/etc/init.d",
+    "-/etc/crontab",
+    "-/etc/cron.d",
+    "-/etc/cron.hourly",
+    "-/etc/cron.daily",
+    "-/etc/cron.weekly",
+    "-/etc/cron.monthly",
+    "-/etc/anacrontab",
+    "-/var/spool/cron",
+    "-/etc/udev",
+    "-/usr/lib/udev",
+    "-/run/udev",
+    "-/etc/dbus-1",
+    "-/usr/share/dbus-1",
+];
+
+/// The settings of the app's unit that make the wall, and those that keep it from being walked round.
+#[must_use]
+pub fn settings(plan: &Plan, host: &Host) -> Vec<Setting> {
+    let mut settings = network(plan);
+    settings.extend(privileges(plan));
+    settings.extend(files(plan, host));
+    settings
+}
+
+fn network(plan: &Plan) -> Vec<Setting> {
+    let mut settings = Vec::new();
+    if plan.wall != WallKind::Address {
+        settings.push(set("PrivateNetwork", Value::Bool(true)));
+    }
+    let IpLists { allow, deny } = plan.lists();
+    settings.push(set("IPAddressDeny", Value::Networks(deny)));
+    if !allow.is_empty() {
+        settings.push(set("IPAddressAllow", Value::Networks(allow)));
+    }
+    // AF_PACKET, AF_VSOCK, AF_BLUETOOTH … are not filtered by address at all.
+    settings.push(filter("RestrictAddressFamilies", true, &["AF_UNIX", "AF_INET", "AF_INET6", "AF_NETLINK"]));
+    settings
+}
+
+fn privileges(plan: &Plan) -> Vec<Setting> {
+    let mask = CAPABILITIES.iter().fold(0, |mask, (_, bit)| mask | 1 << bit);
+    let mut settings = vec![
+        set("NoNewPrivileges", Value::Bool(true)),
+        set("CapabilityBoundingSet", Value::Capabilities(mask)),
+        // The family filter does not know 32-bit socketcall(2).
+        set("SystemCallArchitectures", Value::Words(vec!["native".into()])),
+        // io_uring makes sockets past the family filter; ENOSYS because programs then do without,
+        // where a kill would end them.
+        filter(
+            "SystemCallFilter",
+            false,
+            &["io_uring_setup:ENOSYS", "io_uring_enter:ENOSYS", "io_uring_register:ENOSYS"],
+        ),
+        set("IgnoreSIGPIPE", Value::Bool(false)),
+    ];
+    if plan.app.user().is_root() {
+        for directive in ["ProtectKernelTunables", "ProtectKernelModules", "ProtectKernelLogs", "ProtectControlGroups"] {
+            settings.push(set(directive, Value::Bool(true)));
+        }
+        let paths = READ_ONLY_FOR_ROOT.map(str::to_owned).to_vec();
+        settings.push(set("ReadOnlyPaths", Value::Paths(paths)));
+    } else {
+        // A user namespace of its own: /proc/PID/root, ptrace, pidfd_getfd of the same user's
+        // processes outside are refused by the kernel.
+        settings.push(set("PrivateUsers", Value::Bool(true)));
+    }
+    settings
+}
+
+fn files(plan: &Plan, host: &Host) -> Vec<Setting> {
+    let user = plan.app.user();
+    let empty = |path: &str| (path.to_owned(), "ro,mode=0755".to_owned());
+    let mut over: Vec<(String, String)> = [INNER, "/run/systemd"].into_iter().chain(HIDDEN_DIRECTORIES).map(empty).collect();
+    if !user.is_root() {
+        // A runtime directory with nothing of the session in it.
+        over.push((format!("/run/user/{}", user.uid), format!("mode=0700,uid={},gid={}", user.uid, user.gid)));
+    }
+    let mut binds: Vec<Bind> = SHOWN_OF_SYSTEMD.iter().map(|name| bind(format!("/run/systemd/{name}"), None)).collect();
+    let mut hidden: Vec<String> = AGENTS.map(str::to_owned).to_vec();
+    match plan.resolver {
+        Resolver::Host => binds.push(bind("/run/systemd/resolve".into(), None)),
+        Resolver::Off => hidden.extend(NAME_SERVICES.map(str::to_owned)),
+    }
+    hidden.extend(AGENTS_AT_HOME.iter().map(|file| format!("-{}", user.home.join(file).display())));
+    hidden.extend(ssh_agent(host));
+    vec![
+        set("TemporaryFileSystem", Value::FileSystems(over)),
+        set("BindReadOnlyPaths", Value::Binds(binds)),
+        set("InaccessiblePaths", Value::Paths(hidden)),
+    ]
+}
+
+/// The caller's ssh-agent, where it is a path that cannot be mistaken for unit syntax.
+fn ssh_agent(host: &Host) -> Option<String> {
+    let (_, socket) = host.environment.iter().find(|(name, _)| name == "SSH_AUTH_SOCK")?;
+    let socket = socket.to_str()?;
+    socket.starts_with('/').then(|| format!("-{socket}"))
+}
+
+fn set(directive: &'static str, value: Value) -> Setting {
+    Setting { directive, value }
+}
+
+fn filter(directive: &'static str, allow: bool, names: &[&str]) -> Setting {
+    set(directive, Value::Filter { allow, names: names.iter().map(|name| (*name).to_owned()).collect() })
+}
+
+fn bind(source: String, target: Option<String>) -> Bind {
+    let target = target.unwrap_or_else(|| source.clone());
+    Bind { source: source.into(), target: target.into() }
+}
+
+/// The names of a capability mask, for the text of a unit.
+#[must_use]
+pub fn capability_names(mask: u64) -> String {
+    let names = CAPABILITIES.iter().filter(|(_, bit)| mask & 1 << bit != 0);
+    names.map(|(name, _)| *name).collect::<Vec<_>>().join(" ")
+}

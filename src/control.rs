@@ -1,0 +1,163 @@
+//! What launcher and `inside` say to each other over the launch's control socket: `inside` tells
+//! what it proved, the launcher answers with the command and its environment, which so stand in no
+//! unit property. When the program is executed the socket closes by itself.
+
+use std::ffi::{OsStr, OsString};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+
+/// Bound of one message: ARG_MAX is 2 MiB on Linux with its usual stack limit, and a line of JSON
+/// is far shorter.
+pub const MAX_MESSAGE: u64 = 8 << 20;
+
+/// A line from `inside`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Report {
+    /// The wall stands; the version of `appfw`.
+    Proven {
+        /// Must be the launcher's own.
+        version: String,
+    },
+    /// The wall does not stand, or something else that ends in 125.
+    Refused {
+        /// One sentence.
+        message: String,
+    },
+    /// The wall stands but the program could not be executed.
+    NotExecuted {
+        /// 126 or 127.
+        code: u8,
+        /// One sentence.
+        message: String,
+    },
+}
+
+impl Report {
+    /// Writes it as one line.
+    ///
+    /// # Errors
+    /// The other end is gone.
+    pub fn send(&self, mut to: impl Write) -> Result<()> {
+        let mut line = serde_json::to_vec(self)?;
+        line.push(b'\n');
+        to.write_all(&line).context("the launcher is gone")
+    }
+}
+
+/// What the launcher orders: strings of any bytes but NUL.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Order {
+    /// The program and its arguments.
+    pub command: Vec<OsString>,
+    /// The whole environment.
+    pub environment: Vec<(OsString, OsString)>,
+    /// Directories to start in, the first that can be entered.
+    pub directories: Vec<PathBuf>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Head {
+    command: usize,
+    environment: usize,
+    directories: usize,
+}
+
+impl Order {
+    /// As bytes: a line of JSON with the counts, then NUL-terminated strings.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let head = Head {
+            command: self.command.len(),
+            environment: self.environment.len(),
+            directories: self.directories.len(),
+        };
+        let mut bytes = serde_json::to_vec(&head).unwrap_or_default();
+        bytes.push(b'\n');
+        let mut put = |parts: &[&OsStr]| {
+            for part in parts {
+                bytes.extend_from_slice(part.as_bytes());
+            }
+            bytes.push(0);
+        };
+        for word in &self.command {
+            put(&[word]);
+        }
+        for (name, value) in &self.environment {
+            put(&[name, OsStr::new("="), value]);
+        }
+        for directory in &self.directories {
+            put(&[directory.as_os_str()]);
+        }
+        bytes
+    }
+
+    /// Reads one.
+    ///
+    /// # Errors
+    /// It ends early or isn't one.
+    pub fn read(from: impl Read) -> Result<Self> {
+        let mut reader = BufReader::new(from.take(MAX_MESSAGE));
+        let mut line = String::new();
+        reader.read_line(&mut line).context("the launcher sent no command")?;
+        let head: Head = serde_json::from_str(&line).context("the launcher sent no command")?;
+        let mut strings = |count: usize| -> Result<Vec<OsString>> {
+            (0..count)
+                .map(|_| {
+                    let mut bytes = Vec::new();
+                    reader.read_until(0, &mut bytes).context("the command ended early")?;
+                    match bytes.pop() {
+                        Some(0) => Ok(OsString::from_vec(bytes)),
+                        _ => bail!("the command ended early"),
+                    }
+                })
+                .collect()
+        };
+        let command = strings(head.command)?;
+        let environment = strings(head.environment)?.into_iter().map(split_variable).collect::<Result<_>>()?;
+        let directories = strings(head.directories)?.into_iter().map(PathBuf::from).collect();
+        Ok(Self { command, environment, directories })
+    }
+}
+
+fn split_variable(variable: OsString) -> Result<(OsString, OsString)> {
+    let bytes = variable.as_bytes();
+    // A name may begin with '=', as some shells' internal ones do.
+    match bytes.iter().skip(1).position(|byte| *byte == b'=') {
+        Some(place) => {
+            let (name, value) = bytes.split_at(place + 1);
+            Ok((OsStr::from_bytes(name).to_owned(), OsStr::from_bytes(&value[1..]).to_owned()))
+        }
+        None => bail!("the launcher sent a variable without a value"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn order() -> Order {
+        Order {
+            command: vec!["a b".into(), "".into(), OsString::from_vec(vec![0xff, b'\n'])],
+            environment: vec![("A".into(), "=1\n2".into()), ("=x".into(), "".into())],
+            directories: vec!["/".into()],
+        }
+    }
+
+    #[test]
+    fn any_bytes_arrive_as_they_were() {
+        assert_eq!(Order::read(order().to_bytes().as_slice()).unwrap(), order());
+    }
+
+    #[test]
+    fn a_cut_order_is_refused_at_any_place() {
+        let bytes = order().to_bytes();
+        for end in 0..bytes.len() {
+            assert!(Order::read(&bytes[..end]).is_err(), "cut at {end}");
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! What the plan must know of the machine and of the caller, read once.
+
+use std::ffi::OsString;
+use std::io::IsTerminal;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use nix::unistd;
+
+/// A user of the passwd database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct User {
+    /// Login name.
+    pub name: String,
+    /// Numeric user.
+    pub uid: u32,
+    /// Primary group.
+    pub gid: u32,
+    /// Home directory.
+    pub home: PathBuf,
+    /// Login shell.
+    pub shell: PathBuf,
+}
+
+impl User {
+    /// Whether it is uid 0.
+    #[must_use]
+    pub fn is_root(&self) -> bool {
+        self.uid == 0
+    }
+
+    /// By name or number.
+    ///
+    /// # Errors
+    /// No such user, or the database cannot be read.
+    pub fn find(word: &str) -> Result<Self> {
+        let found = match word.parse() {
+            Ok(uid) => unistd::User::from_uid(unistd::Uid::from_raw(uid)),
+            Err(_) => unistd::User::from_name(word),
+        };
+        match found.with_context(|| format!("cannot look up user {word:?}"))? {
+            Some(user) => Ok(user.into()),
+            None => bail!("there is no user {word:?}"),
+        }
+    }
+}
+
+impl From<unistd::User> for User {
+    fn from(user: unistd::User) -> Self {
+        Self {
+            name: user.name,
+            uid: user.uid.as_raw(),
+            gid: user.gid.as_raw(),
+            home: user.dir,
+            shell: user.shell,
+        }
+    }
+}
+
+/// The machine and the caller, as the plan sees them.
+pub struct Host {
+    /// The caller.
+    pub caller: User,
+    /// The caller's environment.
+    pub environment: Vec<(OsString, OsString)>,
+    /// The caller's working directory, if it still exists.
+    pub directory: Option<PathBuf>,
+    /// The caller's umask.
+    pub umask: u32,
+    /// Which of the descriptors 0, 1 and 2 are terminals.
+    pub terminals: [bool; 3],
+    /// The inode number of the launcher's network namespace.
+    pub network_namespace: u64,
+    /// Where `appfw` is.
+    pub appfw: PathBuf,
+    /// The file that /etc/resolv.conf is, its links followed; `None` if there is none.
+    pub resolv_conf: Option<PathBuf>,
+    /// The text of /etc/nsswitch.conf, if there is one.
+    pub nsswitch: Option<String>,
+    /// For the default name.
+    pub random: u32,
+    /// Looks a user up, by name or number.
+    pub find_user: fn(&str) -> Result<User>,
+}
+
+impl Host {
+    /// Reads what is below `root` (`/` but in tests) and of this process.
+    ///
+    /// # Errors
+    /// Says what of it could not be read.
+    pub fn read(root: &Path) -> Result<Self> {
+        let namespace = root.join("proc/self/ns/net");
+        let nsswitch = root.join("etc/nsswitch.conf");
+        Ok(Self {
+            caller: User::find(&unistd::geteuid().to_string())?,
+            environment: std::env::vars_os().collect(),
+            directory: std::env::current_dir().ok(),
+            umask: umask(root)?,
+            terminals: [
+                std::io::stdin().is_terminal(),
+                std::io::stdout().is_terminal(),
+                std::io::stderr().is_terminal(),
+            ],
+            network_namespace: std::fs::metadata(&namespace)
+                .with_context(|| format!("cannot read {}", namespace.display()))?
+                .ino(),
+            appfw: find_appfw()?,
+            resolv_conf: root.join("etc/resolv.conf").canonicalize().ok(),
+            nsswitch: match std::fs::read_to_string(&nsswitch) {
+                Ok(text) => Some(text),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+                Err(error) => return Err(error).with_context(|| format!("cannot read {}", nsswitch.display())),
+            },
+            random: random()?,
+            find_user: User::find,
+        })
+    }
+}
+
+/// `appfw` stands beside this executable, or in the directory given at build time; never found by
+/// PATH, which the caller's environment chooses. `inside` checks that the versions are the same.
+fn find_appfw() -> Result<PathBuf> {
+    let own = std::env::current_exe().context("cannot tell where appfw-run itself is")?;
+    let beside = own.with_file_name("appfw");
+    let built_in = option_env!("APPFW_BINDIR").map(|directory| Path::new(directory).join("appfw"));
+    let candidates: Vec<PathBuf> = std::iter::once(beside).chain(built_in).collect();
+    match candidates.iter().find(|candidate| candidate.is_file()) {
+        Some(appfw) => Ok(appfw.clone()),
+        None => bail!(
+            "the program appfw is missing, looked for {}; install it beside appfw-run",
+            candidates.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(" and ")
+        ),
+    }
+}
+
+/// The umask, without setting it: proc(5), "Umask" in /proc/PID/status.
+fn umask(root: &Path) -> Result<u32> {
+    let path = root.join("proc/self/status");
+    let status = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let field = status.lines().find_map(|line| line.strip_prefix("Umask:"));
+    Ok(field.and_then(|octal| u32::from_str_radix(octal.trim(), 8).ok()).unwrap_or(0o022))
+}
+
+fn random() -> Result<u32> {
+    let mut bytes = [0; 4];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()).context("no random numbers")?;
+    Ok(u32::from_ne_bytes(bytes))
+}

@@ -1,0 +1,60 @@
+//! `appfw inside`: the app's main process until the wall is proven. It runs in the unit, as the
+//! app's user and without privileges, and becomes the app by execve, or exits with 125.
+
+mod descriptors;
+
+mod program;
+mod proof;
+
+use std::os::unix::net::UnixStream;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+
+use crate::cli::InsideArgs;
+use crate::control::{Order, Report};
+use crate::exit::{self, NotExecuted};
+
+pub use descriptors::refuse_socket;
+
+/// The story of the app's side of a launch. Returns only if the app was not executed.
+#[must_use]
+pub fn run(args: &InsideArgs) -> ExitCode {
+    let launcher = match connect(args) {
+        Ok(launcher) => launcher,
+        Err(error) => {
+            eprintln!("appfw inside: {error:#}");
+            return ExitCode::from(exit::OURS);
+        }
+    };
+    let error = match prove_and_become(args, &launcher) {
+        Ok(never) => match never {},
+        Err(error) => error,
+    };
+    let message = format!("{error:#}");
+    let code = exit::code_of(&error);
+    let report = match error.downcast::<NotExecuted>() {
+        Ok(failure) => Report::NotExecuted { code, message: failure.message },
+        Err(_) => Report::Refused { message },
+    };
+    if let Err(error) = report.send(&launcher) {
+        eprintln!("appfw inside: {error:#}");
+    }
+    ExitCode::from(code)
+}
+
+fn connect(args: &InsideArgs) -> Result<UnixStream> {
+    descriptors::refuse_and_close()?;
+    UnixStream::connect(&args.control).context("cannot reach the launcher, who sends the command")
+}
+
+fn prove_and_become(args: &InsideArgs, launcher: &UnixStream) -> Result<std::convert::Infallible> {
+    proof::prove(args)?;
+    Report::Proven { version: env!("CARGO_PKG_VERSION").to_owned() }.send(launcher)?;
+    let order = Order::read(launcher)?;
+    if args.terminal {
+        // systemd made this process a session leader; the pty is nobody's terminal yet.
+        rustix::process::ioctl_tiocsctty(std::io::stdin()).context("cannot take the terminal")?;
+    }
+    program::become_the_app(&order)
+}

@@ -1,0 +1,198 @@
+//! The proof that the wall stands, from inside, without privileges and without waiting for
+//! time-outs: systemd applies every network setting on a best-effort basis and carries on without
+//! (src/core/cgroup.c, exec-invoke.c), so that nothing but traffic shows whether it is there.
+//! Nothing sent here can leave the machine: targets are loopback, or the socket is bound to lo.
+
+use std::ffi::OsString;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, TcpStream, UdpSocket};
+use std::os::unix::fs::MetadataExt;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use nix::sys::socket::{setsockopt, sockopt};
+
+use crate::cli::{InsideArgs, WallKind};
+use crate::network::IpLists;
+
+/// The discard port: nothing is expected to listen where the probes go.
+const DISCARD: u16 = 9;
+/// How long an answer over loopback may take on a machine under load.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+const NOT_IN_FORCE: &str =
+    "the kernel or a container keeps systemd from attaching its BPF filter (docs/troubleshooting.md), so nothing was run";
+
+/// Proves what `args` expect.
+///
+/// # Errors
+/// One sentence that says what is open and what to do. The app must then not run.
+pub fn prove(args: &InsideArgs) -> Result<()> {
+    let lists = IpLists { allow: args.allow.clone(), deny: args.deny.clone() };
+    own_cgroup(&args.cgroup)?;
+    if args.wall == WallKind::Strict {
+        private_namespace(args.outside)?;
+    }
+    egress(&lists, args)?;
+    ingress(&lists, args)?;
+    if let Some(address) = args.forwarder {
+        forwarder(address)?;
+    }
+    Ok(())
+}
+
+/// PAM and AttachProcessesToUnit move processes out of the cgroup that is filtered.
+fn own_cgroup(expected: &str) -> Result<()> {
+    let text = std::fs::read_to_string("/proc/self/cgroup").context("cannot tell the own cgroup")?;
+    match text.lines().find_map(|line| line.strip_prefix("0::")) {
+        // In a container the root of the hierarchy may show before it.
+        Some(path) if path.ends_with(expected) => Ok(()),
+        Some(path) => bail!("the app was moved to the cgroup {path}, which has no wall; expected {expected}"),
+        None => bail!("there is no unified cgroup hierarchy, which the wall needs: boot with systemd.unified_cgroup_hierarchy=1"),
+    }
+}
+
+fn private_namespace(outside: Option<u64>) -> Result<()> {
+    let own = std::fs::metadata("/proc/self/ns/net").context("cannot tell the own network namespace")?.ino();
+    if outside == Some(own) {
+        bail!("systemd gave the app no network namespace of its own, the host's network is open to it; namespaces are not permitted here (a container?), so nothing was run");
+    }
+    let interfaces = nix::net::if_::if_nameindex().context("cannot list network interfaces")?;
+    let names: Vec<String> =
+        interfaces.iter().map(|interface| interface.name().to_string_lossy().into_owned()).collect();
+    if names != ["lo"] {
+        bail!("the app's network namespace holds {}, expected lo alone", names.join(", "));
+    }
+    Ok(())
+}
+
+/// Datagrams to denied addresses must be refused with EPERM.
+fn egress(lists: &IpLists, args: &InsideArgs) -> Result<()> {
+    if let Some(canary) = args.canary {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).context("cannot make a socket for the proof")?;
+        // An unconfined datagram must not leave the machine either.
+        setsockopt(&socket, sockopt::BindToDevice, &OsString::from("lo")).context("cannot bind a socket to lo")?;
+        expect_denied(&socket, IpAddr::V4(canary))?;
+    }
+    for target in [IpAddr::V4(neighbour(args.forwarder)), IpAddr::V6(Ipv6Addr::LOCALHOST)] {
+        if lists.passes(target) {
+            continue;
+        }
+        let any: IpAddr = if target.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        match UdpSocket::bind((any, 0)) {
+            Ok(socket) => expect_denied(&socket, target)?,
+            // No IPv6 on this machine, or none for this namespace.
+            Err(error) if target.is_ipv6() && no_family(&error) => {}
+            Err(error) => return Err(error).context("cannot make a socket for the proof"),
+        }
+    }
+    Ok(())
+}
+
+fn expect_denied(socket: &UdpSocket, target: IpAddr) -> Result<()> {
+    match socket.send_to(&[0], SocketAddr::new(target, DISCARD)) {
+        Err(error) if error.raw_os_error() == Some(nix::libc::EPERM) => Ok(()),
+        Err(error) if target.is_ipv6() && no_family(&error) => Ok(()),
+        Ok(_) => bail!("{target} is open though it is denied: {NOT_IN_FORCE}"),
+        Err(error) => bail!("{target} is not denied by the filter ({error}): {NOT_IN_FORCE}"),
+    }
+}
+
+fn no_family(error: &std::io::Error) -> bool {
+    error.raw_os_error().is_some_and(|code| {
+        // ENETUNREACH isn't among them: an unfiltered v6 stack may say that, too.
+        [nix::libc::EAFNOSUPPORT, nix::libc::EADDRNOTAVAIL].contains(&code)
+    })
+}
+
+/// The two directions are two programs, attached one by one. A datagram from a denied source is
+/// sent first, one from an allowed source second, both to an allowed address: over loopback the
+/// order holds, so if the second arrives first, the first was dropped. Shown where the lists have
+/// such a pair of loopback addresses.
+fn ingress(lists: &IpLists, args: &InsideArgs) -> Result<()> {
+    let Some(allowed) = args.forwarder.map(|address| *address.ip()) else { return Ok(()) };
+    let denied = neighbour(args.forwarder);
+    if lists.passes(IpAddr::V4(denied)) || !lists.passes(IpAddr::V4(allowed)) {
+        return Ok(());
+    }
+    let bind = |address: Ipv4Addr| UdpSocket::bind((address, 0)).context("cannot make a socket for the proof");
+    let (receiver, from_denied, from_allowed) = (bind(allowed)?, bind(denied)?, bind(allowed)?);
+    let target = receiver.local_addr().context("cannot make a socket for the proof")?;
+    receiver.set_read_timeout(Some(PATIENCE)).context("cannot make a socket for the proof")?;
+    from_denied.send_to(b"denied", target).context("cannot send over the app's loopback")?;
+    from_allowed.send_to(b"allowed", target).with_context(|| format!("{allowed} is closed though it is allowed"))?;
+    let mut buffer = [0; 16];
+    let (_, source) = receiver.recv_from(&mut buffer).with_context(|| format!("nothing arrives from {allowed}"))?;
+    if source.ip() == denied {
+        bail!("a datagram from {denied} came in though it is denied: {NOT_IN_FORCE}");
+    }
+    Ok(())
+}
+
+/// An address beside the forwarder's, which the app must not reach.
+fn neighbour(forwarder: Option<SocketAddrV4>) -> Ipv4Addr {
+    let own = forwarder.map_or(*crate::plan::ADDRESS.ip(), |address| *address.ip());
+    // 127.255.255.255 is a broadcast address: its neighbour is the one below.
+    let next = Ipv4Addr::from(u32::from(own).wrapping_add(1));
+    if next.is_loopback() && next.octets()[3] != 255 { next } else { Ipv4Addr::from(u32::from(own).wrapping_sub(1)) }
+}
+
+/// The forwarder answers a SOCKS5 greeting (RFC 1928, section 3).
+fn forwarder(address: SocketAddrV4) -> Result<()> {
+    let answer = || -> std::io::Result<[u8; 2]> {
+        let mut stream = TcpStream::connect_timeout(&SocketAddr::V4(address), PATIENCE)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.write_all(&[5, 1, 0])?;
+        let mut answer = [0; 2];
+        stream.read_exact(&mut answer)?;
+        Ok(answer)
+    };
+    match answer() {
+        Ok([5, 0]) => Ok(()),
+        Ok(_) => bail!("something that is not the forwarder answers at {address}"),
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
+            bail!("nothing listens at {address}: the app is not in the namespace of the forwarder's socket")
+        }
+        Err(error) => bail!("the forwarder does not answer at {address} ({error}); see: journalctl -u 'appfw-*'"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_neighbour_is_another_loopback_address() {
+        assert_eq!(neighbour(None), Ipv4Addr::new(127, 100, 90, 51));
+        for last in [0, 1, 253, 254, 255] {
+            let own = Ipv4Addr::new(127, 255, 255, last);
+            let next = neighbour(Some(SocketAddrV4::new(own, 1080)));
+            assert!(next.is_loopback() && next != own && next.octets()[3] != 255, "{own} {next}");
+        }
+    }
+
+    #[test]
+    fn an_open_address_is_told_from_a_denied_one() {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let message = expect_denied(&socket, Ipv4Addr::LOCALHOST.into()).unwrap_err().to_string();
+        assert!(message.contains("127.0.0.1 is open though it is denied"), "{message}");
+    }
+
+    #[test]
+    fn a_process_elsewhere_is_told() {
+        assert!(own_cgroup("/appfw.slice/appfw-x.service").unwrap_err().to_string().contains("no wall"));
+    }
+
+    #[test]
+    fn a_port_that_is_not_the_forwarder_is_told() {
+        let other = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let std::net::SocketAddr::V4(address) = other.local_addr().unwrap() else { unreachable!() };
+        let thread = std::thread::spawn(move || {
+            let (mut stream, _) = other.accept().unwrap();
+            stream.write_all(b"HTTP/1.0 400").unwrap();
+        });
+        assert!(forwarder(address).unwrap_err().to_string().contains("not the forwarder"));
+        thread.join().unwrap();
+        assert!(forwarder(address).unwrap_err().to_string().contains("nothing listens"));
+    }
+}

@@ -1,0 +1,160 @@
+//! The story of a launch.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use crate::address::{self, Reservation};
+use crate::cli::{LaunchArgs, WallKind};
+use crate::control::Order;
+use crate::environment::app_environment;
+use crate::exit::{self, NotExecuted};
+use crate::host::Host;
+use crate::manager::{self, Manager};
+use crate::plan::{Directory, Plan};
+use crate::reception::{self, Reached};
+use crate::say::Say;
+use crate::state::{self, State};
+use crate::stdio::Streams;
+use crate::terminal::{Settings, Terminal};
+use crate::units::{Places, Units, text};
+use crate::via::Via;
+use crate::wait::{self, Signals, Watch};
+use crate::{lifeline, tor, verify};
+
+/// Runs the command of `args` behind its wall; returns the exit code.
+///
+/// # Errors
+/// The app was not run: nothing was started, or all of it was taken back.
+pub async fn launch(args: &LaunchArgs) -> Result<u8> {
+    let say = Say::new(args.quiet, args.verbose);
+    let host = Host::read(Path::new("/"))?;
+    let via = way_out(args, &say)?;
+    let mut plan = Plan::new(args, via, &host)?; // the last point where the user's input can be wrong
+    let reservation = settle(&mut plan, &host)?;
+    let base = state::base(Path::new("/"), &host)?;
+    let units = Units::new(&plan, &host, &Places::new(&base, &plan));
+    if args.dry_run {
+        print!("{}", text::all(&units));
+        return Ok(0);
+    }
+    say.detail(&format!("launch {} in the {} wall, via {}", plan.name, plan.wall.as_str(), plan.via));
+    let bus = manager::connect().await?;
+    let mut manager = Manager::new(&bus).await?;
+    let mut signals = Signals::new()?;
+    let streams = Streams::open(&plan)?;
+    let state = State::create(&base, &plan, &host)?;
+    let lifeline = streams.lifeline.try_clone().context("cannot duplicate a pipe")?;
+    let launch = Launch { plan: &plan, units: &units, host: &host, state: &state, say: &say };
+    let outcome = launch.run(&mut manager, &mut signals, streams, reservation).await;
+    lifeline::release(&lifeline);
+    drop(lifeline);
+    if !(plan.detach && outcome.is_ok()) {
+        manager.take_back(&units).await;
+        state.remove();
+    }
+    outcome
+}
+
+/// `--via`, with files read and a word on passwords that the process list shows.
+fn way_out(args: &LaunchArgs, say: &Say) -> Result<Via> {
+    let via = Via::from_args(&args.via).with_context(|| {
+        let program = args.command.first().map(|word| word.to_string_lossy()).unwrap_or_default();
+        format!("where may {program} go?")
+    })?;
+    if via.has_secret() && !args.via.iter().any(|spec| spec.starts_with('@')) {
+        say.warning("a password in --via is seen by everyone in the process list; keep the spec in a file of mode 0600 and write --via @FILE");
+    }
+    Ok(via)
+}
+
+/// What stands between the plan and the start: Tor's port is looked for, the address is reserved.
+fn settle(plan: &mut Plan, host: &Host) -> Result<Option<Reservation>> {
+    if plan.via.wants_tor() {
+        plan.via.settle_tor(tor::find_tor(Path::new("/"))?);
+    }
+    if !(plan.has_forwarder() && plan.wall == WallKind::Address) {
+        return Ok(None);
+    }
+    let reservation = address::reserve(plan.address, host.random)?;
+    plan.listen_at(reservation.address);
+    Ok(Some(reservation))
+}
+
+/// A launch under way.
+struct Launch<'a> {
+    plan: &'a Plan,
+    units: &'a Units,
+    host: &'a Host,
+    state: &'a State,
+    say: &'a Say,
+}
+
+impl Launch<'_> {
+    async fn run(
+        &self,
+        manager: &mut Manager<'_>,
+        signals: &mut Signals,
+        streams: Streams,
+        reservation: Option<Reservation>,
+    ) -> Result<u8> {
+        let saved = streams.terminal.as_ref().map(|_| Settings::of(std::io::stdin())).transpose()?;
+        if let Some(settings) = &saved {
+            lifeline::remember(&streams.lifeline, settings)?;
+        }
+        manager.load(self.units, &streams.for_units).await?;
+        // PID 1 has its copies, and the socket its address.
+        drop((streams.for_units, reservation));
+        verify::all(manager, self.units).await?;
+        let terminal = match (streams.terminal, saved) {
+            (Some(pty), Some(saved)) => Some(Terminal::open(pty, saved)?),
+            _ => None,
+        };
+        let mut watch = Watch::new(manager, &self.units.app.name).await?;
+        manager.start(&self.units.app).await?;
+        let reached = reception::receive(self.plan, self.state, &self.order(), &mut watch, signals, manager).await;
+        let code = match reached {
+            Ok(Reached::Executed) if self.plan.detach => {
+                self.say.plain(&format!("{} runs as {}; appfw stop {0} ends it", self.plan.name, self.units.app.name));
+                return Ok(0);
+            }
+            Ok(Reached::Executed) => {
+                wait::until_over(self.plan, self.say, &mut watch, signals, manager, terminal.as_ref(), streams.report).await
+            }
+            Ok(Reached::Ended(code)) => Ok(code),
+            Err(error) => Err(self.hint(error)),
+        };
+        if let Some(terminal) = &terminal {
+            terminal.drain();
+        }
+        code
+    }
+
+    /// What `inside` is told once the wall is proven.
+    fn order(&self) -> Order {
+        let home = &self.plan.app.user().home;
+        Order {
+            command: self.plan.command.clone(),
+            environment: app_environment(self.plan, &self.host.environment),
+            directories: match &self.plan.directory {
+                Directory::Asked(directory) => vec![directory.clone()],
+                Directory::Caller(directory) => {
+                    directory.iter().cloned().chain([home.clone(), "/".into()]).collect()
+                }
+            },
+        }
+    }
+
+    /// A subcommand of `appfw` is most likely what was meant by a word that is no program.
+    fn hint(&self, error: anyhow::Error) -> anyhow::Error {
+        let program = self.plan.program();
+        match error.downcast::<NotExecuted>() {
+            Ok(failure) if failure.code == exit::NOT_FOUND && crate::cli::is_subcommand(&program) => {
+                let message = format!("{}; did you mean `appfw {program}`?", failure.message);
+                anyhow::Error::new(NotExecuted { message, ..failure })
+            }
+            Ok(failure) => anyhow::Error::new(failure),
+            Err(error) => error,
+        }
+    }
+}

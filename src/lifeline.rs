@@ -1,0 +1,40 @@
+//! `appfw lifeline`: waits for the end of a pipe whose other end only the launcher holds. When it
+//! exits, what is bound to its unit is stopped.
+
+use std::io::{BufRead, Write, stdin, stdout};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+
+use crate::terminal::Settings;
+
+/// Written by a launcher that ended in order and restored its terminal itself.
+const DONE: &str = "done";
+
+/// The launcher's side: tells which settings the terminal must get back should the launcher die.
+///
+/// # Errors
+/// The life-line is gone.
+pub fn remember(mut pipe: impl Write, settings: &Settings) -> Result<()> {
+    writeln!(pipe, "{}", serde_json::to_string(settings)?).context("the life-line is gone")
+}
+
+/// The launcher's side: nothing is to be restored any more.
+pub fn release(mut pipe: impl Write) {
+    // If the life-line is gone, nothing is left to be told.
+    let _ = writeln!(pipe, "{DONE}");
+}
+
+/// The unit's side.
+#[must_use]
+pub fn run() -> ExitCode {
+    let mut settings: Option<Settings> = None;
+    for line in stdin().lock().lines().map_while(Result::ok) {
+        settings = if line == DONE { None } else { serde_json::from_str(&line).ok() };
+    }
+    if let Some(settings) = settings {
+        // A terminal that is gone needs no restoring.
+        let _ = settings.restore_from_raw(stdout());
+    }
+    ExitCode::SUCCESS
+}

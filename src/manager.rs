@@ -1,0 +1,327 @@
+//! The system manager over D-Bus: the only module that speaks to it. It takes a connection and
+//! never opens one deep inside, so that tests serve a fake manager over a socket pair.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use tokio_stream::StreamExt;
+use zbus::Connection;
+use zbus::zvariant::{ObjectPath, OwnedObjectPath, OwnedValue, Value};
+
+use crate::exit::Ended;
+use crate::units::{Unit, Units, transient};
+
+/// Longest wait for a job of ours: far above what a loaded machine needs, below a user's patience.
+const JOB_TIMEOUT: Duration = Duration::from_secs(60);
+
+const UNIT_EXISTS: &str = "org.freedesktop.systemd1.UnitExists";
+
+/// A unit's properties, of all its interfaces.
+pub type Properties = HashMap<String, OwnedValue>;
+
+#[zbus::proxy(
+    interface = "org.freedesktop.systemd1.Manager",
+    default_service = "org.freedesktop.systemd1",
+    default_path = "/org/freedesktop/systemd1",
+    gen_blocking = false
+)]
+trait Manager {
+    #[zbus(allow_interactive_auth)]
+    fn start_transient_unit(
+        &self,
+        name: &str,
+        mode: &str,
+        properties: &[transient::Property<'_>],
+        aux: &[(&str, Vec<transient::Property<'_>>)],
+    ) -> zbus::Result<OwnedObjectPath>;
+
+    #[zbus(allow_interactive_auth)]
+    fn start_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
+
+    #[zbus(allow_interactive_auth)]
+    fn stop_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
+
+    #[zbus(allow_interactive_auth)]
+    fn kill_unit(&self, name: &str, who: &str, signal: i32) -> zbus::Result<()>;
+
+    fn get_unit_processes(&self, name: &str) -> zbus::Result<Vec<(String, u32, String)>>;
+
+    #[zbus(signal)]
+    fn job_removed(&self, id: u32, job: OwnedObjectPath, unit: String, result: String) -> zbus::Result<()>;
+}
+
+#[zbus::proxy(
+    interface = "org.freedesktop.DBus.Properties",
+    default_service = "org.freedesktop.systemd1",
+    gen_blocking = false
+)]
+trait UnitProperties {
+    /// systemd takes an empty interface name for all of a unit's; zbus's own proxy can't send one.
+    fn get_all(&self, interface: &str) -> zbus::Result<Properties>;
+
+    #[zbus(signal)]
+    fn properties_changed(
+        &self,
+        interface: &str,
+        changed: HashMap<&str, Value<'_>>,
+        invalidated: Vec<&str>,
+    ) -> zbus::Result<()>;
+}
+
+/// A unit's changes.
+pub struct Changes(PropertiesChangedStream);
+
+impl Changes {
+    /// The properties that changed next; `None` once the bus is lost.
+    pub async fn next(&mut self) -> Option<Properties> {
+        let change = self.0.next().await?;
+        let changed = change.args().map(|args| args.changed).unwrap_or_default();
+        let owned = changed.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value.try_into().ok()?)));
+        Some(owned.collect())
+    }
+}
+
+/// The system bus.
+///
+/// # Errors
+/// It cannot be reached.
+pub async fn connect() -> Result<Connection> {
+    Connection::system().await.context("cannot reach the system bus, by which systemd is asked to build the wall")
+}
+
+/// The manager, as this launch uses it.
+pub struct Manager<'a> {
+    bus: &'a Connection,
+    proxy: ManagerProxy<'a>,
+    jobs: JobRemovedStream,
+}
+
+impl<'a> Manager<'a> {
+    /// # Errors
+    /// The bus refuses the watch for finished jobs.
+    pub async fn new(bus: &'a Connection) -> Result<Self> {
+        let proxy = ManagerProxy::builder(bus)
+            .cache_properties(zbus::proxy::CacheProperties::No)
+            .build()
+            .await
+            .context("cannot talk to systemd")?;
+        // Before any call: a job may be over before its reply is read.
+        let jobs = proxy.receive_job_removed().await.context("cannot watch systemd's jobs")?;
+        Ok(Self { bus, proxy, jobs })
+    }
+
+    /// Hands all units over in one call: the life-line is started, and with it the socket that it
+    /// requires; forwarder and app are loaded only, so that they can be read back first.
+    ///
+    /// # Errors
+    /// A name in use, a refusal by polkit, a setting this systemd does not know, a failed socket.
+    pub async fn load(&mut self, units: &Units, descriptors: &[OwnedFd]) -> Result<()> {
+        let main = &units.lifeline;
+        let aux: Vec<(&str, Vec<transient::Property<'_>>)> = units
+            .iter()
+            .filter(|unit| unit.name != main.name)
+            .map(|unit| {
+                let mut properties = transient::properties(unit, descriptors);
+                if unit.name == units.app.name {
+                    // Keeps the unit readable after its end, and makes PID 1 send us its changes.
+                    properties.push(("AddRef", Value::from(true)));
+                }
+                (unit.name.as_str(), properties)
+            })
+            .collect();
+        let properties = transient::properties(main, descriptors);
+        let job = self
+            .start_transient(&main.name, &properties, &aux)
+            .await
+            .with_context(|| format!("systemd did not take the launch's units ({})", units.app.name))?;
+        let result = self.finished(&job).await?;
+        if result != "done" {
+            let about = match &units.forwarder {
+                Some((socket, _)) => format!("the forwarder's socket {} could not be opened", socket.name),
+                None => format!("{} could not be started", main.name),
+            };
+            bail!("{about} (job {result}); see: journalctl -u 'appfw-*'");
+        }
+        Ok(())
+    }
+
+    /// The units of an earlier launch of the same name are unloaded a moment after its end; that
+    /// the name is free is known from the state directory.
+    async fn start_transient(
+        &self,
+        name: &str,
+        properties: &[transient::Property<'_>],
+        aux: &[(&str, Vec<transient::Property<'_>>)],
+    ) -> zbus::Result<OwnedObjectPath> {
+        const TRIES: u32 = 100;
+        const PAUSE: Duration = Duration::from_millis(20);
+        for _ in 1..TRIES {
+            match self.proxy.start_transient_unit(name, "fail", properties, aux).await {
+                Err(zbus::Error::MethodError(error, ..)) if error.as_str() == UNIT_EXISTS => {
+                    tokio::time::sleep(PAUSE).await;
+                }
+                other => return other,
+            }
+        }
+        self.proxy.start_transient_unit(name, "fail", properties, aux).await
+    }
+
+    /// Starts a loaded unit and waits until its main process has been executed (Type=exec).
+    ///
+    /// # Errors
+    /// The job failed: the unit's main process never ran.
+    pub async fn start(&mut self, unit: &Unit) -> Result<()> {
+        let job = self
+            .proxy
+            .start_unit(&unit.name, "fail")
+            .await
+            .with_context(|| format!("systemd did not start {}", unit.name))?;
+        match self.finished(&job).await?.as_str() {
+            "done" => Ok(()),
+            result => bail!("systemd could not start {} (job {result}); see: journalctl -u {0}", unit.name),
+        }
+    }
+
+    async fn finished(&mut self, job: &OwnedObjectPath) -> Result<String> {
+        let removed = async {
+            while let Some(signal) = self.jobs.next().await {
+                let args = signal.args().context("systemd sent a malformed JobRemoved")?;
+                if args.job == *job {
+                    return Ok(args.result.clone());
+                }
+            }
+            bail!("the connection to systemd was lost")
+        };
+        tokio::time::timeout(JOB_TIMEOUT, removed)
+            .await
+            .with_context(|| format!("systemd did not finish a job within {} s", JOB_TIMEOUT.as_secs()))?
+    }
+
+    /// All properties of a unit.
+    ///
+    /// # Errors
+    /// The unit cannot be read.
+    pub async fn properties(&self, unit: &str) -> Result<Properties> {
+        self.unit(unit).await?.get_all("").await.with_context(|| format!("cannot read back {unit}"))
+    }
+
+    /// A watch on a unit's changes.
+    ///
+    /// # Errors
+    /// The bus refuses it.
+    pub async fn watch(&self, unit: &str) -> Result<Changes> {
+        let changes = self.unit(unit).await?.receive_properties_changed().await;
+        changes.map(Changes).with_context(|| format!("cannot watch {unit}"))
+    }
+
+    async fn unit(&self, unit: &str) -> Result<UnitPropertiesProxy<'a>> {
+        UnitPropertiesProxy::builder(self.bus)
+            .path(path(unit))
+            .with_context(|| format!("{unit} is no unit name"))?
+            .cache_properties(zbus::proxy::CacheProperties::No)
+            .build()
+            .await
+            .with_context(|| format!("cannot talk to systemd about {unit}"))
+    }
+
+    /// Sends a signal to the unit's processes: all, or the main one.
+    ///
+    /// # Errors
+    /// The unit has no process, or systemd refuses.
+    pub async fn kill(&self, unit: &str, who: Who, signal: i32) -> Result<()> {
+        let who = match who {
+            Who::All => "all",
+            Who::Main => "main",
+        };
+        self.proxy.kill_unit(unit, who, signal).await.with_context(|| format!("cannot signal {unit}"))
+    }
+
+    /// Stops a unit and waits until it has stopped.
+    ///
+    /// # Errors
+    /// systemd refuses.
+    pub async fn stop(&mut self, unit: &str) -> Result<()> {
+        let job = self.proxy.stop_unit(unit, "replace").await.with_context(|| format!("cannot stop {unit}"))?;
+        self.finished(&job).await.map(drop)
+    }
+
+    /// Ends a launch: the app first, if it still runs, then the socket, with which the forwarder
+    /// goes. What is gone already is no failure.
+    pub async fn take_back(&mut self, units: &Units) {
+        let socket = units.forwarder.as_ref().map(|(socket, _)| &socket.name);
+        for unit in std::iter::once(&units.app.name).chain(socket).chain([&units.lifeline.name]) {
+            let _ = self.stop(unit).await;
+        }
+    }
+
+    /// The processes of a unit: number and command line.
+    ///
+    /// # Errors
+    /// The unit cannot be read.
+    pub async fn processes(&self, unit: &str) -> Result<Vec<(u32, String)>> {
+        let list = self.proxy.get_unit_processes(unit).await.with_context(|| format!("cannot list {unit}"))?;
+        Ok(list.into_iter().map(|(_, pid, command)| (pid, command)).collect())
+    }
+}
+
+/// Whom a signal reaches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Who {
+    /// Every process of the unit.
+    All,
+    /// Its main process.
+    Main,
+}
+
+/// The object path of a unit: everything but letters and digits as `_xx` (sd_bus_path_encode(3)).
+fn path(unit: &str) -> ObjectPath<'static> {
+    let mut path = String::from("/org/freedesktop/systemd1/unit/");
+    for (place, byte) in unit.bytes().enumerate() {
+        let plain = byte.is_ascii_alphabetic() || byte.is_ascii_digit() && place > 0;
+        if plain {
+            path.push(char::from(byte));
+        } else {
+            path.push_str(&format!("_{byte:02x}"));
+        }
+    }
+    ObjectPath::from_string_unchecked(path)
+}
+
+/// What a unit's properties say of its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Life {
+    /// It is inactive or failed, with no job queued.
+    pub over: bool,
+    /// How its main process ended, if it has.
+    pub main: Option<Ended>,
+}
+
+impl Life {
+    /// Reads it; what is missing counts as running.
+    #[must_use]
+    pub fn of(properties: &Properties) -> Self {
+        let text = |name: &str| properties.get(name).and_then(|value| <&str>::try_from(value).ok());
+        let number = |name: &str| properties.get(name).and_then(|value| i32::try_from(value).ok()).unwrap_or(0);
+        let job = properties
+            .get("Job")
+            .and_then(|value| value.downcast_ref::<(u32, ObjectPath<'_>)>().ok())
+            .is_some_and(|(id, _)| id != 0);
+        Self {
+            over: matches!(text("ActiveState"), Some("inactive" | "failed")) && !job,
+            main: Ended::from_main(number("ExecMainCode"), number("ExecMainStatus")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unit_paths_are_encoded_as_systemd_does() {
+        assert_eq!(path("appfw-a.b_c.service").as_str(), "/org/freedesktop/systemd1/unit/appfw_2da_2eb_5fc_2eservice");
+        assert_eq!(path("-.slice").as_str(), "/org/freedesktop/systemd1/unit/_2d_2eslice");
+    }
+}

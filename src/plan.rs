@@ -1,0 +1,328 @@
+//! Everything decided about one launch, before anything is done. The last point where the user's
+//! input can be wrong. Pure.
+
+use std::ffi::OsString;
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use ipnet::IpNet;
+
+use crate::cli::{LaunchArgs, WallKind};
+use crate::destination::AllowDestination;
+use crate::environment::proxy_variables;
+use crate::host::{Host, User};
+use crate::name::LaunchName;
+use crate::network::{self, IpLists};
+use crate::via::Via;
+
+/// The forwarder's address in a namespace, where nobody else can hold it.
+pub const ADDRESS: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(127, 100, 90, 50), PORT);
+/// The forwarder's port unless `--address` names another.
+pub const PORT: u16 = 1080;
+
+/// One launch.
+#[derive(Debug)]
+pub struct Plan {
+    /// Its name.
+    pub name: LaunchName,
+    /// The program and its arguments.
+    pub command: Vec<OsString>,
+    /// What keeps the app in.
+    pub wall: WallKind,
+    /// The upstream behind the forwarder; `Via::None` has no forwarder.
+    pub via: Via,
+    /// Where the forwarder listens. In the address wall without `--address` the port alone is
+    /// decided yet: the address is reserved by binding it.
+    pub address: SocketAddrV4,
+    /// `--allow` and `--deny`, as given.
+    rules: IpLists,
+    /// Inside addresses that the forwarder may reach.
+    pub allow_destination: Vec<AllowDestination>,
+    /// As whom the app runs.
+    pub app: Identity,
+    /// Where the app starts.
+    pub directory: Directory,
+    /// The caller's umask.
+    pub umask: u32,
+    /// The scheme of the proxy variables' values and what they hold.
+    pub proxy_variables: Vec<(String, String)>,
+    scheme: crate::cli::EnvScheme,
+    /// `--env`.
+    pub env: Vec<(OsString, OsString)>,
+    /// What the app's descriptors 0-2 are.
+    pub stdio: Stdio,
+    /// Whose resolver configuration the app sees.
+    pub resolver: Resolver,
+    /// Return once the program is executed.
+    pub detach: bool,
+    /// End the launch with its main process.
+    pub exit_with_main: bool,
+}
+
+/// As whom the app runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Identity {
+    /// As the caller, with the caller's environment.
+    Caller(User),
+    /// As another user, with little of the caller's environment.
+    Other(User),
+}
+
+impl Identity {
+    /// The user.
+    #[must_use]
+    pub fn user(&self) -> &User {
+        match self {
+            Self::Caller(user) | Self::Other(user) => user,
+        }
+    }
+}
+
+/// The app's working directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Directory {
+    /// `--workdir`: it must be enterable.
+    Asked(PathBuf),
+    /// The caller's: the user's home, then `/`, if the app's user may not enter it.
+    Caller(Option<PathBuf>),
+}
+
+/// What the app's descriptors 0-2 are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stdio {
+    /// Input and output are terminals: a pty of the app's own (the errors too, if a terminal).
+    Terminal {
+        /// Whether descriptor 2 is a terminal as well.
+        errors: bool,
+    },
+    /// The caller's descriptors themselves, byte-exact.
+    Descriptors,
+    /// `--detach`: nothing to read, output to the journal.
+    Journal,
+}
+
+/// Whose resolver configuration the app sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resolver {
+    /// Ours: names are not resolved in the app, and the host's resolver is hidden.
+    Off,
+    /// The host's, untouched: plain rules that leave everything open but what they deny.
+    Host,
+}
+
+impl Plan {
+    /// Decides a launch from the command line (`via` is its `--via`, read and parsed) and the host.
+    ///
+    /// # Errors
+    /// An option that this wall or manager cannot honour, naming the one that can; a value that
+    /// does not parse.
+    pub fn new(args: &LaunchArgs, via: Via, host: &Host) -> Result<Self> {
+        args.later.refuse()?;
+        let command = &args.command;
+        let program = command.first().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
+        if program.is_empty() {
+            bail!("the command is empty; write appfw-run --via tor COMMAND");
+        }
+        if !host.caller.is_root() && !args.system {
+            bail!(
+                "ordinary users come with a later version: use sudo appfw-run --uid {0} …, or --system, which asks polkit",
+                host.caller.name
+            );
+        }
+        let rules = IpLists {
+            allow: network::parse_list("--allow", &args.allow)?,
+            deny: network::parse_list("--deny", &args.deny)?,
+        };
+        let (wall, rules) = choose_wall(args.wall, &via, rules)?;
+        if via == Via::None && !args.allow_destination.is_empty() {
+            bail!("--allow-destination is the forwarder's, and --via none has none; use --allow for addresses");
+        }
+        let address = choose_address(args.address.as_deref(), wall, &via)?;
+        let user = match &args.uid {
+            Some(word) => (host.find_user)(word)?,
+            None => host.caller.clone(),
+        };
+        let app = if user.uid == host.caller.uid { Identity::Caller(user) } else { Identity::Other(user) };
+        let name = match &args.unit {
+            Some(name) => LaunchName::new(name)?,
+            None => LaunchName::for_command(program.as_ref(), host.random),
+        };
+        let directory = match &args.workdir {
+            Some(directory) if directory.is_absolute() => Directory::Asked(directory.clone()),
+            Some(directory) => match &host.directory {
+                Some(base) => Directory::Asked(base.join(directory)),
+                None => bail!("--workdir {}: relative to a directory that is gone", directory.display()),
+            },
+            None => Directory::Caller(host.directory.clone()),
+        };
+        let resolver = if via == Via::None && wall == WallKind::Address && !rules.denies_any() {
+            Resolver::Host
+        } else {
+            Resolver::Off
+        };
+        let mut plan = Self {
+            name,
+            command: command.clone(),
+            wall,
+            via,
+            address,
+            rules,
+            allow_destination: parse_destinations(&args.allow_destination)?,
+            app,
+            directory,
+            umask: host.umask,
+            proxy_variables: Vec::new(),
+            scheme: args.env_scheme.unwrap_or_default(),
+            env: parse_env(&args.env, host)?,
+            stdio: choose_stdio(args.detach, host.terminals),
+            resolver,
+            detach: args.detach,
+            exit_with_main: args.exit_with_main,
+        };
+        if args.env_scheme.is_some() && !plan.has_forwarder() {
+            bail!("--env-scheme says how programs reach the forwarder, and --via none has none");
+        }
+        plan.listen_at(address);
+        Ok(plan)
+    }
+
+    /// Settles the forwarder's address, and the proxy variables that follow from it.
+    pub fn listen_at(&mut self, address: SocketAddrV4) {
+        self.address = address;
+        if self.has_forwarder() {
+            self.proxy_variables = proxy_variables(self.scheme, address, &self.rules.allow);
+        }
+    }
+
+    /// Whether there is a forwarder.
+    #[must_use]
+    pub fn has_forwarder(&self) -> bool {
+        self.via != Via::None
+    }
+
+    /// Whether the forwarder's address is still to be found by binding one.
+    #[must_use]
+    pub fn wants_address(&self) -> bool {
+        self.address.ip().is_unspecified()
+    }
+
+    /// The app's `IPAddressAllow=` and `IPAddressDeny=`.
+    #[must_use]
+    pub fn lists(&self) -> IpLists {
+        match (self.wall, self.has_forwarder()) {
+            (WallKind::Address, false) => self.rules.clone(),
+            (_, false) => IpLists::only(Vec::new()),
+            (_, true) => {
+                let mut allow = vec![network::host(*self.address.ip())];
+                allow.extend(self.rules.allow.iter().filter(|network| **network != allow[0]).copied().collect::<Vec<IpNet>>());
+                IpLists::only(allow)
+            }
+        }
+    }
+
+    /// The program as the user wrote it, for messages.
+    #[must_use]
+    pub fn program(&self) -> String {
+        self.command.first().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default()
+    }
+}
+
+/// The wall that these rules and this way out take, and the rules completed by a canary.
+fn choose_wall(asked: Option<WallKind>, via: &Via, mut rules: IpLists) -> Result<(WallKind, IpLists)> {
+    if asked == Some(WallKind::Namespace) {
+        bail!("--wall namespace is not there yet: it comes with a later version; --wall strict is the closest");
+    }
+    let plain = *via == Via::None;
+    if !plain {
+        let wall = asked.unwrap_or(WallKind::Strict);
+        if !rules.deny.is_empty() {
+            bail!("--deny adds nothing here: behind a forwarder everything else is denied; plain rules go with --via none");
+        }
+        if wall == WallKind::Strict && !rules.allow.is_empty() {
+            bail!("--allow needs --wall address: in the strict wall the app reaches the forwarder alone");
+        }
+        canary(&rules)?;
+        return Ok((wall, rules));
+    }
+    if rules.deny.is_empty() && rules.allow.is_empty() {
+        if asked == Some(WallKind::Address) {
+            bail!("--wall address with --via none needs rules: --deny NET, or leave --wall out for no network whatever");
+        }
+        return Ok((WallKind::Strict, rules));
+    }
+    if rules.deny.is_empty() {
+        bail!("allows alone restrict nothing: add --deny any");
+    }
+    if asked == Some(WallKind::Strict) {
+        bail!("--allow and --deny need --wall address: the strict wall has no other network to allow");
+    }
+    let canary = canary(&rules)?;
+    if rules.passes(IpAddr::V4(canary)) {
+        rules.deny.push(network::host(canary));
+    }
+    Ok((WallKind::Address, rules))
+}
+
+/// The address by which the proof will show that the filter is in force.
+fn canary(rules: &IpLists) -> Result<Ipv4Addr> {
+    match rules.free_canary() {
+        Some(canary) => Ok(canary),
+        None => bail!(
+            "--allow covers every documentation network (192.0.2.0/24, 198.51.100.0/24, 203.0.113.0/24), by which the wall is proven; allow less"
+        ),
+    }
+}
+
+/// `--address`, or the fixed one of a namespace, or 0.0.0.0 for one yet to be reserved.
+fn choose_address(asked: Option<&str>, wall: WallKind, via: &Via) -> Result<SocketAddrV4> {
+    let Some(word) = asked else {
+        return Ok(match wall {
+            WallKind::Address if *via != Via::None => SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, PORT),
+            _ => ADDRESS,
+        });
+    };
+    if wall != WallKind::Address || *via == Via::None {
+        bail!("--address goes with --wall address and a forwarder: in a namespace it is always {}", ADDRESS.ip());
+    }
+    let address = word
+        .parse::<SocketAddrV4>()
+        .or_else(|_| word.parse::<Ipv4Addr>().map(|ip| SocketAddrV4::new(ip, PORT)));
+    match address {
+        Ok(address) if address.ip().is_loopback() && address.port() != 0 => Ok(address),
+        _ => bail!("--address {word:?}: takes an address of 127.0.0.0/8 and a port, such as 127.100.90.50:1080"),
+    }
+}
+
+fn choose_stdio(detach: bool, [input, output, errors]: [bool; 3]) -> Stdio {
+    match (detach, input && output) {
+        (true, _) => Stdio::Journal,
+        (false, true) => Stdio::Terminal { errors },
+        // A terminal among pipes stays the caller's: `appfw-run … | less` shares it with less, so
+        // it must not be put into raw mode.
+        (false, false) => Stdio::Descriptors,
+    }
+}
+
+fn parse_destinations(words: &[String]) -> Result<Vec<AllowDestination>> {
+    words.iter().map(|word| word.parse()).collect()
+}
+
+/// `--env K=V` and `--env K` (the caller's K, if it has one).
+fn parse_env(words: &[String], host: &Host) -> Result<Vec<(OsString, OsString)>> {
+    let mut environment = Vec::new();
+    for word in words {
+        let (name, value) = match word.split_once('=') {
+            Some((name, value)) => (name, Some(value.into())),
+            None => {
+                let callers = host.environment.iter().find(|(name, _)| *name == *word.as_str());
+                (word.as_str(), callers.map(|(_, value)| value.clone()))
+            }
+        };
+        if name.is_empty() || name.contains('\0') {
+            bail!("--env {word:?}: takes NAME=VALUE or NAME");
+        }
+        environment.extend(value.map(|value| (OsString::from(name), value)));
+    }
+    Ok(environment)
+}

@@ -1,0 +1,44 @@
+//! What the launcher says on standard error, in one place.
+
+/// The launcher's voice.
+#[derive(Debug, Clone, Copy)]
+pub struct Say {
+    quiet: bool,
+    verbose: bool,
+}
+
+impl Say {
+    /// From `--quiet` and `--verbose`.
+    #[must_use]
+    pub fn new(quiet: bool, verbose: bool) -> Self {
+        Self { quiet, verbose }
+    }
+
+    /// What the user should know, unless `--quiet`.
+    pub fn plain(&self, sentence: &str) {
+        if !self.quiet {
+            print(sentence);
+        }
+    }
+
+    /// What could be a mistake, unless `--quiet`.
+    pub fn warning(&self, sentence: &str) {
+        self.plain(&format!("warning: {sentence}"));
+    }
+
+    /// What is done, with `--verbose`.
+    pub fn detail(&self, sentence: &str) {
+        if self.verbose {
+            print(sentence);
+        }
+    }
+}
+
+/// One line on standard error. A terminal in raw mode needs the carriage return, and shows no
+/// difference otherwise; a closed standard error leaves nobody to tell.
+fn print(sentence: &str) {
+    use std::io::{IsTerminal, Write};
+    let mut errors = std::io::stderr();
+    let end = if errors.is_terminal() { "\r\n" } else { "\n" };
+    let _ = write!(errors, "appfw-run: {sentence}{end}");
+}

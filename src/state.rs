@@ -1,0 +1,193 @@
+//! The state of a launch: a directory under /run/appfw (root) or $XDG_RUNTIME_DIR/appfw, which no
+//! app sees. It holds the plan without secrets, the app's resolv.conf and nsswitch.conf, a via that
+//! has a password, and the control socket.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use nix::fcntl::{Flock, FlockArg};
+use serde::Serialize;
+
+use crate::host::Host;
+use crate::plan::Plan;
+
+/// A launch's directory, held by a lock as long as its launcher lives.
+#[derive(Debug)]
+pub struct State {
+    /// The directory.
+    pub directory: PathBuf,
+    /// Where `inside` reports.
+    pub control: UnixListener,
+    _lock: Flock<File>,
+}
+
+/// What is written of a plan: enough for people and later commands, no secret.
+#[derive(Serialize)]
+struct Record<'a> {
+    version: &'static str,
+    name: String,
+    launcher: u32,
+    command: Vec<String>,
+    user: &'a str,
+    wall: &'static str,
+    via: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    forwarder: Option<String>,
+    allow: Vec<String>,
+    deny: Vec<String>,
+}
+
+/// The parent directory of all launches, from the environment of `host`.
+///
+/// # Errors
+/// An ordinary user without a runtime directory.
+pub fn base(root: &Path, host: &Host) -> Result<PathBuf> {
+    if host.caller.is_root() {
+        return Ok(root.join("run/appfw"));
+    }
+    match host.environment.iter().find(|(name, _)| name == "XDG_RUNTIME_DIR") {
+        Some((_, directory)) if Path::new(directory).is_absolute() => Ok(Path::new(directory).join("appfw")),
+        _ => bail!("XDG_RUNTIME_DIR is not set: run appfw-run from a login session"),
+    }
+}
+
+impl State {
+    /// Makes the directory of this launch, and removes those that nobody holds any more.
+    ///
+    /// # Errors
+    /// The name is in use; the directory cannot be written.
+    pub fn create(base: &Path, plan: &Plan, host: &Host) -> Result<Self> {
+        make_private(base, host.caller.uid)?;
+        remove_stale(base);
+        let directory = base.join(plan.name.to_string());
+        let failed = || format!("cannot write {}", directory.display());
+        match DirBuilder::new().mode(0o700).create(&directory) {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                bail!("the name {} is in use by {}; choose another --unit", plan.name, holder(&directory))
+            }
+            Err(error) => return Err(error).with_context(failed),
+        }
+        let lock = lock(&directory)?.with_context(|| format!("another launcher holds {}", directory.display()))?;
+        let write = |name: &str, mode: u32, text: &str| -> Result<()> {
+            let mut file = OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(mode)
+                .open(directory.join(name))
+                .with_context(failed)?;
+            // The caller's umask must not make these unreadable to the app, nor the mode wider.
+            file.set_permissions(fs::Permissions::from_mode(mode)).with_context(failed)?;
+            file.write_all(text.as_bytes()).with_context(failed)
+        };
+        write("plan.json", 0o600, &serde_json::to_string_pretty(&record(plan))?)?;
+        write("resolv.conf", 0o644, &resolv_conf(plan))?;
+        if let Some(nsswitch) = &host.nsswitch {
+            write("nsswitch.conf", 0o644, &without_host_lookups(nsswitch))?;
+        }
+        if plan.via.has_secret() {
+            write("via", 0o600, &(plan.via.secret_spec() + "\n"))?;
+        }
+        let socket = directory.join("control");
+        let control = UnixListener::bind(&socket).with_context(failed)?;
+        // Bound into the app's unit, where another user may have to connect; the directory is 0700.
+        fs::set_permissions(&socket, fs::Permissions::from_mode(0o666)).with_context(failed)?;
+        Ok(Self { directory, control, _lock: lock })
+    }
+
+    /// Removes it, if systemd hasn't yet.
+    pub fn remove(&self) {
+        // What cannot be removed now is stale, and the next launch's to remove.
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
+fn make_private(base: &Path, uid: u32) -> Result<()> {
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(base);
+    made.with_context(|| format!("cannot make {}", base.display()))?;
+    let found = fs::symlink_metadata(base).with_context(|| format!("cannot look at {}", base.display()))?;
+    if !found.is_dir() || found.uid() != uid || found.mode() & 0o022 != 0 {
+        bail!("{} is not a directory of the caller's alone; remove it", base.display());
+    }
+    Ok(())
+}
+
+/// A lock on a launch's directory; `None` if another process holds it.
+fn lock(directory: &Path) -> Result<Option<Flock<File>>> {
+    let opened = File::open(directory).with_context(|| format!("cannot open {}", directory.display()))?;
+    match Flock::lock(opened, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => Ok(Some(lock)),
+        Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),
+        Err((_, error)) => Err(error).with_context(|| format!("cannot lock {}", directory.display())),
+    }
+}
+
+/// Removes the directories of launches that have neither a launcher nor a running unit.
+fn remove_stale(base: &Path) {
+    let Ok(entries) = fs::read_dir(base) else { return };
+    for directory in entries.flatten().map(|entry| entry.path()) {
+        let running = Path::new("/sys/fs/cgroup/appfw.slice")
+            .join(format!("appfw-{}.service", directory.file_name().unwrap_or_default().to_string_lossy()))
+            .is_dir();
+        // Only what we wrote: a launch's directory has a plan in it.
+        let ours = directory.join("plan.json").is_file();
+        if ours && !running && matches!(lock(&directory), Ok(Some(_))) {
+            let _ = fs::remove_dir_all(&directory);
+        }
+    }
+}
+
+fn holder(directory: &Path) -> String {
+    let record = fs::read_to_string(directory.join("plan.json")).ok();
+    let record = record.and_then(|text| serde_json::from_str::<serde_json::Value>(&text).ok());
+    match record {
+        Some(record) => format!("process {} running {}", record["launcher"], record["command"][0]),
+        None => directory.display().to_string(),
+    }
+}
+
+fn record(plan: &Plan) -> Record<'_> {
+    let lists = plan.lists();
+    Record {
+        version: env!("CARGO_PKG_VERSION"),
+        name: plan.name.to_string(),
+        launcher: std::process::id(),
+        command: plan.command.iter().map(|word| word.to_string_lossy().into_owned()).collect(),
+        user: &plan.app.user().name,
+        wall: plan.wall.as_str(),
+        via: plan.via.to_string(),
+        forwarder: plan.has_forwarder().then(|| plan.address.to_string()),
+        allow: lists.allow.iter().map(ToString::to_string).collect(),
+        deny: lists.deny.iter().map(ToString::to_string).collect(),
+    }
+}
+
+/// A resolver that refuses at once: programs that read resolv.conf themselves would otherwise wait
+/// for 127.0.0.1, the default of resolv.conf(5).
+fn resolv_conf(plan: &Plan) -> String {
+    let server = plan.lists().canary().map_or_else(|| "127.0.0.1".to_owned(), |canary| canary.to_string());
+    format!("# Written by appfw-run: names are the forwarder's to resolve.\nnameserver {server}\noptions timeout:1 attempts:1\n")
+}
+
+/// nsswitch.conf(5) with its `hosts` line replaced, all else as it was: users and groups must
+/// still be found.
+fn without_host_lookups(text: &str) -> String {
+    let is_hosts = |line: &&str| line.trim_start().starts_with("hosts:");
+    let kept: Vec<&str> = text.lines().filter(|line| !is_hosts(line)).collect();
+    kept.join("\n") + "\nhosts: files\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_hosts_line_of_nsswitch_is_replaced() {
+        let text = "passwd: files systemd\n# hosts: no\n hosts: files resolve [!UNAVAIL=return] dns\ngroup: files";
+        assert_eq!(without_host_lookups(text), "passwd: files systemd\n# hosts: no\ngroup: files\nhosts: files\n");
+    }
+}

@@ -1,0 +1,48 @@
+//! `appfw stop NAME`: ends a launch and all its processes.
+
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use nix::sys::signal::Signal;
+
+use crate::manager::{self, Life, Manager, Who};
+use crate::name::LaunchName;
+
+/// How long the app may take after SIGTERM before it is killed.
+const PATIENCE: Duration = Duration::from_secs(10);
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// [`stop`], from a program without a runtime yet.
+///
+/// # Errors
+/// Those of [`stop`].
+pub fn run(name: &str) -> Result<()> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(stop(name))
+}
+
+/// Asks the app to end, waits for it, and stops its unit.
+///
+/// # Errors
+/// There is no such launch; systemd refuses.
+pub async fn stop(name: &str) -> Result<()> {
+    let name = LaunchName::new(name)?;
+    let unit = name.app();
+    let bus = manager::connect().await?;
+    let mut manager = Manager::new(&bus).await?;
+    if is_over(&manager, &unit).await? {
+        bail!("there is no launch {name}; appfw-run --unit {name} … would start one");
+    }
+    manager.kill(&unit, Who::All, Signal::SIGTERM as i32).await?;
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while tokio::time::Instant::now() < deadline {
+        if is_over(&manager, &unit).await? {
+            return Ok(());
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    manager.stop(&unit).await
+}
+
+async fn is_over(manager: &Manager<'_>, unit: &str) -> Result<bool> {
+    Ok(Life::of(&manager.properties(unit).await?).over)
+}

@@ -1,0 +1,115 @@
+//! The forwarder's service: in the host's network namespace, without privileges, filtered to its
+//! upstream where that is an address.
+
+use super::{Places, Unit, Value, bind_appfw, descriptor, own_directory, word, words};
+use crate::cli::WallKind;
+use crate::host::Host;
+use crate::network::{self, IpLists};
+use crate::plan::Plan;
+use crate::via::{Endpoint, Via};
+
+/// The name of the credential that holds a via with a password.
+const CREDENTIAL: &str = "via";
+
+pub(super) fn unit(plan: &Plan, host: &Host, places: &Places) -> Unit {
+    let name = plan.name.forwarder();
+    let mut unit = Unit::new(name.clone(), format!("Forwarder of appfw launch {}", plan.name));
+    unit.unit("BindsTo", words([&plan.name.socket()]));
+    unit.unit("After", words([&plan.name.socket()]));
+    // A crash of the forwarder must never be the end of the launch: it comes back at once, the
+    // socket stays, and connections wait there.
+    unit.unit("StartLimitIntervalSec", Value::Span(std::time::Duration::ZERO));
+    unit.kind("Type", word("exec"));
+    unit.kind("Restart", word("on-failure"));
+    unit.kind("RestartSec", Value::Span(std::time::Duration::ZERO));
+    unit.kind("ExecStart", Value::Exec(command(plan, &name)));
+    if plan.via.has_secret() {
+        let file = places.state.join(CREDENTIAL).display().to_string();
+        unit.kind("LoadCredential", Value::Pairs(vec![(CREDENTIAL.into(), file)]));
+    }
+    unit.kind.extend(own_directory(vec![bind_appfw(host)]));
+    unit.kind("StandardInput", word("null"));
+    unit.kind("StandardOutput", Value::Descriptor(descriptor::REPORT));
+    unit.kind("StandardError", word("journal"));
+    unit.lists(lists(&plan.via));
+    harden(&mut unit, plan);
+    unit
+}
+
+fn command(plan: &Plan, name: &str) -> Vec<String> {
+    let via = match &plan.via {
+        via if via.has_secret() => format!("@/run/credentials/{name}/{CREDENTIAL}"),
+        via => via.secret_spec(),
+    };
+    let mut command = vec!["/run/appfw/appfw".to_owned(), "forward".into(), "--report".into(), format!("--via={via}")];
+    command.extend(plan.allow_destination.iter().map(|destination| format!("--allow-destination={destination}")));
+    if plan.wall == WallKind::Address {
+        // On the host's loopback anybody can knock: only the app's own cgroup is served.
+        command.push(format!("--peer-cgroup=/sys/fs/cgroup{}", plan.name.cgroup()));
+    }
+    command
+}
+
+/// Only its upstream, where that is an address; nothing by IP at all where it is a Unix socket.
+fn lists(via: &Via) -> IpLists {
+    let endpoint = match via {
+        Via::Chain(hops) => hops.first().map(|hop| &hop.endpoint),
+        Via::Direct | Via::None => None,
+    };
+    match endpoint {
+        Some(Endpoint::Unix(_)) => IpLists::only(Vec::new()),
+        Some(endpoint) => match endpoint.ip() {
+            Some(ip) => IpLists::only(vec![network::host(ip)]),
+            // An upstream by name is resolved by the forwarder: its resolver's address isn't ours to know.
+            None => IpLists::default(),
+        },
+        None => IpLists::default(),
+    }
+}
+
+/// The most that a proxy can do without; `systemd-analyze security` is part of the tests.
+fn harden(unit: &mut Unit, plan: &Plan) {
+    for directive in [
+        "DynamicUser",
+        "NoNewPrivileges",
+        "PrivateUsers",
+        "PrivateDevices",
+        "PrivateTmp",
+        "ProtectHome",
+        "ProtectClock",
+        "ProtectControlGroups",
+        "ProtectHostname",
+        "ProtectKernelLogs",
+        "ProtectKernelModules",
+        "ProtectKernelTunables",
+        "LockPersonality",
+        "MemoryDenyWriteExecute",
+        "RemoveIPC",
+        "RestrictRealtime",
+        "RestrictSUIDSGID",
+    ] {
+        let value = if directive == "ProtectHome" { word("yes") } else { Value::Bool(true) };
+        unit.kind(directive, value);
+    }
+    unit.kind("ProtectSystem", word("strict"));
+    unit.kind("ProtectProc", word("invisible"));
+    unit.kind("ProcSubset", word("pid"));
+    unit.kind("UMask", Value::Number(0o077));
+    unit.kind("CapabilityBoundingSet", Value::Capabilities(0));
+    unit.kind("RestrictNamespaces", Value::NoNamespaces);
+    let mut families = vec!["AF_UNIX", "AF_INET", "AF_INET6"];
+    if plan.wall == WallKind::Address {
+        // sock_diag tells the client's cgroup.
+        families.push("AF_NETLINK");
+    }
+    unit.kind(
+        "RestrictAddressFamilies",
+        Value::Filter { allow: true, names: families.into_iter().map(str::to_owned).collect() },
+    );
+    unit.kind("SystemCallArchitectures", words(["native"]));
+    unit.kind(
+        "SystemCallFilter",
+        Value::Filter { allow: true, names: vec!["@system-service".into()] },
+    );
+    unit.kind("SystemCallErrorNumber", word("EPERM"));
+}

@@ -1,0 +1,222 @@
+//! Units as typed settings: one value that two renderers read, [`transient`] for the bus and
+//! [`text`] for people and files, so that the one cannot be weaker than the other. Pure.
+
+pub mod text;
+pub mod transient;
+
+mod app;
+mod forwarder;
+mod lifeline;
+mod socket;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::host::Host;
+use crate::name::SLICE;
+use crate::plan::{Plan, Stdio};
+
+/// One setting of a unit: the directive as systemd's man pages write it, and its value.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Setting {
+    /// For example `IPAddressDeny`.
+    pub directive: &'static str,
+    /// Its value.
+    pub value: Value,
+}
+
+/// Values by their shape; the D-Bus signature of each stands in [`transient`].
+#[derive(Debug, Clone, PartialEq)]
+pub enum Value {
+    /// `yes` or `no`.
+    Bool(bool),
+    /// A plain word.
+    Word(String),
+    /// A number.
+    Number(u32),
+    /// A time span, microseconds on the bus.
+    Span(Duration),
+    /// A list; in text one line, blank-separated.
+    Words(Vec<String>),
+    /// A list of paths; in text one line each.
+    Paths(Vec<String>),
+    /// `IPAddressAllow=` and `IPAddressDeny=`, both families in one list.
+    Networks(Vec<IpNet>),
+    /// `BindPaths=` and `BindReadOnlyPaths=`.
+    Binds(Vec<Bind>),
+    /// `TemporaryFileSystem=`: path and mount options.
+    FileSystems(Vec<(String, String)>),
+    /// Pairs of a name and a path, `LoadCredential=`.
+    Pairs(Vec<(String, String)>),
+    /// A filter: `~` before its names denies them.
+    Filter {
+        /// Whether the names are allowed or denied.
+        allow: bool,
+        /// Names, sets or families.
+        names: Vec<String>,
+    },
+    /// `CapabilityBoundingSet=`: one mask, because repeated `~CAP` lists replace one another on the bus.
+    Capabilities(u64),
+    /// `RestrictNamespaces=yes`: no kind is left.
+    NoNamespaces,
+    /// `ListenStream=`.
+    Listen(String),
+    /// `ExecStart=`, without expansion of `$` and `%`.
+    Exec(Vec<String>),
+    /// A descriptor of the launcher, by its place in the list passed along.
+    Descriptor(usize),
+}
+
+/// One bind mount.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bind {
+    /// On the host.
+    pub source: PathBuf,
+    /// In the unit.
+    pub target: PathBuf,
+}
+
+/// One unit.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Unit {
+    /// Its name, which says its type.
+    pub name: String,
+    /// `[Unit]`.
+    pub unit: Vec<Setting>,
+    /// `[Service]` or `[Socket]`.
+    pub kind: Vec<Setting>,
+}
+
+impl Unit {
+    fn new(name: String, description: String) -> Self {
+        let mut unit = Self { name, unit: Vec::new(), kind: Vec::new() };
+        unit.unit("Description", Value::Word(description));
+        // Ended units are forgotten, failed ones too: a launch leaves nothing behind.
+        unit.unit("CollectMode", Value::Word("inactive-or-failed".into()));
+        unit.kind("Slice", Value::Word(SLICE.into()));
+        unit
+    }
+
+    fn unit(&mut self, directive: &'static str, value: Value) {
+        self.unit.push(Setting { directive, value });
+    }
+
+    fn kind(&mut self, directive: &'static str, value: Value) {
+        self.kind.push(Setting { directive, value });
+    }
+
+    /// `IPAddressDeny=` and `IPAddressAllow=`, where they are not empty.
+    fn lists(&mut self, lists: crate::network::IpLists) {
+        for (directive, list) in [("IPAddressDeny", lists.deny), ("IPAddressAllow", lists.allow)] {
+            if !list.is_empty() {
+                self.kind(directive, Value::Networks(list));
+            }
+        }
+    }
+
+    /// All settings.
+    pub fn settings(&self) -> impl Iterator<Item = &Setting> {
+        self.unit.iter().chain(&self.kind)
+    }
+
+    /// The value of a setting.
+    #[must_use]
+    pub fn get(&self, directive: &str) -> Option<&Value> {
+        self.settings().find(|setting| setting.directive == directive).map(|setting| &setting.value)
+    }
+}
+
+/// The units of one launch.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Units {
+    /// Ends the launch when the launcher dies.
+    pub lifeline: Unit,
+    /// The forwarder's listening socket and the forwarder; none with `--via none`.
+    pub forwarder: Option<(Unit, Unit)>,
+    /// The app.
+    pub app: Unit,
+}
+
+/// Where a launch's files are, and which of the launcher's descriptors its units take.
+#[derive(Debug, Clone)]
+pub struct Places {
+    /// The launch's directory under /run/appfw or $XDG_RUNTIME_DIR/appfw.
+    pub state: PathBuf,
+    /// Whether the state is under /run, where systemd can remove it with the launch.
+    pub in_run: bool,
+    /// Whether the caller has a terminal to be put back as it was.
+    pub terminal: bool,
+}
+
+impl Places {
+    /// The places of a plan whose state lies below `base`.
+    #[must_use]
+    pub fn new(base: &Path, plan: &Plan) -> Self {
+        Self {
+            state: base.join(plan.name.to_string()),
+            in_run: base == Path::new(INNER),
+            terminal: matches!(plan.stdio, Stdio::Terminal { .. }),
+        }
+    }
+}
+
+/// Our files as the units see them: in a directory that hides everything else of ours.
+pub const INNER: &str = "/run/appfw";
+
+/// The descriptors that travel with the units, in this order.
+pub mod descriptor {
+    /// What the app gets as 0, 1 and 2.
+    pub const APP: [usize; 3] = [0, 1, 2];
+    /// The reading end of the life-line.
+    pub const LIFELINE: usize = 3;
+    /// The caller's terminal.
+    pub const TERMINAL: usize = 4;
+    /// Where the forwarder's report goes.
+    pub const REPORT: usize = 5;
+}
+
+impl Units {
+    /// Renders a plan.
+    #[must_use]
+    pub fn new(plan: &Plan, host: &Host, places: &Places) -> Self {
+        Self {
+            lifeline: lifeline::unit(plan, host, places),
+            forwarder: plan
+                .has_forwarder()
+                .then(|| (socket::unit(plan, places), forwarder::unit(plan, host, places))),
+            app: app::unit(plan, host, places),
+        }
+    }
+
+    /// All units, the app last.
+    pub fn iter(&self) -> impl Iterator<Item = &Unit> {
+        let forwarder = self.forwarder.iter().flat_map(|(socket, service)| [socket, service]);
+        std::iter::once(&self.lifeline).chain(forwarder).chain(std::iter::once(&self.app))
+    }
+}
+
+/// `/run/appfw` as units see it: nothing but what is bound into it.
+fn own_directory(binds: Vec<Bind>) -> [Setting; 2] {
+    [
+        Setting {
+            directive: "TemporaryFileSystem",
+            value: Value::FileSystems(vec![(INNER.into(), "ro,mode=0755".into())]),
+        },
+        Setting { directive: "BindReadOnlyPaths", value: Value::Binds(binds) },
+    ]
+}
+
+/// The program `appfw`, bound in so that it works from ~/.cargo/bin and target/ for any user.
+fn bind_appfw(host: &Host) -> Bind {
+    Bind { source: host.appfw.clone(), target: format!("{INNER}/appfw").into() }
+}
+
+fn words<const N: usize>(list: [&str; N]) -> Value {
+    Value::Words(list.map(str::to_owned).to_vec())
+}
+
+fn word(text: &str) -> Value {
+    Value::Word(text.to_owned())
+}

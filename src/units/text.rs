@@ -1,0 +1,91 @@
+//! The second renderer: settings as unit-file text, for `--dry-run` and for files.
+
+use super::{Setting, Unit, Units, Value};
+use crate::confinement::capability_names;
+
+/// All units of a launch, each under a comment with its name.
+#[must_use]
+pub fn all(units: &Units) -> String {
+    units.iter().map(|unit| format!("# {}\n{}", unit.name, one(unit))).collect::<Vec<_>>().join("\n")
+}
+
+/// One unit file.
+#[must_use]
+pub fn one(unit: &Unit) -> String {
+    let kind = if unit.name.ends_with(".socket") { "Socket" } else { "Service" };
+    format!("[Unit]\n{}\n[{kind}]\n{}", section(&unit.unit), section(&unit.kind))
+}
+
+fn section(settings: &[Setting]) -> String {
+    settings.iter().flat_map(lines).map(|line| line + "\n").collect()
+}
+
+fn lines(setting: &Setting) -> Vec<String> {
+    let directive = setting.directive;
+    let assign = |value: String| format!("{directive}={value}");
+    match &setting.value {
+        Value::Bool(on) => vec![assign(if *on { "yes" } else { "no" }.into())],
+        Value::Word(word) => vec![assign(specifiers(word))],
+        Value::Number(number) if directive == "UMask" => vec![assign(format!("{number:04o}"))],
+        Value::Number(number) => vec![assign(number.to_string())],
+        Value::Span(span) if span.is_zero() => vec![assign("0".into())],
+        Value::Span(span) => vec![assign(format!("{}ms", span.as_millis()))],
+        Value::Words(words) if directive == "Environment" => {
+            words.iter().map(|word| assign(quoted(word))).collect()
+        }
+        Value::Words(words) => vec![assign(words.join(" "))],
+        Value::Paths(paths) => paths.iter().map(|path| assign(quoted(path))).collect(),
+        Value::Networks(networks) => {
+            vec![assign(networks.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))]
+        }
+        Value::Binds(binds) => binds
+            .iter()
+            .map(|bind| assign(quoted(&format!("{}:{}", colons(&bind.source), colons(&bind.target)))))
+            .collect(),
+        Value::FileSystems(pairs) | Value::Pairs(pairs) => {
+            pairs.iter().map(|(name, value)| assign(quoted(&format!("{name}:{value}")))).collect()
+        }
+        Value::Filter { allow, names } => {
+            vec![assign(format!("{}{}", if *allow { "" } else { "~" }, names.join(" ")))]
+        }
+        Value::Capabilities(mask) => vec![assign(capability_names(*mask))],
+        Value::NoNamespaces => vec![assign("yes".into())],
+        Value::Listen(address) => vec![assign(address.clone())],
+        // `:` switches off expansion of `$`; specifiers have no switch.
+        Value::Exec(command) => {
+            vec![assign(format!(":{}", command.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ")))]
+        }
+        Value::Descriptor(_) => vec![format!("# {directive}= is a descriptor of the launcher")],
+    }
+}
+
+/// `%` is a specifier in every value (systemd.unit(5), "Specifiers").
+fn specifiers(text: &str) -> String {
+    text.replace('%', "%%")
+}
+
+/// A path inside a colon-separated value.
+fn colons(path: &std::path::Path) -> String {
+    path.display().to_string().replace(':', "\\:")
+}
+
+/// One word, quoted where systemd would split or unescape it (systemd.syntax(7), "Quoting").
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "-_./:=,@+~%".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return specifiers(word);
+    }
+    let mut text = String::from("\"");
+    for c in word.chars() {
+        match c {
+            '"' => text.push_str("\\\""),
+            '\\' => text.push_str("\\\\"),
+            '\n' => text.push_str("\\n"),
+            '\t' => text.push_str("\\t"),
+            '%' => text.push_str("%%"),
+            c if c.is_control() => text.push_str(&format!("\\x{:02x}", u32::from(c))),
+            c => text.push(c),
+        }
+    }
+    text + "\""
+}

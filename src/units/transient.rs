@@ -1,0 +1,87 @@
+//! The first renderer: settings as the properties that StartTransientUnit takes.
+//! Names and types: org.freedesktop.systemd1(5) and systemd's src/core/dbus-*.c.
+
+use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+
+use ipnet::IpNet;
+use zbus::zvariant::{Fd, Value as Variant};
+
+use super::{Setting, Unit, Value};
+
+/// One property: its name on the bus and its value.
+pub type Property<'a> = (&'static str, Variant<'a>);
+
+/// A unit's properties. `descriptors` are the launcher's, in the order of [`super::descriptor`].
+#[must_use]
+pub fn properties<'a>(unit: &'a Unit, descriptors: &'a [OwnedFd]) -> Vec<Property<'a>> {
+    unit.settings().filter_map(|setting| property(setting, descriptors)).collect()
+}
+
+fn property<'a>(setting: &'a Setting, descriptors: &'a [OwnedFd]) -> Option<Property<'a>> {
+    let value = match &setting.value {
+        Value::Descriptor(place) => Variant::from(Fd::from(descriptors.get(*place)?)),
+        other => plain(other),
+    };
+    Some((name(setting), value))
+}
+
+/// What a directive is called on the bus.
+#[must_use]
+pub fn name(setting: &Setting) -> &'static str {
+    match (setting.directive, &setting.value) {
+        ("StandardInput", Value::Descriptor(_)) => "StandardInputFileDescriptor",
+        ("StandardOutput", Value::Descriptor(_)) => "StandardOutputFileDescriptor",
+        ("StandardError", Value::Descriptor(_)) => "StandardErrorFileDescriptor",
+        ("ListenStream", _) => "Listen",
+        ("ExecStart", _) => "ExecStartEx",
+        ("TimeoutStopSec", _) => "TimeoutStopUSec",
+        ("RestartSec", _) => "RestartUSec",
+        ("StartLimitIntervalSec", _) => "StartLimitIntervalUSec",
+        (directive, _) => directive,
+    }
+}
+
+/// A value that carries no descriptor.
+#[must_use]
+pub fn plain(value: &Value) -> Variant<'_> {
+    match value {
+        Value::Bool(on) => Variant::from(*on),
+        Value::Word(word) => Variant::from(word.as_str()),
+        Value::Number(number) => Variant::from(*number),
+        Value::Span(span) => Variant::from(u64::try_from(span.as_micros()).unwrap_or(u64::MAX)),
+        Value::Words(words) | Value::Paths(words) => Variant::new(words.clone()),
+        Value::Networks(networks) => Variant::new(networks.iter().map(network).collect::<Vec<_>>()),
+        Value::Binds(binds) => Variant::new(
+            binds
+                .iter()
+                // No ignore-ENOENT; MS_REC as BindReadOnlyPaths= has it by default ("rbind").
+                .map(|bind| (bind.source.display().to_string(), bind.target.display().to_string(), false, MS_REC))
+                .collect::<Vec<_>>(),
+        ),
+        Value::FileSystems(pairs) | Value::Pairs(pairs) => Variant::new(pairs.clone()),
+        Value::Filter { allow, names } => Variant::new((*allow, names.clone())),
+        Value::Capabilities(mask) => Variant::from(*mask),
+        // The mask of the kinds that are left (systemd, src/core/dbus-execute.c).
+        Value::NoNamespaces => Variant::from(0_u64),
+        Value::Listen(address) => Variant::new(vec![("Stream".to_owned(), address.clone())]),
+        Value::Exec(command) => Variant::new(vec![(
+            command.first().cloned().unwrap_or_default(),
+            command.clone(),
+            // Else `$FOO` in an argument would be rewritten.
+            vec!["no-env-expand".to_owned()],
+        )]),
+        Value::Descriptor(_) => Variant::from(false),
+    }
+}
+
+const MS_REC: u64 = 16384;
+
+/// `(iayu)`: family, address, prefix length.
+fn network(network: &IpNet) -> (i32, Vec<u8>, u32) {
+    let (family, bytes) = match network.addr() {
+        IpAddr::V4(address) => (nix::libc::AF_INET, address.octets().to_vec()),
+        IpAddr::V6(address) => (nix::libc::AF_INET6, address.octets().to_vec()),
+    };
+    (family, bytes, u32::from(network.prefix_len()))
+}

@@ -1,0 +1,295 @@
+//! Reads the units back as systemd holds them, and compares them with the plan before anything is
+//! started: drop-ins (`service.d/`, `appfw-.service.d/`), a slice's lists and defaults of the
+//! manager apply to transient units too, and could open one. The judgement is pure.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Result, bail};
+use zbus::zvariant::{OwnedValue, Value as Variant};
+
+use crate::manager::{Manager, Properties};
+use crate::units::{Setting, Unit, Units, Value, transient};
+
+/// Settings that would run something else, elsewhere or before the proof, each with the interface
+/// value that means "not set". Any other value is refused, whoever set it.
+const MUST_BE_EMPTY: [&str; 21] = [
+    "ExecCondition",
+    "ExecStartPre",
+    "ExecStartPost",
+    "ExecReload",
+    "ExecStop",
+    "ExecStopPost",
+    "PAMName",
+    "NetworkNamespacePath",
+    "RootDirectory",
+    "RootImage",
+    "BindPaths",
+    "EnvironmentFiles",
+    "PassEnvironment",
+    "AmbientCapabilities",
+    "MountImages",
+    "ExtensionImages",
+    "ExtensionDirectories",
+    "OpenFile",
+    "Sockets",
+    "USBFunctionDescriptors",
+    "ExtraFileDescriptorNames",
+];
+
+/// What else must hold whatever the plan says: name and the only value accepted.
+const MUST_BE_FALSE: [&str; 3] = ["Delegate", "RemainAfterExit", "RootDirectoryStartOnly"];
+
+/// Reads all units of a launch and the slices above the app back, and judges them.
+///
+/// # Errors
+/// One of them differs from the plan, or cannot be read.
+pub async fn all(manager: &Manager<'_>, units: &Units) -> Result<()> {
+    let held = manager.properties(&units.app.name).await?;
+    app(&units.app, &held)?;
+    if let Some((socket, forwarder)) = &units.forwarder {
+        settings(socket, &manager.properties(&socket.name).await?)?;
+        settings(forwarder, &manager.properties(&forwarder.name).await?)?;
+    }
+    let mut above = parent(&held);
+    while let Some(name) = above {
+        let read = manager.properties(&name).await?;
+        slice(&name, &read)?;
+        above = parent(&read);
+    }
+    Ok(())
+}
+
+/// Compares the app's unit: all that the plan set, and nothing that would lead round it.
+///
+/// # Errors
+/// Names the setting that differs, and the drop-ins that may be why.
+pub fn app(unit: &Unit, read: &Properties) -> Result<()> {
+    settings(unit, read)?;
+    for name in MUST_BE_EMPTY {
+        if let Some(value) = read.get(name)
+            && !is_empty(value)
+        {
+            bail!("{}: {name}= is set, which leads round the wall{}", unit.name, blame(read));
+        }
+    }
+    for name in MUST_BE_FALSE {
+        if read.get(name).is_some_and(|value| **value == Variant::Bool(true)) {
+            bail!("{}: {name}= is on, which leads round the wall{}", unit.name, blame(read));
+        }
+    }
+    for name in ["Environment", "User", "LoadCredential", "SetCredential", "IPAddressAllow"] {
+        if unit.get(name).is_none() && read.get(name).is_some_and(|value| !is_empty(value)) {
+            bail!("{}: {name}= is set from outside{}", unit.name, blame(read));
+        }
+    }
+    Ok(())
+}
+
+/// Compares a unit's settings with what systemd holds.
+///
+/// # Errors
+/// Names the setting that differs, and the drop-ins that may be why.
+pub fn settings(unit: &Unit, read: &Properties) -> Result<()> {
+    for setting in unit.settings() {
+        if !holds(setting, read) {
+            bail!(
+                "{}: systemd holds another {}= than was asked for{}",
+                unit.name,
+                setting.directive,
+                blame(read)
+            );
+        }
+    }
+    Ok(())
+}
+
+/// A slice above the app: its `IPAddressAllow=` would widen every unit below it.
+///
+/// # Errors
+/// The slice has one, or cannot be judged.
+pub fn slice(name: &str, read: &Properties) -> Result<()> {
+    match read.get("IPAddressAllow") {
+        Some(list) if is_empty(list) => Ok(()),
+        Some(_) => bail!(
+            "{name} has IPAddressAllow=, which opens every unit below it{}; remove it",
+            blame(read)
+        ),
+        None => bail!("cannot read IPAddressAllow= of {name}, which could open the wall"),
+    }
+}
+
+/// The slice above a unit; `None` at the root.
+#[must_use]
+pub fn parent(read: &Properties) -> Option<String> {
+    let slice = read.get("Slice").and_then(|value| <&str>::try_from(value).ok())?;
+    (!slice.is_empty()).then(|| slice.to_owned())
+}
+
+fn blame(read: &Properties) -> String {
+    let paths = read.get("DropInPaths").map(|value| words(value)).unwrap_or_default();
+    if paths.is_empty() {
+        String::new()
+    } else {
+        format!("; look at {}", paths.into_iter().collect::<Vec<_>>().join(", "))
+    }
+}
+
+/// Whether what systemd holds is what the setting asks for.
+fn holds(setting: &Setting, read: &Properties) -> bool {
+    let directive = setting.directive;
+    let name = match transient::name(setting) {
+        "ExecStartEx" => "ExecStartEx",
+        name => name,
+    };
+    let Some(held) = read.get(name) else {
+        // Descriptors are write-only on the bus; anything else that can't be read isn't proven.
+        return matches!(setting.value, Value::Descriptor(_));
+    };
+    match &setting.value {
+        Value::Descriptor(_) => true,
+        Value::Exec(command) => executes(held, command),
+        // systemd adds dependencies of its own.
+        Value::Words(asked) if is_dependency(directive) => asked.iter().all(|word| words(held).contains(word)),
+        Value::Words(asked) | Value::Paths(asked) => words(held) == asked.iter().cloned().collect(),
+        Value::Filter { allow, names } => filter(held) == Some((*allow, expected_names(*allow, names))),
+        Value::Networks(_) | Value::Binds(_) | Value::FileSystems(_) | Value::Pairs(_) => {
+            items(held) == items(&transient::plain(&setting.value))
+        }
+        other => **held == transient::plain(other),
+    }
+}
+
+fn is_dependency(directive: &str) -> bool {
+    matches!(directive, "After" | "Requires" | "BindsTo" | "JoinsNamespaceOf")
+}
+
+/// Exactly one command, with this path and these arguments, and no flag but the one we set.
+fn executes(held: &Variant<'_>, command: &[String]) -> bool {
+    let Variant::Array(commands) = held else { return false };
+    let [Variant::Structure(only)] = commands.inner() else { return false };
+    let [Variant::Str(path), Variant::Array(argv), Variant::Array(flags), ..] = only.fields() else { return false };
+    let argv: Vec<&str> = argv.inner().iter().filter_map(|word| <&str>::try_from(word).ok()).collect();
+    let flags: Vec<&str> = flags.inner().iter().filter_map(|word| <&str>::try_from(word).ok()).collect();
+    command.first().is_some_and(|first| first == path.as_str()) && argv == command && flags == ["no-env-expand"]
+}
+
+fn filter(held: &Variant<'_>) -> Option<(bool, BTreeSet<String>)> {
+    let Variant::Structure(pair) = held else { return None };
+    let [Variant::Bool(allow), names] = pair.fields() else { return None };
+    Some((*allow, words(names)))
+}
+
+/// systemd stores `none` as an empty allow-list.
+fn expected_names(allow: bool, names: &[String]) -> BTreeSet<String> {
+    names.iter().filter(|name| !(allow && *name == "none")).cloned().collect()
+}
+
+fn words(value: &Variant<'_>) -> BTreeSet<String> {
+    match value {
+        Variant::Array(array) => {
+            array.inner().iter().filter_map(|word| <&str>::try_from(word).ok()).map(str::to_owned).collect()
+        }
+        _ => BTreeSet::new(),
+    }
+}
+
+/// A list without its order.
+fn items(value: &Variant<'_>) -> Option<BTreeSet<String>> {
+    match value {
+        Variant::Array(array) => Some(array.inner().iter().map(|item| format!("{item:?}")).collect()),
+        _ => None,
+    }
+}
+
+fn is_empty(value: &OwnedValue) -> bool {
+    match &**value {
+        Variant::Array(array) => array.inner().is_empty(),
+        Variant::Str(text) => text.is_empty(),
+        Variant::U64(mask) => *mask == 0,
+        Variant::Structure(pair) => match pair.fields() {
+            // (ss), (bs): "not set" is empty strings.
+            fields => fields.iter().all(|field| match field {
+                Variant::Str(text) => text.is_empty(),
+                Variant::Bool(on) => !on,
+                _ => false,
+            }),
+        },
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::units::Bind;
+
+    fn unit(settings: Vec<Setting>) -> Unit {
+        Unit { name: "appfw-x.service".into(), unit: vec![], kind: settings }
+    }
+
+    fn read(pairs: Vec<(&str, Variant<'_>)>) -> Properties {
+        pairs.into_iter().map(|(name, value)| (name.to_owned(), value.try_to_owned().unwrap())).collect()
+    }
+
+    fn deny() -> Setting {
+        Setting { directive: "IPAddressDeny", value: Value::Networks(crate::network::any()) }
+    }
+
+    #[test]
+    fn what_was_set_is_what_is_held() {
+        let settings = vec![
+            deny(),
+            Setting { directive: "PrivateNetwork", value: Value::Bool(true) },
+            Setting { directive: "InaccessiblePaths", value: Value::Paths(vec!["-/a".into(), "-/b".into()]) },
+            Setting {
+                directive: "BindReadOnlyPaths",
+                value: Value::Binds(vec![Bind { source: "/a".into(), target: "/b".into() }]),
+            },
+            Setting { directive: "ExecStart", value: Value::Exec(vec!["/x".into(), "y".into()]) },
+        ];
+        let unit = unit(settings);
+        let mut held: Properties = unit
+            .settings()
+            .map(|setting| (transient::name(setting).to_owned(), transient::plain(&setting.value).try_to_owned().unwrap()))
+            .collect();
+        held.insert("InaccessiblePaths".into(), Variant::new(vec!["-/b", "-/a"]).try_to_owned().unwrap());
+        app(&unit, &held).unwrap();
+
+        for (name, value) in [
+            ("IPAddressDeny", Variant::new(Vec::<(i32, Vec<u8>, u32)>::new())),
+            ("PrivateNetwork", Variant::from(false)),
+            ("InaccessiblePaths", Variant::new(vec!["-/a"])),
+            ("PAMName", Variant::from("login")),
+            ("Delegate", Variant::from(true)),
+            ("Environment", Variant::new(vec!["LD_PRELOAD=/tmp/x.so"])),
+            ("IPAddressAllow", Variant::new(vec![(2_i32, vec![0_u8; 4], 0_u32)])),
+        ] {
+            let mut bad = held.clone();
+            bad.insert(name.into(), value.try_to_owned().unwrap());
+            bad.insert("DropInPaths".into(), Variant::new(vec!["/etc/x.conf"]).try_to_owned().unwrap());
+            let message = app(&unit, &bad).unwrap_err().to_string();
+            assert!(message.contains(name) && message.contains("/etc/x.conf"), "{message}");
+        }
+        let mut missing = held.clone();
+        missing.remove("IPAddressDeny");
+        assert!(app(&unit, &missing).is_err(), "what cannot be read is not proven");
+    }
+
+    #[test]
+    fn a_second_command_is_not_ours() {
+        let command = ("/x".to_owned(), vec!["/x".to_owned()], vec!["no-env-expand".to_owned()]);
+        let one = Variant::new(vec![command.clone()]);
+        let two = Variant::new(vec![command.clone(), command]);
+        assert!(executes(&one, &["/x".to_owned()]));
+        assert!(!executes(&two, &["/x".to_owned()]));
+    }
+
+    #[test]
+    fn a_slice_that_allows_opens_what_is_below() {
+        let open = read(vec![("IPAddressAllow", Variant::new(vec![(2_i32, vec![0_u8; 4], 0_u32)]))]);
+        assert!(slice("appfw.slice", &open).is_err());
+        let closed = read(vec![("IPAddressAllow", Variant::new(Vec::<(i32, Vec<u8>, u32)>::new()))]);
+        assert!(slice("appfw.slice", &closed).is_ok());
+        assert!(slice("appfw.slice", &Properties::new()).is_err());
+    }
+}

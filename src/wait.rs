@@ -1,0 +1,240 @@
+//! From the program's execve to its end: signals, window size, the forwarder's report, what stays
+//! behind, and the exit code.
+
+use std::io::PipeReader;
+use std::os::fd::OwnedFd;
+
+use anyhow::{Context, Result};
+use nix::sys::signal::Signal as Number;
+use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::net::unix::pipe::Receiver;
+use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
+
+use crate::forward::Report;
+use crate::manager::{Changes, Life, Manager, Properties, Who};
+use crate::plan::Plan;
+use crate::say::Say;
+use crate::terminal::Terminal;
+
+/// A unit's life, followed by its changes.
+pub struct Watch {
+    unit: String,
+    changes: Changes,
+    known: Properties,
+}
+
+impl Watch {
+    /// Begins before the unit is started, so that no change is missed.
+    ///
+    /// # Errors
+    /// The bus refuses the watch.
+    pub async fn new(manager: &Manager<'_>, unit: &str) -> Result<Self> {
+        Ok(Self { unit: unit.to_owned(), changes: manager.watch(unit).await?, known: Properties::new() })
+    }
+
+    /// The unit's name.
+    #[must_use]
+    pub fn unit(&self) -> &str {
+        &self.unit
+    }
+
+    /// What is known now, read afresh: it may all have happened before.
+    ///
+    /// # Errors
+    /// The unit cannot be read.
+    pub async fn read(&mut self, manager: &Manager<'_>) -> Result<Life> {
+        self.known = manager.properties(&self.unit).await?;
+        Ok(Life::of(&self.known))
+    }
+
+    /// Waits for a change; returns what is known by then. Never returns once the bus is lost.
+    async fn changed(&mut self) -> Life {
+        match self.changes.next().await {
+            Some(changed) => {
+                self.known.extend(changed);
+                Life::of(&self.known)
+            }
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Waits until the unit is over.
+    pub async fn over(&mut self) {
+        while !self.changed().await.over {}
+    }
+}
+
+/// The signals that reach the app.
+pub struct Signals {
+    streams: [(Number, Stream); 6],
+    window: Stream,
+}
+
+/// A signal to the launcher.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signal {
+    /// To be passed on.
+    Pass(Number),
+    /// The terminal's window has another size.
+    Window,
+}
+
+impl Signal {
+    /// Passes it on. What ends a program goes to every process, as from a terminal: the launch
+    /// lasts to its last one. What programs use for themselves goes to the main process.
+    pub async fn forward(self, manager: &Manager<'_>, unit: &str) {
+        let Self::Pass(number) = self else { return };
+        let who = match number {
+            Number::SIGUSR1 | Number::SIGUSR2 => Who::Main,
+            _ => Who::All,
+        };
+        // A unit that has ended by now has nobody to tell.
+        let _ = manager.kill(unit, who, number as i32).await;
+    }
+
+    /// The exit code of a launch that it ended.
+    #[must_use]
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Pass(number) => u8::try_from(128 + number as i32).unwrap_or(u8::MAX),
+            Self::Window => crate::exit::OURS,
+        }
+    }
+}
+
+impl Signals {
+    /// Catches them from now on.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn new() -> Result<Self> {
+        let catch = |number: Number| -> Result<(Number, Stream)> {
+            let stream = signal(SignalKind::from_raw(number as i32)).context("cannot catch signals")?;
+            Ok((number, stream))
+        };
+        Ok(Self {
+            streams: [
+                catch(Number::SIGINT)?,
+                catch(Number::SIGTERM)?,
+                catch(Number::SIGHUP)?,
+                catch(Number::SIGQUIT)?,
+                catch(Number::SIGUSR1)?,
+                catch(Number::SIGUSR2)?,
+            ],
+            window: signal(SignalKind::window_change()).context("cannot catch signals")?,
+        })
+    }
+
+    /// The next one.
+    pub async fn next(&mut self) -> Signal {
+        let window = &mut self.window;
+        let streams = &mut self.streams;
+        std::future::poll_fn(|context| {
+            for (number, stream) in streams.iter_mut() {
+                if stream.poll_recv(context).is_ready() {
+                    return std::task::Poll::Ready(Signal::Pass(*number));
+                }
+            }
+            window.poll_recv(context).map(|_| Signal::Window)
+        })
+        .await
+    }
+}
+
+/// Waits until the app is over; returns its exit code.
+///
+/// # Errors
+/// The connection to systemd is lost.
+pub async fn until_over(
+    plan: &Plan,
+    say: &Say,
+    watch: &mut Watch,
+    signals: &mut Signals,
+    manager: &Manager<'_>,
+    terminal: Option<&Terminal>,
+    report: PipeReader,
+) -> Result<u8> {
+    let mut forwarder = Forwarder::new(report)?;
+    let mut life = watch.read(manager).await?;
+    let mut told = false;
+    while !life.over {
+        if life.main.is_some() && !told {
+            told = true;
+            name_what_stayed(plan, say, watch.unit(), manager).await;
+        }
+        tokio::select! {
+            now = watch.changed() => life = now,
+            signal = signals.next() => match (signal, terminal) {
+                (Signal::Window, Some(terminal)) => terminal.resize(),
+                _ => signal.forward(manager, watch.unit()).await,
+            },
+            report = forwarder.next() => forwarder.take(report, say),
+        }
+    }
+    let code = life.main.context("systemd does not say how the program ended")?.code();
+    forwarder.drain(say).await;
+    if code != 0 && plan.has_forwarder() && !forwarder.used {
+        say.plain(&format!(
+            "{} never used the proxy; a later version's --wall namespace captures programs that ignore the variables",
+            plan.program()
+        ));
+    }
+    Ok(code)
+}
+
+async fn name_what_stayed(plan: &Plan, say: &Say, unit: &str, manager: &Manager<'_>) {
+    const SHOWN: usize = 5;
+    let Ok(processes) = manager.processes(unit).await else { return };
+    if processes.is_empty() {
+        return;
+    }
+    let named: Vec<String> =
+        processes.iter().take(SHOWN).map(|(pid, command)| format!("{command} ({pid})")).collect();
+    let more = if processes.len() > SHOWN { ", …" } else { "" };
+    say.plain(&format!(
+        "{} has ended, still running: {}{more}; Ctrl-C ends them, --exit-with-main does not wait",
+        plan.program(),
+        named.join(", ")
+    ));
+}
+
+/// What the forwarder tells of itself.
+struct Forwarder {
+    lines: Lines<BufReader<Receiver>>,
+    open: bool,
+    used: bool,
+}
+
+impl Forwarder {
+    fn new(report: PipeReader) -> Result<Self> {
+        let receiver = Receiver::from_owned_fd(OwnedFd::from(report)).context("cannot read the forwarder's report")?;
+        Ok(Self { lines: BufReader::new(receiver).lines(), open: true, used: false })
+    }
+
+    /// The next line; never returns once the pipe has ended.
+    async fn next(&mut self) -> Option<String> {
+        if !self.open {
+            return std::future::pending().await;
+        }
+        self.lines.next_line().await.ok().flatten()
+    }
+
+    fn take(&mut self, line: Option<String>, say: &Say) {
+        match line.as_deref().map(serde_json::from_str) {
+            Some(Ok(Report::Request)) => self.used = true,
+            Some(Ok(Report::UpstreamFailed { message })) => say.plain(&message),
+            Some(Err(_)) => {}
+            None => self.open = false,
+        }
+    }
+
+    /// Takes what has come until now.
+    async fn drain(&mut self, say: &Say) {
+        while self.open {
+            match tokio::time::timeout(std::time::Duration::ZERO, self.lines.next_line()).await {
+                Ok(line) => self.take(line.ok().flatten(), say),
+                Err(_) => return,
+            }
+        }
+    }
+}
