@@ -38,38 +38,40 @@ const HIDDEN_DIRECTORIES: [&str; 2] = [
 ];
 
 /// What of /run/systemd the app sees; all else there is hidden: PID 1's private socket, resolved's
-/// varlink sockets, io.systemd.* of any version. Logging and readiness lead nowhere.
-const SHOWN_OF_SYSTEMD: [&str; 3] = ["journal", "notify", "system"];
+/// varlink sockets, runtime units, io.systemd.* of any version. Logging leads nowhere.
+const SHOWN_OF_SYSTEMD: &str = "/run/systemd/journal";
+
+/// The directory by whose existence programs tell that systemd runs (sd_booted(3)): an empty one.
+const BOOTED: &str = "/run/systemd/system";
 
 /// Name-service caches and responders, hidden unless the host's resolver is the app's.
-const NAME_SERVICES: [&str; 2] = ["-/run/nscd", "-/run/avahi-daemon"];
+const NAME_SERVICES: [&str; 2] = ["/run/nscd", "/run/avahi-daemon"];
 
 /// Sockets whose holders act on the network, or as root, for whoever asks.
-const AGENTS: [&str; 23] = [
-    "-/run/docker.sock",
-    "-/run/docker",
-    "-/run/podman",
-    "-/run/containerd",
-    "-/run/crio",
-    "-/run/buildkit",
-    "-/run/libvirt",
-    "-/run/lxd",
-    "-/var/lib/lxd/unix.socket",
-    "-/var/snap/lxd/common/lxd",
-    "-/run/incus",
-    "-/var/lib/incus/unix.socket",
-    "-/run/snapd.socket",
-    "-/run/snapd-snap.socket",
-    "-/run/tor",
-    "-/run/cups",
+const AGENTS: [&str; 22] = [
+    "/run/docker.sock",
+    "/run/docker",
+    "/run/podman",
+    "/run/containerd",
+    "/run/crio",
+    "/run/buildkit",
+    "/run/libvirt",
+    "/run/lxd",
+    "/var/lib/lxd/unix.socket",
+    "/var/snap/lxd/common/lxd",
+    "/run/incus",
+    "/var/lib/incus/unix.socket",
+    "/run/snapd.socket",
+    "/run/snapd-snap.socket",
+    "/run/tor",
+    "/run/cups",
     // sssd's other responders; pipes/nss stays, the passwd database needs it.
-    "-/var/lib/sss/pipes/private",
-    "-/var/lib/sss/pipes/autofs",
-    "-/var/lib/sss/pipes/ifp",
-    "-/var/lib/sss/pipes/ssh",
-    "-/var/lib/sss/pipes/sudo",
-    "-/run/udev/control",
-    "-/run/initctl",
+    "/var/lib/sss/pipes/private",
+    "/var/lib/sss/pipes/autofs",
+    "/var/lib/sss/pipes/ifp",
+    "/var/lib/sss/pipes/ssh",
+    "/var/lib/sss/pipes/sudo",
+    "/run/udev/control",
 ];
 
 /// Agents below the app's home: gpg's fetch keys over the network (dirmngr).
@@ -83,30 +85,30 @@ const AGENTS_AT_HOME: [&str; 5] = [
 
 /// Where files become commands that root runs outside the wall.
 const READ_ONLY_FOR_ROOT: [&str; 17] = [
-    "-/etc/systemd",
-    "-/usr/lib/systemd",
-    "-/usr/local/lib/systemd",
-    "-/etc/init.d",
-    "-/etc/crontab",
-    "-/etc/cron.d",
-    "-/etc/cron.hourly",
-    "-/etc/cron.daily",
-    "-/etc/cron.weekly",
-    "-/etc/cron.monthly",
-    "-/etc/anacrontab",
-    "-/var/spool/cron",
-    "-/etc/udev",
-    "-/usr/lib/udev",
-    "-/run/udev",
-    "-/etc/dbus-1",
-    "-/usr/share/dbus-1",
+    "/etc/systemd",
+    "/usr/lib/systemd",
+    "/usr/local/lib/systemd",
+    "/etc/init.d",
+    "/etc/crontab",
+    "/etc/cron.d",
+    "/etc/cron.hourly",
+    "/etc/cron.daily",
+    "/etc/cron.weekly",
+    "/etc/cron.monthly",
+    "/etc/anacrontab",
+    "/var/spool/cron",
+    "/etc/udev",
+    "/usr/lib/udev",
+    "/run/udev",
+    "/etc/dbus-1",
+    "/usr/share/dbus-1",
 ];
 
 /// The settings of the app's unit that make the wall, and those that keep it from being walked round.
 #[must_use]
 pub fn settings(plan: &Plan, host: &Host) -> Vec<Setting> {
     let mut settings = network(plan);
-    settings.extend(privileges(plan));
+    settings.extend(privileges(plan, host));
     settings.extend(files(plan, host));
     settings
 }
@@ -126,7 +128,7 @@ fn network(plan: &Plan) -> Vec<Setting> {
     settings
 }
 
-fn privileges(plan: &Plan) -> Vec<Setting> {
+fn privileges(plan: &Plan, host: &Host) -> Vec<Setting> {
     let mask = CAPABILITIES.iter().fold(0, |mask, (_, bit)| mask | 1 << bit);
     let mut settings = vec![
         set("NoNewPrivileges", Value::Bool(true)),
@@ -146,8 +148,7 @@ fn privileges(plan: &Plan) -> Vec<Setting> {
         for directive in ["ProtectKernelTunables", "ProtectKernelModules", "ProtectKernelLogs", "ProtectControlGroups"] {
             settings.push(set(directive, Value::Bool(true)));
         }
-        let paths = READ_ONLY_FOR_ROOT.map(str::to_owned).to_vec();
-        settings.push(set("ReadOnlyPaths", Value::Paths(paths)));
+        settings.push(set("ReadOnlyPaths", present(READ_ONLY_FOR_ROOT.map(str::to_owned).to_vec(), host)));
     } else {
         // A user namespace of its own: /proc/PID/root, ptrace, pidfd_getfd of the same user's
         // processes outside are refused by the kernel.
@@ -158,24 +159,27 @@ fn privileges(plan: &Plan) -> Vec<Setting> {
 
 fn files(plan: &Plan, host: &Host) -> Vec<Setting> {
     let user = plan.app.user();
-    let empty = |path: &str| (path.to_owned(), "ro,mode=0755".to_owned());
-    let mut over: Vec<(String, String)> = [INNER, "/run/systemd"].into_iter().chain(HIDDEN_DIRECTORIES).map(empty).collect();
+    // Writable, where only root can: a read-only remount costs PID 1 two passes over the whole
+    // mount table each (src/shared/mount-util.c), and what is written here is seen by nobody else.
+    let empty = |path: &str| (path.to_owned(), "mode=0755".to_owned());
+    let mut over: Vec<(String, String)> =
+        [INNER, "/run/systemd", BOOTED].into_iter().chain(HIDDEN_DIRECTORIES).map(empty).collect();
     if !user.is_root() {
         // A runtime directory with nothing of the session in it.
         over.push((format!("/run/user/{}", user.uid), format!("mode=0700,uid={},gid={}", user.uid, user.gid)));
     }
-    let mut binds: Vec<Bind> = SHOWN_OF_SYSTEMD.iter().map(|name| bind(format!("/run/systemd/{name}"), None)).collect();
+    let mut binds: Vec<Bind> = vec![Bind::same(SHOWN_OF_SYSTEMD)];
     let mut hidden: Vec<String> = AGENTS.map(str::to_owned).to_vec();
     match plan.resolver {
-        Resolver::Host => binds.push(bind("/run/systemd/resolve".into(), None)),
+        Resolver::Host => binds.push(Bind::same("/run/systemd/resolve")),
         Resolver::Off => hidden.extend(NAME_SERVICES.map(str::to_owned)),
     }
-    hidden.extend(AGENTS_AT_HOME.iter().map(|file| format!("-{}", user.home.join(file).display())));
+    hidden.extend(AGENTS_AT_HOME.iter().map(|file| user.home.join(file).display().to_string()));
     hidden.extend(ssh_agent(host));
     vec![
         set("TemporaryFileSystem", Value::FileSystems(over)),
-        set("BindReadOnlyPaths", Value::Binds(binds)),
-        set("InaccessiblePaths", Value::Paths(hidden)),
+        set("BindPaths", Value::Binds(binds)),
+        set("InaccessiblePaths", present(hidden, host)),
     ]
 }
 
@@ -183,7 +187,14 @@ fn files(plan: &Plan, host: &Host) -> Vec<Setting> {
 fn ssh_agent(host: &Host) -> Option<String> {
     let (_, socket) = host.environment.iter().find(|(name, _)| name == "SSH_AUTH_SOCK")?;
     let socket = socket.to_str()?;
-    socket.starts_with('/').then(|| format!("-{socket}"))
+    socket.starts_with('/').then(|| socket.to_owned())
+}
+
+/// Those of the paths that exist: each that doesn't would cost PID 1 a pass over the mount table
+/// and have no effect. `-` because one may vanish before the start.
+fn present(paths: Vec<String>, host: &Host) -> Value {
+    let there = paths.into_iter().filter(|path| (host.exists)(path.as_ref()));
+    Value::Paths(there.map(|path| format!("-{path}")).collect())
 }
 
 fn set(directive: &'static str, value: Value) -> Setting {
@@ -192,11 +203,6 @@ fn set(directive: &'static str, value: Value) -> Setting {
 
 fn filter(directive: &'static str, allow: bool, names: &[&str]) -> Setting {
     set(directive, Value::Filter { allow, names: names.iter().map(|name| (*name).to_owned()).collect() })
-}
-
-fn bind(source: String, target: Option<String>) -> Bind {
-    let target = target.unwrap_or_else(|| source.clone());
-    Bind { source: source.into(), target: target.into() }
 }
 
 /// The names of a capability mask, for the text of a unit.

@@ -3,16 +3,26 @@
 //! unit property. When the program is executed the socket closes by itself.
 
 use std::ffi::{OsStr, OsString};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, IoSlice, IoSliceMut, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recvmsg,
+    sendmsg,
+};
 use serde::{Deserialize, Serialize};
 
 /// Bound of one message: ARG_MAX is 2 MiB on Linux with its usual stack limit, and a line of JSON
 /// is far shorter.
 pub const MAX_MESSAGE: u64 = 8 << 20;
+
+/// Descriptors 0, 1 and 2.
+const MAX_DESCRIPTORS: usize = 3;
 
 /// A line from `inside`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +59,40 @@ impl Report {
     }
 }
 
+/// Sends bytes with descriptors beside the first of them (unix(7), SCM_RIGHTS).
+///
+/// # Errors
+/// The other end is gone.
+pub fn send_with(mut to: &UnixStream, bytes: &[u8], descriptors: &[OwnedFd]) -> Result<()> {
+    let borrowed: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !borrowed.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(&borrowed)) {
+        bail!("more descriptors than a message can carry");
+    }
+    let sent = sendmsg(to, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL).context("appfw inside is gone")?;
+    to.write_all(&bytes[sent..]).context("appfw inside is gone")
+}
+
+/// Receives descriptors into `descriptors` and the bytes that came with them.
+///
+/// # Errors
+/// The other end is gone.
+pub fn receive_with(from: &UnixStream, descriptors: &mut Vec<OwnedFd>) -> Result<Vec<u8>> {
+    let mut bytes = vec![0; 64 << 10];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let received = recvmsg(from, &mut [IoSliceMut::new(&mut bytes)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)
+        .context("the launcher is gone")?;
+    for message in ancillary.drain() {
+        if let RecvAncillaryMessage::ScmRights(sent) = message {
+            descriptors.extend(sent);
+        }
+    }
+    bytes.truncate(received.bytes);
+    Ok(bytes)
+}
+
 /// What the launcher orders: strings of any bytes but NUL.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Order {
@@ -58,6 +102,8 @@ pub struct Order {
     pub environment: Vec<(OsString, OsString)>,
     /// Directories to start in, the first that can be entered.
     pub directories: Vec<PathBuf>,
+    /// Descriptors 0-2 of the program; they travel beside the bytes. None: those of the unit.
+    pub descriptors: usize,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -65,6 +111,7 @@ struct Head {
     command: usize,
     environment: usize,
     directories: usize,
+    descriptors: usize,
 }
 
 impl Order {
@@ -75,6 +122,7 @@ impl Order {
             command: self.command.len(),
             environment: self.environment.len(),
             directories: self.directories.len(),
+            descriptors: self.descriptors,
         };
         let mut bytes = serde_json::to_vec(&head).unwrap_or_default();
         bytes.push(b'\n');
@@ -120,7 +168,7 @@ impl Order {
         let command = strings(head.command)?;
         let environment = strings(head.environment)?.into_iter().map(split_variable).collect::<Result<_>>()?;
         let directories = strings(head.directories)?.into_iter().map(PathBuf::from).collect();
-        Ok(Self { command, environment, directories })
+        Ok(Self { command, environment, directories, descriptors: head.descriptors })
     }
 }
 
@@ -145,6 +193,7 @@ mod tests {
             command: vec!["a b".into(), "".into(), OsString::from_vec(vec![0xff, b'\n'])],
             environment: vec![("A".into(), "=1\n2".into()), ("=x".into(), "".into())],
             directories: vec!["/".into()],
+            descriptors: 3,
         }
     }
 

@@ -80,6 +80,8 @@ pub struct Host {
     pub nsswitch: Option<String>,
     /// For the default name.
     pub random: u32,
+    /// Whether a path exists.
+    pub exists: fn(&Path) -> bool,
     /// Looks a user up, by name or number.
     pub find_user: fn(&str) -> Result<User>,
 }
@@ -113,6 +115,7 @@ impl Host {
                 Err(error) => return Err(error).with_context(|| format!("cannot read {}", nsswitch.display())),
             },
             random: random()?,
+            exists: |path| path.symlink_metadata().is_ok(),
             find_user: User::find,
         })
     }

@@ -50,7 +50,7 @@ pub async fn launch(args: &LaunchArgs) -> Result<u8> {
     lifeline::release(&lifeline);
     drop(lifeline);
     if !(plan.detach && outcome.is_ok()) {
-        manager.take_back(&units).await;
+        manager.take_back(&units, outcome.is_ok()).await;
         state.remove();
     }
     outcome
@@ -102,24 +102,27 @@ impl Launch<'_> {
         if let Some(settings) = &saved {
             lifeline::remember(&streams.lifeline, settings)?;
         }
-        manager.load(self.units, &streams.for_units).await?;
+        manager.load(self.units, &streams.lifeline_unit).await?;
         // PID 1 has its copies, and the socket its address.
-        drop((streams.for_units, reservation));
+        drop((streams.lifeline_unit, reservation));
         verify::all(manager, self.units).await?;
         let terminal = match (streams.terminal, saved) {
             (Some(pty), Some(saved)) => Some(Terminal::open(pty, saved)?),
             _ => None,
         };
         let mut watch = Watch::new(manager, &self.units.app.name).await?;
-        manager.start(&self.units.app).await?;
-        let reached = reception::receive(self.plan, self.state, &self.order(), &mut watch, signals, manager).await;
+        manager.start(self.units).await?;
+        let order = self.order(streams.app.len());
+        let reached = reception::receive(self.plan, self.state, &order, &streams.app, &mut watch, signals, manager).await;
+        // The pty reports its end once nobody holds the app's side.
+        drop(streams.app);
         let code = match reached {
             Ok(Reached::Executed) if self.plan.detach => {
                 self.say.plain(&format!("{} runs as {}; appfw stop {0} ends it", self.plan.name, self.units.app.name));
                 return Ok(0);
             }
             Ok(Reached::Executed) => {
-                wait::until_over(self.plan, self.say, &mut watch, signals, manager, terminal.as_ref(), streams.report).await
+                wait::until_over(self.plan, self.say, &mut watch, signals, manager, terminal.as_ref(), &self.state.report).await
             }
             Ok(Reached::Ended(code)) => Ok(code),
             Err(error) => Err(self.hint(error)),
@@ -131,10 +134,11 @@ impl Launch<'_> {
     }
 
     /// What `inside` is told once the wall is proven.
-    fn order(&self) -> Order {
+    fn order(&self, descriptors: usize) -> Order {
         let home = &self.plan.app.user().home;
         Order {
             command: self.plan.command.clone(),
+            descriptors,
             environment: app_environment(self.plan, &self.host.environment),
             directories: match &self.plan.directory {
                 Directory::Asked(directory) => vec![directory.clone()],

@@ -11,7 +11,7 @@ use zbus::Connection;
 use zbus::zvariant::{ObjectPath, OwnedObjectPath, OwnedValue, Value};
 
 use crate::exit::Ended;
-use crate::units::{Unit, Units, transient};
+use crate::units::{Units, transient};
 
 /// Longest wait for a job of ours: far above what a loaded machine needs, below a user's patience.
 const JOB_TIMEOUT: Duration = Duration::from_secs(60);
@@ -168,19 +168,27 @@ impl<'a> Manager<'a> {
         self.proxy.start_transient_unit(name, "fail", properties, aux).await
     }
 
-    /// Starts a loaded unit and waits until its main process has been executed (Type=exec).
+    /// Starts the loaded units: the forwarder at once with the app, whose proof asks for it. Waits
+    /// until the app's main process has been executed (Type=exec).
     ///
     /// # Errors
-    /// The job failed: the unit's main process never ran.
-    pub async fn start(&mut self, unit: &Unit) -> Result<()> {
-        let job = self
-            .proxy
-            .start_unit(&unit.name, "fail")
-            .await
-            .with_context(|| format!("systemd did not start {}", unit.name))?;
+    /// The app's job failed: its main process never ran.
+    pub async fn start(&mut self, units: &Units) -> Result<()> {
+        let app = &units.app.name;
+        let start = async |unit: &str| {
+            let job = self.proxy.start_unit(unit, "fail").await;
+            job.with_context(|| format!("systemd did not start {unit}"))
+        };
+        let forwarder = async {
+            match &units.forwarder {
+                Some((_, forwarder)) => start(&forwarder.name).await.map(drop),
+                None => Ok(()),
+            }
+        };
+        let ((), job) = tokio::try_join!(forwarder, start(app))?;
         match self.finished(&job).await?.as_str() {
             "done" => Ok(()),
-            result => bail!("systemd could not start {} (job {result}); see: journalctl -u {0}", unit.name),
+            result => bail!("systemd could not start {app} (job {result}); see: journalctl -u {app}"),
         }
     }
 
@@ -247,12 +255,14 @@ impl<'a> Manager<'a> {
         self.finished(&job).await.map(drop)
     }
 
-    /// Ends a launch: the app first, if it still runs, then the socket, with which the forwarder
-    /// goes. What is gone already is no failure.
-    pub async fn take_back(&mut self, units: &Units) {
-        let socket = units.forwarder.as_ref().map(|(socket, _)| &socket.name);
-        for unit in std::iter::once(&units.app.name).chain(socket).chain([&units.lifeline.name]) {
-            let _ = self.stop(unit).await;
+    /// Takes back what is left of a launch: the app, if it runs still, then the socket, with which
+    /// the forwarder goes. What is gone already is no failure.
+    pub async fn take_back(&mut self, units: &Units, app_is_over: bool) {
+        if !app_is_over {
+            let _ = self.stop(&units.app.name).await;
+        }
+        if let Some((socket, _)) = &units.forwarder {
+            let _ = self.stop(&socket.name).await;
         }
     }
 

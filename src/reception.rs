@@ -1,12 +1,13 @@
 //! The launcher's end of the control socket: receives `inside`'s report and sends it the order.
 
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 
-use crate::control::{Order, Report};
+use crate::control::{self, Order, Report};
 use crate::exit::NotExecuted;
 use crate::manager::Manager;
 use crate::plan::Plan;
@@ -35,14 +36,14 @@ pub async fn receive(
     plan: &Plan,
     state: &State,
     order: &Order,
+    streams: &[OwnedFd],
     watch: &mut Watch,
     signals: &mut Signals,
     manager: &Manager<'_>,
 ) -> Result<Reached> {
     let listener = state.control.try_clone().context("cannot duplicate a socket")?;
-    listener.set_nonblocking(true).context("cannot use a socket")?;
     let listener = UnixListener::from_std(listener).context("cannot use a socket")?;
-    let conversation = tokio::time::timeout(PATIENCE, converse(plan, &listener, order));
+    let conversation = tokio::time::timeout(PATIENCE, converse(plan, &listener, order, streams));
     tokio::pin!(conversation);
     let mut signalled = None;
     loop {
@@ -68,17 +69,20 @@ pub async fn receive(
     }
 }
 
-async fn converse(plan: &Plan, listener: &UnixListener, order: &Order) -> Result<()> {
-    let stream = accept_own(plan, listener).await?;
-    let (from, mut to) = stream.into_split();
-    let mut from = BufReader::new(from.take(MAX_REPORT));
-    let Some(report) = next_report(&mut from).await? else {
+async fn converse(plan: &Plan, listener: &UnixListener, order: &Order, streams: &[OwnedFd]) -> Result<()> {
+    let mut stream = BufReader::new(accept_own(plan, listener).await?.take(MAX_REPORT));
+    let Some(report) = next_report(&mut stream).await? else {
         bail!("appfw inside ended before it reported, so nothing was run");
     };
     judge(report)?;
-    to.write_all(&order.to_bytes()).await.context("appfw inside is gone")?;
+    // Blocking for the moment of one send: `inside` waits for it and does nothing else.
+    let blocking = stream.into_inner().into_inner().into_std().context("cannot use a socket")?;
+    blocking.set_nonblocking(false).context("cannot use a socket")?;
+    control::send_with(&blocking, &order.to_bytes(), streams)?;
+    blocking.set_nonblocking(true).context("cannot use a socket")?;
     // The socket closes by itself when the program is executed; anything said before is a failure.
-    match next_report(&mut from).await? {
+    let stream = UnixStream::from_std(blocking).context("cannot use a socket")?;
+    match next_report(&mut BufReader::new(stream.take(MAX_REPORT))).await? {
         None => Ok(()),
         Some(report) => judge(report),
     }

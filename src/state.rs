@@ -22,6 +22,8 @@ pub struct State {
     pub directory: PathBuf,
     /// Where `inside` reports.
     pub control: UnixListener,
+    /// Where the forwarder reports.
+    pub report: UnixListener,
     _lock: Flock<File>,
 }
 
@@ -92,11 +94,16 @@ impl State {
         if plan.via.has_secret() {
             write("via", 0o600, &(plan.via.secret_spec() + "\n"))?;
         }
-        let socket = directory.join("control");
-        let control = UnixListener::bind(&socket).with_context(failed)?;
-        // Bound into the app's unit, where another user may have to connect; the directory is 0700.
-        fs::set_permissions(&socket, fs::Permissions::from_mode(0o666)).with_context(failed)?;
-        Ok(Self { directory, control, _lock: lock })
+        let listen = |name: &str| -> Result<UnixListener> {
+            let socket = directory.join(name);
+            let listener = UnixListener::bind(&socket).with_context(failed)?;
+            // Bound into the units, where another user has to connect; the directory is 0700.
+            fs::set_permissions(&socket, fs::Permissions::from_mode(0o666)).with_context(failed)?;
+            listener.set_nonblocking(true).with_context(failed)?;
+            Ok(listener)
+        };
+        let (control, report) = (listen("control")?, listen("report")?);
+        Ok(Self { directory, control, report, _lock: lock })
     }
 
     /// Removes it, if systemd hasn't yet.

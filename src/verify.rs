@@ -23,7 +23,7 @@ const MUST_BE_EMPTY: [&str; 21] = [
     "NetworkNamespacePath",
     "RootDirectory",
     "RootImage",
-    "BindPaths",
+    "BindReadOnlyPaths",
     "EnvironmentFiles",
     "PassEnvironment",
     "AmbientCapabilities",
@@ -44,12 +44,18 @@ const MUST_BE_FALSE: [&str; 3] = ["Delegate", "RemainAfterExit", "RootDirectoryS
 /// # Errors
 /// One of them differs from the plan, or cannot be read.
 pub async fn all(manager: &Manager<'_>, units: &Units) -> Result<()> {
-    let held = manager.properties(&units.app.name).await?;
+    let forwarder = async {
+        match &units.forwarder {
+            Some((socket, service)) => {
+                let read = tokio::try_join!(manager.properties(&socket.name), manager.properties(&service.name))?;
+                settings(socket, &read.0)?;
+                settings(service, &read.1)
+            }
+            None => Ok(()),
+        }
+    };
+    let (held, ()) = tokio::try_join!(manager.properties(&units.app.name), forwarder)?;
     app(&units.app, &held)?;
-    if let Some((socket, forwarder)) = &units.forwarder {
-        settings(socket, &manager.properties(&socket.name).await?)?;
-        settings(forwarder, &manager.properties(&forwarder.name).await?)?;
-    }
     let mut above = parent(&held);
     while let Some(name) = above {
         let read = manager.properties(&name).await?;
@@ -137,11 +143,7 @@ fn blame(read: &Properties) -> String {
 /// Whether what systemd holds is what the setting asks for.
 fn holds(setting: &Setting, read: &Properties) -> bool {
     let directive = setting.directive;
-    let name = match transient::name(setting) {
-        "ExecStartEx" => "ExecStartEx",
-        name => name,
-    };
-    let Some(held) = read.get(name) else {
+    let Some(held) = read.get(transient::name(setting)) else {
         // Descriptors are write-only on the bus; anything else that can't be read isn't proven.
         return matches!(setting.value, Value::Descriptor(_));
     };
@@ -151,7 +153,11 @@ fn holds(setting: &Setting, read: &Properties) -> bool {
         // systemd adds dependencies of its own.
         Value::Words(asked) if is_dependency(directive) => asked.iter().all(|word| words(held).contains(word)),
         Value::Words(asked) | Value::Paths(asked) => words(held) == asked.iter().cloned().collect(),
-        Value::Filter { allow, names } => filter(held) == Some((*allow, expected_names(*allow, names))),
+        // systemd expands sets of system calls.
+        Value::Filter { allow, names } if names.iter().any(|name| name.starts_with('@')) => {
+            filter(held).is_some_and(|(held, expanded)| held == *allow && !expanded.is_empty())
+        }
+        Value::Filter { allow, names } => filter(held) == Some((*allow, names.iter().cloned().collect())),
         Value::Networks(_) | Value::Binds(_) | Value::FileSystems(_) | Value::Pairs(_) => {
             items(held) == items(&transient::plain(&setting.value))
         }
@@ -177,11 +183,6 @@ fn filter(held: &Variant<'_>) -> Option<(bool, BTreeSet<String>)> {
     let Variant::Structure(pair) = held else { return None };
     let [Variant::Bool(allow), names] = pair.fields() else { return None };
     Some((*allow, words(names)))
-}
-
-/// systemd stores `none` as an empty allow-list.
-fn expected_names(allow: bool, names: &[String]) -> BTreeSet<String> {
-    names.iter().filter(|name| !(allow && *name == "none")).cloned().collect()
 }
 
 fn words(value: &Variant<'_>) -> BTreeSet<String> {
@@ -242,7 +243,7 @@ mod tests {
             Setting { directive: "PrivateNetwork", value: Value::Bool(true) },
             Setting { directive: "InaccessiblePaths", value: Value::Paths(vec!["-/a".into(), "-/b".into()]) },
             Setting {
-                directive: "BindReadOnlyPaths",
+                directive: "BindPaths",
                 value: Value::Binds(vec![Bind { source: "/a".into(), target: "/b".into() }]),
             },
             Setting { directive: "ExecStart", value: Value::Exec(vec!["/x".into(), "y".into()]) },

@@ -1,13 +1,10 @@
 //! From the program's execve to its end: signals, window size, the forwarder's report, what stays
 //! behind, and the exit code.
 
-use std::io::PipeReader;
-use std::os::fd::OwnedFd;
-
 use anyhow::{Context, Result};
 use nix::sys::signal::Signal as Number;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
-use tokio::net::unix::pipe::Receiver;
+use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
 
 use crate::forward::Report;
@@ -152,7 +149,7 @@ pub async fn until_over(
     signals: &mut Signals,
     manager: &Manager<'_>,
     terminal: Option<&Terminal>,
-    report: PipeReader,
+    report: &std::os::unix::net::UnixListener,
 ) -> Result<u8> {
     let mut forwarder = Forwarder::new(report)?;
     let mut life = watch.read(manager).await?;
@@ -198,43 +195,49 @@ async fn name_what_stayed(plan: &Plan, say: &Say, unit: &str, manager: &Manager<
     ));
 }
 
-/// What the forwarder tells of itself.
+/// What the forwarder tells of itself: it connects when it starts, and again when it comes back.
 struct Forwarder {
-    lines: Lines<BufReader<Receiver>>,
-    open: bool,
+    listener: UnixListener,
+    lines: Option<Lines<BufReader<UnixStream>>>,
     used: bool,
 }
 
 impl Forwarder {
-    fn new(report: PipeReader) -> Result<Self> {
-        let receiver = Receiver::from_owned_fd(OwnedFd::from(report)).context("cannot read the forwarder's report")?;
-        Ok(Self { lines: BufReader::new(receiver).lines(), open: true, used: false })
+    fn new(report: &std::os::unix::net::UnixListener) -> Result<Self> {
+        let listener = report.try_clone().and_then(UnixListener::from_std).context("cannot read the forwarder's report")?;
+        Ok(Self { listener, lines: None, used: false })
     }
 
-    /// The next line; never returns once the pipe has ended.
+    /// The next line; `None` when a forwarder has come or gone.
     async fn next(&mut self) -> Option<String> {
-        if !self.open {
-            return std::future::pending().await;
+        if let Some(lines) = &mut self.lines {
+            let line = lines.next_line().await.ok().flatten();
+            if line.is_none() {
+                self.lines = None;
+            }
+            return line;
         }
-        self.lines.next_line().await.ok().flatten()
+        match self.listener.accept().await {
+            Ok((stream, _)) => {
+                self.lines = Some(BufReader::new(stream).lines());
+                None
+            }
+            Err(_) => std::future::pending().await,
+        }
     }
 
     fn take(&mut self, line: Option<String>, say: &Say) {
         match line.as_deref().map(serde_json::from_str) {
             Some(Ok(Report::Request)) => self.used = true,
             Some(Ok(Report::UpstreamFailed { message })) => say.plain(&message),
-            Some(Err(_)) => {}
-            None => self.open = false,
+            Some(Err(_)) | None => {}
         }
     }
 
     /// Takes what has come until now.
     async fn drain(&mut self, say: &Say) {
-        while self.open {
-            match tokio::time::timeout(std::time::Duration::ZERO, self.lines.next_line()).await {
-                Ok(line) => self.take(line.ok().flatten(), say),
-                Err(_) => return,
-            }
+        while let Ok(line) = tokio::time::timeout(std::time::Duration::ZERO, self.next()).await {
+            self.take(line, say);
         }
     }
 }

@@ -1,10 +1,13 @@
 //! No descriptor but 0, 1 and 2 reaches the app, and none of those is a socket: a socket made
 //! outside keeps its creator's namespace and filter (facts: docs/security.md).
 
-use std::os::fd::{AsFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 
 use anyhow::{Context, Result, bail};
 use rustix::fs::FileType;
+use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
+
+use crate::control::Order;
 
 /// Closes descriptors from 3 up, and refuses sockets below.
 ///
@@ -20,6 +23,28 @@ pub fn refuse_and_close() -> Result<()> {
         let _ = nix::unistd::close(descriptor);
     }
     Ok(())
+}
+
+/// Puts the program's descriptors in the places of 0, 1 and 2.
+///
+/// # Errors
+/// They are not three, or one is a socket.
+pub fn install(order: &Order, streams: Vec<OwnedFd>) -> Result<()> {
+    if streams.len() != order.descriptors {
+        bail!("the launcher announced {} descriptors and sent {}", order.descriptors, streams.len());
+    }
+    let [input, output, error] = match <[OwnedFd; 3]>::try_from(streams) {
+        Ok(streams) => streams,
+        Err(none) if none.is_empty() => return Ok(()),
+        Err(_) => bail!("the launcher sent another number of descriptors than three"),
+    };
+    refuse_socket("input", input.as_fd(), None)?;
+    refuse_socket("output", output.as_fd(), None)?;
+    refuse_socket("error", error.as_fd(), None)?;
+    let failed = "cannot take over the caller's descriptors";
+    dup2_stdin(input).context(failed)?;
+    dup2_stdout(output).context(failed)?;
+    dup2_stderr(error).context(failed)
 }
 
 /// The rule for one descriptor, in the launcher before it hands it over as well. `journal` is the

@@ -6,13 +6,14 @@ mod descriptors;
 mod program;
 mod proof;
 
+use std::io::Read;
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 
 use crate::cli::InsideArgs;
-use crate::control::{Order, Report};
+use crate::control::{Order, Report, receive_with};
 use crate::exit::{self, NotExecuted};
 
 pub use descriptors::refuse_socket;
@@ -51,7 +52,10 @@ fn connect(args: &InsideArgs) -> Result<UnixStream> {
 fn prove_and_become(args: &InsideArgs, launcher: &UnixStream) -> Result<std::convert::Infallible> {
     proof::prove(args)?;
     Report::Proven { version: env!("CARGO_PKG_VERSION").to_owned() }.send(launcher)?;
-    let order = Order::read(launcher)?;
+    let mut streams = Vec::new();
+    let first = receive_with(launcher, &mut streams)?;
+    let order = Order::read(first.as_slice().chain(launcher))?;
+    descriptors::install(&order, streams)?;
     if args.terminal {
         // systemd made this process a session leader; the pty is nobody's terminal yet.
         rustix::process::ioctl_tiocsctty(std::io::stdin()).context("cannot take the terminal")?;

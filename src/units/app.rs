@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::{INNER, Bind, Places, Setting, Unit, Value, bind_appfw, descriptor, word, words};
+use super::{INNER, Bind, Places, Setting, Unit, Value, bind_appfw, word, words};
 use crate::cli::WallKind;
 use crate::confinement;
 use crate::host::Host;
@@ -40,7 +40,10 @@ pub(super) fn unit(plan: &Plan, host: &Host, places: &Places) -> Unit {
     if !plan.app.user().is_root() {
         unit.kind("User", word(&plan.app.user().name));
     }
-    stdio(&mut unit, plan.stdio);
+    // The caller's descriptors arrive by the control socket; until then there is the journal.
+    unit.kind("StandardInput", word("null"));
+    unit.kind("StandardOutput", word("journal"));
+    unit.kind("StandardError", word("journal"));
     unit.kind.extend(confinement::settings(plan, host));
     bind(&mut unit.kind, plan, places, host);
     unit
@@ -65,16 +68,6 @@ fn inside(plan: &Plan, host: &Host) -> Vec<String> {
     command
 }
 
-fn stdio(unit: &mut Unit, stdio: Stdio) {
-    let values = match stdio {
-        Stdio::Terminal { .. } | Stdio::Descriptors => descriptor::APP.map(Value::Descriptor),
-        Stdio::Journal => [word("null"), word("journal"), word("journal")],
-    };
-    for (directive, value) in ["StandardInput", "StandardOutput", "StandardError"].into_iter().zip(values) {
-        unit.kind(directive, value);
-    }
-}
-
 /// Adds our own files to the binds that the confinement asks for.
 fn bind(settings: &mut [Setting], plan: &Plan, places: &Places, host: &Host) {
     let file = |name: &str, target: &Path| Bind { source: places.state.join(name), target: target.to_owned() };
@@ -84,7 +77,7 @@ fn bind(settings: &mut [Setting], plan: &Plan, places: &Places, host: &Host) {
         own.extend(host.nsswitch.iter().map(|_| file("nsswitch.conf", Path::new("/etc/nsswitch.conf"))));
     }
     for setting in settings {
-        if let ("BindReadOnlyPaths", Value::Binds(binds)) = (setting.directive, &mut setting.value) {
+        if let ("BindPaths", Value::Binds(binds)) = (setting.directive, &mut setting.value) {
             binds.splice(0..0, own.clone());
         }
     }

@@ -1,7 +1,7 @@
 //! The forwarder's service: in the host's network namespace, without privileges, filtered to its
 //! upstream where that is an address.
 
-use super::{Places, Unit, Value, bind_appfw, descriptor, own_directory, word, words};
+use super::{Bind, INNER, Places, Unit, Value, bind_appfw, own_directory, word, words};
 use crate::cli::WallKind;
 use crate::host::Host;
 use crate::network::{self, IpLists};
@@ -27,9 +27,10 @@ pub(super) fn unit(plan: &Plan, host: &Host, places: &Places) -> Unit {
         let file = places.state.join(CREDENTIAL).display().to_string();
         unit.kind("LoadCredential", Value::Pairs(vec![(CREDENTIAL.into(), file)]));
     }
-    unit.kind.extend(own_directory(vec![bind_appfw(host)]));
+    let report = Bind { source: places.state.join("report"), target: format!("{INNER}/report").into() };
+    unit.kind.extend(own_directory(vec![bind_appfw(host), report]));
     unit.kind("StandardInput", word("null"));
-    unit.kind("StandardOutput", Value::Descriptor(descriptor::REPORT));
+    unit.kind("StandardOutput", word("null"));
     unit.kind("StandardError", word("journal"));
     unit.lists(lists(&plan.via));
     harden(&mut unit, plan);
@@ -41,7 +42,7 @@ fn command(plan: &Plan, name: &str) -> Vec<String> {
         via if via.has_secret() => format!("@/run/credentials/{name}/{CREDENTIAL}"),
         via => via.secret_spec(),
     };
-    let mut command = vec!["/run/appfw/appfw".to_owned(), "forward".into(), "--report".into(), format!("--via={via}")];
+    let mut command = vec!["/run/appfw/appfw".to_owned(), "forward".into(), format!("--report={INNER}/report"), format!("--via={via}")];
     command.extend(plan.allow_destination.iter().map(|destination| format!("--allow-destination={destination}")));
     if plan.wall == WallKind::Address {
         // On the host's loopback anybody can knock: only the app's own cgroup is served.
@@ -68,29 +69,32 @@ fn lists(via: &Via) -> IpLists {
 }
 
 /// The most that a proxy can do without; `systemd-analyze security` is part of the tests.
+///
+/// Left out: ProtectKernelTunables= and PrivateDevices=, whose mounts take longer than the rest of a
+/// launch together (tests/bench). A user without capabilities can't write tunables, and
+/// DevicePolicy= closes the devices.
 fn harden(unit: &mut Unit, plan: &Plan) {
     for directive in [
         "DynamicUser",
         "NoNewPrivileges",
         "PrivateUsers",
-        "PrivateDevices",
         "PrivateTmp",
-        "ProtectHome",
         "ProtectClock",
         "ProtectControlGroups",
         "ProtectHostname",
         "ProtectKernelLogs",
         "ProtectKernelModules",
-        "ProtectKernelTunables",
         "LockPersonality",
         "MemoryDenyWriteExecute",
         "RemoveIPC",
         "RestrictRealtime",
         "RestrictSUIDSGID",
     ] {
-        let value = if directive == "ProtectHome" { word("yes") } else { Value::Bool(true) };
-        unit.kind(directive, value);
+        unit.kind(directive, Value::Bool(true));
     }
+    unit.kind("DevicePolicy", word("closed"));
+    unit.kind("KeyringMode", word("private"));
+    unit.kind("ProtectHome", word("yes"));
     unit.kind("ProtectSystem", word("strict"));
     unit.kind("ProtectProc", word("invisible"));
     unit.kind("ProcSubset", word("pid"));
@@ -111,5 +115,5 @@ fn harden(unit: &mut Unit, plan: &Plan) {
         "SystemCallFilter",
         Value::Filter { allow: true, names: vec!["@system-service".into()] },
     );
-    unit.kind("SystemCallErrorNumber", word("EPERM"));
+    unit.kind("SystemCallErrorNumber", Value::Errno(nix::errno::Errno::EPERM));
 }

@@ -19,6 +19,6 @@ pub(super) fn unit(plan: &Plan, host: &Host, places: &Places) -> Unit {
     unit.kind("StandardError", word("journal"));
     unit.kind("NoNewPrivileges", Value::Bool(true));
     unit.kind("CapabilityBoundingSet", Value::Capabilities(0));
-    unit.kind("RestrictAddressFamilies", Value::Filter { allow: true, names: vec!["none".into()] });
+    unit.kind("RestrictAddressFamilies", Value::NoFamilies);
     unit
 }

@@ -57,6 +57,10 @@ pub enum Value {
         /// Names, sets or families.
         names: Vec<String>,
     },
+    /// `RestrictAddressFamilies=none`.
+    NoFamilies,
+    /// `SystemCallErrorNumber=`.
+    Errno(nix::errno::Errno),
     /// `CapabilityBoundingSet=`: one mask, because repeated `~CAP` lists replace one another on the bus.
     Capabilities(u64),
     /// `RestrictNamespaces=yes`: no kind is left.
@@ -76,6 +80,14 @@ pub struct Bind {
     pub source: PathBuf,
     /// In the unit.
     pub target: PathBuf,
+}
+
+impl Bind {
+    /// The same path in the unit as on the host.
+    #[must_use]
+    pub fn same(path: &str) -> Self {
+        Self { source: path.into(), target: path.into() }
+    }
 }
 
 /// One unit.
@@ -165,16 +177,13 @@ impl Places {
 /// Our files as the units see them: in a directory that hides everything else of ours.
 pub const INNER: &str = "/run/appfw";
 
-/// The descriptors that travel with the units, in this order.
+/// The descriptors that travel with the life-line's unit, in this order. None travels with the
+/// app's or the forwarder's: PID 1 closes those of a unit that is loaded but not yet started.
 pub mod descriptor {
-    /// What the app gets as 0, 1 and 2.
-    pub const APP: [usize; 3] = [0, 1, 2];
     /// The reading end of the life-line.
-    pub const LIFELINE: usize = 3;
+    pub const LIFELINE: usize = 0;
     /// The caller's terminal.
-    pub const TERMINAL: usize = 4;
-    /// Where the forwarder's report goes.
-    pub const REPORT: usize = 5;
+    pub const TERMINAL: usize = 1;
 }
 
 impl Units {
@@ -202,9 +211,9 @@ fn own_directory(binds: Vec<Bind>) -> [Setting; 2] {
     [
         Setting {
             directive: "TemporaryFileSystem",
-            value: Value::FileSystems(vec![(INNER.into(), "ro,mode=0755".into())]),
+            value: Value::FileSystems(vec![(INNER.into(), "mode=0755".into())]),
         },
-        Setting { directive: "BindReadOnlyPaths", value: Value::Binds(binds) },
+        Setting { directive: "BindPaths", value: Value::Binds(binds) },
     ]
 }
 

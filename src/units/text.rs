@@ -48,6 +48,9 @@ fn lines(setting: &Setting) -> Vec<String> {
         Value::Filter { allow, names } => {
             vec![assign(format!("{}{}", if *allow { "" } else { "~" }, names.join(" ")))]
         }
+        Value::NoFamilies => vec![assign("none".into())],
+        // Display adds a description.
+        Value::Errno(errno) => vec![assign(format!("{errno:?}"))],
         Value::Capabilities(mask) => vec![assign(capability_names(*mask))],
         Value::NoNamespaces => vec![assign("yes".into())],
         Value::Listen(address) => vec![assign(address.clone())],

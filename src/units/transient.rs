@@ -60,7 +60,10 @@ pub fn plain(value: &Value) -> Variant<'_> {
                 .collect::<Vec<_>>(),
         ),
         Value::FileSystems(pairs) | Value::Pairs(pairs) => Variant::new(pairs.clone()),
+        // An allow-list of nothing; the word "none" is the unit file's.
+        Value::NoFamilies => Variant::new((true, Vec::<String>::new())),
         Value::Filter { allow, names } => Variant::new((*allow, names.clone())),
+        Value::Errno(errno) => Variant::from(*errno as i32),
         Value::Capabilities(mask) => Variant::from(*mask),
         // The mask of the kinds that are left (systemd, src/core/dbus-execute.c).
         Value::NoNamespaces => Variant::from(0_u64),
