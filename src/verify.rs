@@ -166,7 +166,7 @@ fn holds(setting: &Setting, read: &Properties) -> bool {
 }
 
 fn is_dependency(directive: &str) -> bool {
-    matches!(directive, "After" | "Requires" | "BindsTo" | "JoinsNamespaceOf")
+    matches!(directive, "After" | "Requires" | "BindsTo" | "PartOf" | "JoinsNamespaceOf")
 }
 
 /// Exactly one command, with this path and these arguments, and no flag but the one we set.

@@ -14,7 +14,8 @@ const CREDENTIAL: &str = "via";
 pub(super) fn unit(plan: &Plan, host: &Host, places: &Places) -> Unit {
     let name = plan.name.forwarder();
     let mut unit = Unit::new(name.clone(), format!("Forwarder of appfw launch {}", plan.name));
-    unit.unit("BindsTo", words([&plan.name.socket()]));
+    // It stops with the socket, which BindsTo= would keep needed for ever.
+    unit.unit("PartOf", words([&plan.name.socket()]));
     unit.unit("After", words([&plan.name.socket()]));
     // A crash of the forwarder must never be the end of the launch: it comes back at once, the
     // socket stays, and connections wait there.
