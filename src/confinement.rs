@@ -44,6 +44,9 @@ const SHOWN_OF_SYSTEMD: &str = "/run/systemd/journal";
 /// The directory by whose existence programs tell that systemd runs (sd_booted(3)): an empty one.
 const BOOTED: &str = "/run/systemd/system";
 
+/// resolved's sockets and files, shown where the host's resolver is the app's.
+const RESOLVED: &str = "/run/systemd/resolve";
+
 /// Name-service caches and responders, hidden unless the host's resolver is the app's.
 const NAME_SERVICES: [&str; 2] = ["/run/nscd", "/run/avahi-daemon"];
 
@@ -171,7 +174,9 @@ fn files(plan: &Plan, host: &Host) -> Vec<Setting> {
     let mut binds: Vec<Bind> = vec![Bind::same(SHOWN_OF_SYSTEMD)];
     let mut hidden: Vec<String> = AGENTS.map(str::to_owned).to_vec();
     match plan.resolver {
-        Resolver::Host => binds.push(Bind::same("/run/systemd/resolve")),
+        Resolver::Host => {
+            binds.extend([RESOLVED].into_iter().filter(|path| (host.exists)(path.as_ref())).map(Bind::same));
+        }
         Resolver::Off => hidden.extend(NAME_SERVICES.map(str::to_owned)),
     }
     hidden.extend(AGENTS_AT_HOME.iter().map(|file| user.home.join(file).display().to_string()));

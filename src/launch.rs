@@ -40,13 +40,13 @@ pub async fn launch(args: &LaunchArgs) -> Result<u8> {
     }
     say.detail(&format!("launch {} in the {} wall, via {}", plan.name, plan.wall.as_str(), plan.via));
     let bus = manager::connect().await?;
-    let mut manager = Manager::new(&bus).await?;
+    let manager = Manager::new(&bus).await?;
     let mut signals = Signals::new()?;
     let streams = Streams::open(&plan)?;
     let state = State::create(&base, &plan, &host)?;
     let lifeline = streams.lifeline.try_clone().context("cannot duplicate a pipe")?;
     let launch = Launch { plan: &plan, units: &units, host: &host, state: &state, say: &say };
-    let outcome = launch.run(&mut manager, &mut signals, streams, reservation).await;
+    let outcome = launch.run(&manager, &mut signals, streams, reservation).await;
     lifeline::release(&lifeline);
     drop(lifeline);
     if !(plan.detach && outcome.is_ok()) {
@@ -93,7 +93,7 @@ struct Launch<'a> {
 impl Launch<'_> {
     async fn run(
         &self,
-        manager: &mut Manager<'_>,
+        manager: &Manager<'_>,
         signals: &mut Signals,
         streams: Streams,
         reservation: Option<Reservation>,

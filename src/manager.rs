@@ -95,21 +95,18 @@ pub async fn connect() -> Result<Connection> {
 pub struct Manager<'a> {
     bus: &'a Connection,
     proxy: ManagerProxy<'a>,
-    jobs: JobRemovedStream,
 }
 
 impl<'a> Manager<'a> {
     /// # Errors
-    /// The bus refuses the watch for finished jobs.
+    /// The bus refuses.
     pub async fn new(bus: &'a Connection) -> Result<Self> {
         let proxy = ManagerProxy::builder(bus)
             .cache_properties(zbus::proxy::CacheProperties::No)
             .build()
             .await
             .context("cannot talk to systemd")?;
-        // Before any call: a job may be over before its reply is read.
-        let jobs = proxy.receive_job_removed().await.context("cannot watch systemd's jobs")?;
-        Ok(Self { bus, proxy, jobs })
+        Ok(Self { bus, proxy })
     }
 
     /// Hands all units over in one call: the life-line is started, and with it the socket that it
@@ -117,7 +114,7 @@ impl<'a> Manager<'a> {
     ///
     /// # Errors
     /// A name in use, a refusal by polkit, a setting this systemd does not know, a failed socket.
-    pub async fn load(&mut self, units: &Units, descriptors: &[OwnedFd]) -> Result<()> {
+    pub async fn load(&self, units: &Units, descriptors: &[OwnedFd]) -> Result<()> {
         let main = &units.lifeline;
         let aux: Vec<(&str, Vec<transient::Property<'_>>)> = units
             .iter()
@@ -132,11 +129,12 @@ impl<'a> Manager<'a> {
             })
             .collect();
         let properties = transient::properties(main, descriptors);
-        let job = self
-            .start_transient(&main.name, &properties, &aux)
-            .await
-            .with_context(|| format!("systemd did not take the launch's units ({})", units.app.name))?;
-        let result = self.finished(&job).await?;
+        let call = async {
+            self.start_transient(&main.name, &properties, &aux)
+                .await
+                .with_context(|| format!("systemd did not take the launch's units ({})", units.app.name))
+        };
+        let result = self.finished(&main.name, call).await?;
         if result != "done" {
             let about = match &units.forwarder {
                 Some((socket, _)) => format!("the forwarder's socket {} could not be opened", socket.name),
@@ -173,7 +171,7 @@ impl<'a> Manager<'a> {
     ///
     /// # Errors
     /// The app's job failed: its main process never ran.
-    pub async fn start(&mut self, units: &Units) -> Result<()> {
+    pub async fn start(&self, units: &Units) -> Result<()> {
         let app = &units.app.name;
         let start = async |unit: &str| {
             let job = self.proxy.start_unit(unit, "fail").await;
@@ -185,26 +183,33 @@ impl<'a> Manager<'a> {
                 None => Ok(()),
             }
         };
-        let ((), job) = tokio::try_join!(forwarder, start(app))?;
-        match self.finished(&job).await?.as_str() {
+        let both = async { tokio::try_join!(forwarder, start(app)).map(|((), job)| job) };
+        match self.finished(app, both).await?.as_str() {
             "done" => Ok(()),
             result => bail!("systemd could not start {app} (job {result}); see: journalctl -u {app}"),
         }
     }
 
-    async fn finished(&mut self, job: &OwnedObjectPath) -> Result<String> {
-        let removed = async {
-            while let Some(signal) = self.jobs.next().await {
+    /// Makes a call that queues a job for `unit`, and waits for the job's result. The watch begins
+    /// before the call, as the job may be over before its reply is read; it is for this unit alone,
+    /// as a watch for all jobs of the machine, not read for a while, would block the connection.
+    async fn finished(&self, unit: &str, call: impl Future<Output = Result<OwnedObjectPath>>) -> Result<String> {
+        const UNIT: u8 = 2;
+        let watch = self.proxy.receive_job_removed_with_args(&[(UNIT, unit)]).await;
+        let mut removed = watch.context("cannot watch systemd's jobs")?;
+        let job = call.await?;
+        let result = async {
+            while let Some(signal) = removed.next().await {
                 let args = signal.args().context("systemd sent a malformed JobRemoved")?;
-                if args.job == *job {
+                if args.job == job {
                     return Ok(args.result.clone());
                 }
             }
             bail!("the connection to systemd was lost")
         };
-        tokio::time::timeout(JOB_TIMEOUT, removed)
+        tokio::time::timeout(JOB_TIMEOUT, result)
             .await
-            .with_context(|| format!("systemd did not finish a job within {} s", JOB_TIMEOUT.as_secs()))?
+            .with_context(|| format!("systemd did not finish a job of {unit} within {} s", JOB_TIMEOUT.as_secs()))?
     }
 
     /// All properties of a unit.
@@ -250,14 +255,16 @@ impl<'a> Manager<'a> {
     ///
     /// # Errors
     /// systemd refuses.
-    pub async fn stop(&mut self, unit: &str) -> Result<()> {
-        let job = self.proxy.stop_unit(unit, "replace").await.with_context(|| format!("cannot stop {unit}"))?;
-        self.finished(&job).await.map(drop)
+    pub async fn stop(&self, unit: &str) -> Result<()> {
+        let call = async {
+            self.proxy.stop_unit(unit, "replace").await.with_context(|| format!("cannot stop {unit}"))
+        };
+        self.finished(unit, call).await.map(drop)
     }
 
     /// Takes back what is left of a launch: the app, if it runs still, then the socket, with which
     /// the forwarder goes. What is gone already is no failure.
-    pub async fn take_back(&mut self, units: &Units, app_is_over: bool) {
+    pub async fn take_back(&self, units: &Units, app_is_over: bool) {
         if !app_is_over {
             let _ = self.stop(&units.app.name).await;
         }

@@ -58,13 +58,16 @@ pub async fn receive(
                 signalled = Some(signal);
                 signal.forward(manager, watch.unit()).await;
             }
-            () = watch.over() => return match signalled {
-                Some(signal) => Ok(Reached::Ended(signal.code())),
-                None => bail!(
-                    "{} ended before its wall was proven, so nothing was run; see: journalctl -u {0}",
-                    watch.unit()
-                ),
-            },
+            over = watch.over() => {
+                over?;
+                return match signalled {
+                    Some(signal) => Ok(Reached::Ended(signal.code())),
+                    None => bail!(
+                        "{} ended before its wall was proven, so nothing was run; see: journalctl -u {0}",
+                        watch.unit()
+                    ),
+                };
+            }
         }
     }
 }

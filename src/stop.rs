@@ -28,7 +28,7 @@ pub async fn stop(name: &str) -> Result<()> {
     let name = LaunchName::new(name)?;
     let unit = name.app();
     let bus = manager::connect().await?;
-    let mut manager = Manager::new(&bus).await?;
+    let manager = Manager::new(&bus).await?;
     if is_over(&manager, &unit).await? {
         bail!("there is no launch {name}; appfw-run --unit {name} … would start one");
     }

@@ -1,7 +1,7 @@
 //! From the program's execve to its end: signals, window size, the forwarder's report, what stays
 //! behind, and the exit code.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use nix::sys::signal::Signal as Number;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::net::{UnixListener, UnixStream};
@@ -44,20 +44,27 @@ impl Watch {
         Ok(Life::of(&self.known))
     }
 
-    /// Waits for a change; returns what is known by then. Never returns once the bus is lost.
-    async fn changed(&mut self) -> Life {
+    /// Waits for a change; returns what is known by then.
+    ///
+    /// # Errors
+    /// The bus is lost: the launcher then ends, and the launch with it.
+    async fn changed(&mut self) -> Result<Life> {
         match self.changes.next().await {
             Some(changed) => {
                 self.known.extend(changed);
-                Life::of(&self.known)
+                Ok(Life::of(&self.known))
             }
-            None => std::future::pending().await,
+            None => bail!("the connection to systemd was lost, and the launch ends with it"),
         }
     }
 
     /// Waits until the unit is over.
-    pub async fn over(&mut self) {
-        while !self.changed().await.over {}
+    ///
+    /// # Errors
+    /// The bus is lost.
+    pub async fn over(&mut self) -> Result<()> {
+        while !self.changed().await?.over {}
+        Ok(())
     }
 }
 
@@ -160,7 +167,7 @@ pub async fn until_over(
             name_what_stayed(plan, say, watch.unit(), manager).await;
         }
         tokio::select! {
-            now = watch.changed() => life = now,
+            now = watch.changed() => life = now?,
             signal = signals.next() => match (signal, terminal) {
                 (Signal::Window, Some(terminal)) => terminal.resize(),
                 _ => signal.forward(manager, watch.unit()).await,

@@ -26,7 +26,7 @@ Exits with COMMAND's code, 128+n for signal n; 125 if it was never run, 126 and 
 )]
 pub struct LaunchArgs {
     /// The program and its arguments
-    #[arg(value_name = "COMMAND", required = true, trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+    #[arg(value_name = "COMMAND", required = true, trailing_var_arg = true, hide = true)]
     pub command: Vec<OsString>,
 
     /// tor, tor://HOST:PORT, socks5h://[USER:PASSWORD@]HOST:PORT, http://…, direct, none, or @FILE holding one

@@ -1,0 +1,96 @@
+#!/bin/sh
+# Installs what the lab needs on a fresh Debian, and makes under target/lab/
+#   trixie/    the root tree of the lab with systemd 257
+#   ca/        a certificate authority and the world's certificate
+#   connect    a static program that connects by address
+# Run as root. Idempotent: what is there is kept.
+set -eu
+
+here=$(cd "$(dirname "$0")" && pwd)
+lab=$(cd "$here/../.." && pwd)/target/lab
+
+host_packages="python3 python3-pytest debootstrap tor iproute2 openssl curl gcc libc6-dev procps
+systemd dbus dbus-user-session libpam-systemd polkitd"
+tree_packages="systemd,systemd-sysv,systemd-resolved,libnss-resolve,libpam-systemd,dbus,dbus-user-session,\
+polkitd,nscd,iproute2,curl,procps,python3"
+
+say() { echo "lab setup: $*"; }
+
+installed() { dpkg-query -W -f '${Status}' "$1" 2>/dev/null | grep -q 'ok installed$'; }
+
+install_packages() {
+    missing=
+    for package in $host_packages; do
+        installed "$package" || missing="$missing $package"
+    done
+    [ -n "$missing" ] || return 0
+    say "installing$missing"
+    # tor must not start: the machine's public Tor is none of the tests' business.
+    if [ ! -e /usr/sbin/policy-rc.d ]; then
+        trap 'rm -f /usr/sbin/policy-rc.d' EXIT
+        printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d
+        chmod +x /usr/sbin/policy-rc.d
+    fi
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get -qq update
+    # shellcheck disable=SC2086  # a list of words
+    apt-get -qq -y install --no-install-recommends $missing >/dev/null
+    case $missing in
+        *" tor"*) systemctl --quiet disable tor.service tor@default.service 2>/dev/null || true ;;
+    esac
+}
+
+# The mirror that this machine itself installs Debian from.
+mirror() {
+    # shellcheck disable=SC2016  # apt's own placeholder
+    found=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' \
+        'Origin: Debian' 'Label: Debian' | head -n 1)
+    echo "${found:-http://deb.debian.org/debian}"
+}
+
+make_tree() {
+    # The list of packages is written last, so it also says that the tree is complete.
+    [ "$(cat "$lab/trixie/etc/appfw-lab-packages" 2>/dev/null)" != "$tree_packages" ] || return 0
+    say "making a Debian trixie tree (systemd 257)"
+    rm -rf "$lab"/trixie "$lab"/trixie.*
+    new=$(mktemp -d "$lab/trixie.XXXXXX")
+    chmod 755 "$new"
+    if ! debootstrap --variant=minbase --include="$tree_packages" trixie "$new" "$(mirror)" >"$new.log" 2>&1; then
+        tail -n 20 "$new.log" >&2
+        say "debootstrap failed, see $new.log" >&2
+        exit 1
+    fi
+    rm -rf "$new"/var/cache/apt/archives/*.deb "$new"/var/lib/apt/lists/*
+    echo "$tree_packages" >"$new/etc/appfw-lab-packages"
+    mv "$new" "$lab/trixie"
+    rm -f "$new.log"
+}
+
+make_certificates() {
+    [ ! -e "$lab/ca/world.pem" ] || return 0
+    rm -rf "$lab/ca"
+    new=$(mktemp -d "$lab/ca.XXXXXX")
+    chmod 755 "$new"
+    openssl req -x509 -quiet -newkey rsa:2048 -nodes -days 3650 -subj '/CN=appfw lab CA' \
+        -keyout "$new/ca.key" -out "$new/ca.pem" 2>/dev/null
+    openssl req -quiet -newkey rsa:2048 -nodes -subj '/CN=tls.test' \
+        -keyout "$new/world.key" -out "$new/world.csr" 2>/dev/null
+    printf 'subjectAltName=DNS:tls.test,DNS:web.test,IP:203.0.113.10,IP:2001:db8::10\n' >"$new/san"
+    openssl x509 -req -in "$new/world.csr" -CA "$new/ca.pem" -CAkey "$new/ca.key" -CAcreateserial \
+        -days 3650 -extfile "$new/san" -out "$new/world.crt" 2>/dev/null
+    cat "$new/world.key" "$new/world.crt" >"$new/world.pem"
+    mv "$new" "$lab/ca"
+}
+
+make_connect() {
+    [ "$lab/connect" -nt "$here/connect.c" ] || gcc -O2 -Wall -static -o "$lab/connect" "$here/connect.c"
+}
+
+[ "$(id -u)" = 0 ] || { say "must be root" >&2; exit 1; }
+mkdir -p "$lab"
+exec 9>"$lab/lock"
+flock 9
+install_packages
+make_certificates
+make_connect
+make_tree
