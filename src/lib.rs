@@ -9,4 +9,5 @@
 pub mod cli;
 pub mod destination;
 pub mod forward;
+pub mod tor;
 pub mod via;

@@ -1,1 +1,0 @@
-//! What the app may ask the forwarder for.
