@@ -1,1 +1,5 @@
 //! The command lines of the two programs, as clap sees them. No decisions here.
+
+mod forward;
+
+pub use forward::ForwardArgs;

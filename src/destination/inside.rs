@@ -75,8 +75,8 @@ fn embedded_v4(address: Ipv6Addr) -> impl Iterator<Item = Ipv4Addr> {
     found.into_iter().flatten()
 }
 
-/// Whether a normalised `name` means this host whatever a resolver says. `host` is the host's name.
-pub fn inside_name(name: &str, host: &str) -> bool {
+/// Whether a normalised `name` means this host, whatever a resolver says. `own` are its names.
+pub fn inside_name(name: &str, own: &[String]) -> bool {
     // Debian's /etc/hosts, RFC 6761, and nss-myhostname(8).
     const NAMES: [&str; 14] = [
         "localhost",
@@ -96,10 +96,11 @@ pub fn inside_name(name: &str, host: &str) -> bool {
     ];
     const SUFFIXES: [&str; 2] = [".localhost", ".localdomain"];
 
-    let host = host.trim_end_matches('.').to_ascii_lowercase();
-    let short = host.split('.').next().unwrap_or_default();
-    NAMES.contains(&name)
-        || SUFFIXES.iter().any(|suffix| name.ends_with(suffix))
-        || (!short.is_empty() && (name == short || name == host))
-        || name.strip_suffix(".local").is_some_and(|stem| stem == short)
+    let is_own = |own: &String| {
+        let own = own.trim_end_matches('.').to_ascii_lowercase();
+        let short = own.split('.').next().unwrap_or_default();
+        // The bare name, the full one, and the one that mDNS gives out.
+        !short.is_empty() && (name == own || name.strip_suffix(".local").unwrap_or(name) == short)
+    };
+    NAMES.contains(&name) || SUFFIXES.iter().any(|suffix| name.ends_with(suffix)) || own.iter().any(is_own)
 }

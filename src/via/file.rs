@@ -40,7 +40,7 @@ pub fn read_spec_file(path: &Path, credentials: Option<&Path>) -> Result<String>
     };
     let metadata = file.metadata().with_context(|| format!("cannot examine {shown}"))?;
     ensure!(metadata.is_file(), "{shown} is not a regular file, as --via @FILE needs");
-    if !credentials.is_some_and(|directory| path.parent() == Some(directory)) {
+    if credentials.is_none_or(|directory| path.parent() != Some(directory)) {
         let owner = metadata.uid();
         ensure!(
             owner == 0 || owner == rustix::process::geteuid().as_raw(),

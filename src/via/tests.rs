@@ -68,7 +68,7 @@ fn what_is_malformed_is_named() {
         ("socks5://h:", "`` is not a port"),
         ("socks5://h:99999", "`99999` is not a port"),
         ("socks5://::1:80", "put an IPv6 address in brackets"),
-        ("socks5://[::1:80", "is not"),
+        ("socks5://[::1:80", "has a character that no host name has"),
         ("socks5://h:1/path", "`/path` has something after its port"),
         ("socks5://h\n:1", "a control character"),
         ("socks5://h\0:1", "a control character"),
