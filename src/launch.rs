@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use crate::address::{self, Reservation};
 use crate::cli::{LaunchArgs, WallKind};
@@ -58,10 +58,13 @@ pub async fn launch(args: &LaunchArgs) -> Result<u8> {
 
 /// `--via`, with files read and a word on passwords that the process list shows.
 fn way_out(args: &LaunchArgs, say: &Say) -> Result<Via> {
-    let via = Via::from_args(&args.via).with_context(|| {
+    if args.via.is_empty() {
         let program = args.command.first().map(|word| word.to_string_lossy()).unwrap_or_default();
-        format!("where may {program} go?")
-    })?;
+        bail!(
+            "where may {program} go? --via tor, --via socks5h://HOST:PORT, --via direct, or --via none with --deny and --allow"
+        );
+    }
+    let via = Via::from_args(&args.via)?;
     if via.has_secret() && !args.via.iter().any(|spec| spec.starts_with('@')) {
         say.warning("a password in --via is seen by everyone in the process list; keep the spec in a file of mode 0600 and write --via @FILE");
     }

@@ -1,11 +1,196 @@
-//! stub
-#![allow(missing_docs)]
-#[derive(Debug, serde::Serialize, serde::Deserialize)]
-#[serde(tag="event", rename_all="kebab-case")]
-pub enum Report { Request, UpstreamFailed{message:String} }
-pub fn run(_a: crate::cli::ForwardArgs)->anyhow::Result<()>{
-    use std::io::{Read,Write};
-    let mut l=listenfd::ListenFd::from_env();
-    let t=l.take_tcp_listener(0)?.ok_or_else(||anyhow::anyhow!("no listener"))?;
-    loop { let (mut s,_)=t.accept()?; std::thread::spawn(move||{ let mut b=[0;3]; let _=s.read_exact(&mut b); let _=s.write_all(&[5,0]); let _=s.read(&mut b);}); }
+//! The forwarder: one port, by which everything that the app may reach is reached.
+//!
+//! ```text
+//! listener ─▶ peer (whose connection?) ─▶ request (SOCKS5, HTTP) ─▶ admission (not inside) ─▶ upstream ─▶ relay
+//! ```
+
+mod admission;
+mod failure;
+mod limits;
+mod log;
+mod peer;
+mod relay;
+mod report;
+mod request;
+mod session;
+mod stream;
+mod upstream;
+
+use std::future::Future;
+use std::io;
+use std::net::{SocketAddr, TcpListener as StdListener};
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use listenfd::ListenFd;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tracing::{debug, error, info, warn};
+
+use crate::cli::ForwardArgs;
+use crate::destination::AllowDestination;
+use crate::tor::find_tor;
+use crate::via::Via;
+
+use admission::Admission;
+pub use limits::Limits;
+pub use peer::PeerWall;
+pub use report::{Report, Reporter};
+use upstream::Upstream;
+
+/// Everything that connections share.
+pub struct Forwarder {
+    via: &'static str,
+    upstream: Upstream,
+    admission: Admission,
+    peers: Option<PeerWall>,
+    reporter: Reporter,
+    limits: Limits,
+    places: Arc<Semaphore>,
+    refusals: Arc<Semaphore>,
+}
+
+impl Forwarder {
+    /// A forwarder out by `via` (where Tor has been found) that goes inside only where `allowed` says.
+    pub fn new(via: &Via, allowed: Vec<AllowDestination>, limits: Limits) -> Result<Self> {
+        Ok(Self {
+            via: via.kind(),
+            upstream: Upstream::new(via, limits)?,
+            admission: Admission::new(allowed, Path::new("/")),
+            peers: None,
+            reporter: Reporter::default(),
+            limits,
+            places: Arc::new(Semaphore::new(limits.connections)),
+            refusals: Arc::new(Semaphore::new(limits::REFUSALS)),
+        })
+    }
+
+    /// Serves nobody but the processes behind `peers`.
+    #[must_use]
+    pub fn with_peers(self, peers: PeerWall) -> Self {
+        Self { peers: Some(peers), ..self }
+    }
+
+    /// Tells the launcher what happens.
+    #[must_use]
+    pub fn with_reporter(self, reporter: Reporter) -> Self {
+        Self { reporter, ..self }
+    }
+}
+
+/// `appfw forward`: runs until it is told to stop.
+pub fn run(args: ForwardArgs) -> Result<()> {
+    log::start(std::env::var("APPFW_LOG").ok().and_then(|level| level.parse().ok()));
+    let limits = Limits::of_this_process()?;
+    let mut via = Via::from_args(&args.via)?;
+    if via.wants_tor() {
+        via.settle_tor(find_tor(Path::new("/"))?);
+    }
+    let mut forwarder = Forwarder::new(&via, args.allow_destination, limits)?;
+    if let Some(cgroup) = args.peer_cgroup {
+        forwarder = forwarder.with_peers(PeerWall::new(cgroup));
+    }
+    if let Some(path) = args.report {
+        forwarder = forwarder.with_reporter(Reporter::connect(&path)?);
+    }
+    let listeners = listeners(args.listen)?;
+    // One thread: the work is moving bytes between sockets, which is the kernel's, and one app's
+    // connections are served by one core. It starts in no time, and needs no locks to be fair.
+    // Lookups of names alone block, and get threads of their own when they come.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.context("cannot start the forwarder's runtime")?.block_on(async {
+        let mut stop = signal(SignalKind::terminate()).context("cannot listen to SIGTERM")?;
+        let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen to SIGINT")?;
+        let forwarder = Arc::new(forwarder);
+        let mut serving = JoinSet::new();
+        for listener in listeners {
+            let listener = TcpListener::from_std(listener).context("cannot use the listening socket")?;
+            debug!(address = ?listener.local_addr().ok(), %via, "ready");
+            serving.spawn(serve(listener, Arc::clone(&forwarder), std::future::pending()));
+        }
+        // Connections end with the runtime: there is nothing to save, and the app is over anyway.
+        tokio::select! {
+            _ = stop.recv() => Ok(()),
+            _ = interrupt.recv() => Ok(()),
+        }
+    })
+}
+
+/// The sockets that systemd hands over, and the one that is asked for.
+fn listeners(address: Option<SocketAddr>) -> Result<Vec<StdListener>> {
+    let mut handed = ListenFd::from_env();
+    let mut listeners = Vec::new();
+    for index in 0..handed.len() {
+        let listener =
+            handed.take_tcp_listener(index).context("systemd handed over a socket that is not a TCP listener")?;
+        listeners.extend(listener);
+    }
+    if let Some(address) = address {
+        listeners.push(StdListener::bind(address).with_context(|| format!("cannot listen on {address}"))?);
+    }
+    if listeners.is_empty() {
+        bail!("nothing to listen on: use --listen ADDRESS:PORT, or start it by its socket unit");
+    }
+    for listener in &listeners {
+        listener.set_nonblocking(true).context("cannot make the listening socket non-blocking")?;
+    }
+    Ok(listeners)
+}
+
+/// Serves `listener` until `shutdown`, then ends every connection at once.
+pub async fn serve(listener: TcpListener, forwarder: Arc<Forwarder>, shutdown: impl Future<Output = ()>) {
+    let mut sessions = JoinSet::new();
+    tokio::pin!(shutdown);
+    loop {
+        let accepted = tokio::select! {
+            () = &mut shutdown => return,
+            Some(_) = sessions.join_next() => continue,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((client, peer)) => {
+                if let Some(session) = Arc::clone(&forwarder).receive(client, peer) {
+                    sessions.spawn(session);
+                }
+            }
+            // The client gave up while it waited.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(error) => {
+                error!("cannot accept connections for the moment: {error}");
+                tokio::time::sleep(limits::ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+impl Forwarder {
+    /// What becomes of a new connection; `None` if it is closed right here.
+    fn receive(self: Arc<Self>, client: TcpStream, peer: SocketAddr) -> Option<impl Future<Output = ()> + use<>> {
+        if let Err(why) = self.admit(&client, peer) {
+            warn!("closed a connection from {peer}: {why}");
+            return None;
+        }
+        let place = Arc::clone(&self.places).try_acquire_owned();
+        let is_full = place.is_err();
+        let Ok(place) = place.or_else(|_| Arc::clone(&self.refusals).try_acquire_owned()) else {
+            info!("closed a connection from {peer}: there are too many");
+            return None;
+        };
+        Some(async move {
+            session::serve(&self, client, is_full).await;
+            drop(place);
+        })
+    }
+
+    fn admit(&self, client: &TcpStream, peer: SocketAddr) -> Result<()> {
+        let Some(peers) = &self.peers else { return Ok(()) };
+        match peers.admits(peer, client.local_addr()?) {
+            Ok(true) => Ok(()),
+            Ok(false) => bail!("it does not belong to the app"),
+            Err(error) => bail!("whose it is cannot be told: {error}"),
+        }
+    }
 }

@@ -1,0 +1,70 @@
+//! Why a request got no connection, and how that is said in each protocol.
+
+use std::fmt;
+use std::io;
+
+use fast_socks5::ReplyError;
+
+/// A request that is not served. Its message is one sentence and holds no credentials.
+#[derive(Debug)]
+pub struct Failure {
+    /// What a SOCKS5 client is told.
+    pub reply: ReplyError,
+    /// What an HTTP client is told.
+    pub status: u16,
+    /// The sentence for the log, and for people.
+    pub message: String,
+    /// The upstream itself failed, as opposed to the destination behind it.
+    pub blames_upstream: bool,
+}
+
+impl Failure {
+    /// The destination worked against us, in a way that no better code describes.
+    pub fn general(message: impl Into<String>) -> Self {
+        Self { reply: ReplyError::GeneralFailure, status: 502, message: message.into(), blames_upstream: false }
+    }
+
+    /// We refuse.
+    pub fn refused(message: impl Into<String>) -> Self {
+        Self { reply: ReplyError::ConnectionNotAllowed, status: 403, ..Self::general(message) }
+    }
+
+    /// The request itself is wrong.
+    pub fn malformed(message: impl Into<String>) -> Self {
+        Self { status: 400, ..Self::general(message) }
+    }
+
+    /// The house is full.
+    pub fn full() -> Self {
+        Self { status: 503, ..Self::general("the forwarder has as many connections as it can hold") }
+    }
+
+    /// `what` did not happen in time.
+    pub fn timed_out(what: impl fmt::Display) -> Self {
+        Self { reply: ReplyError::TtlExpired, status: 504, ..Self::general(format!("{what} timed out")) }
+    }
+
+    /// `what` failed with an error of the system.
+    pub fn system(what: impl fmt::Display, error: &io::Error) -> Self {
+        let (reply, status) = match error.kind() {
+            io::ErrorKind::ConnectionRefused => (ReplyError::ConnectionRefused, 502),
+            io::ErrorKind::NetworkUnreachable => (ReplyError::NetworkUnreachable, 502),
+            io::ErrorKind::HostUnreachable => (ReplyError::HostUnreachable, 502),
+            io::ErrorKind::TimedOut => (ReplyError::TtlExpired, 504),
+            _ => (ReplyError::GeneralFailure, 502),
+        };
+        Self { reply, status, ..Self::general(format!("{what}: {error}")) }
+    }
+
+    /// The same, but the upstream is to blame.
+    #[must_use]
+    pub fn of_upstream(self) -> Self {
+        Self { blames_upstream: true, ..self }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}

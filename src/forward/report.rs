@@ -1,0 +1,104 @@
+//! What the forwarder tells the launcher.
+
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::Mutex;
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+/// One event, a line of JSON.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Report {
+    /// An app made its first request. A bare greeting, as of a probe, is none.
+    Request,
+    /// The upstream failed for the first time.
+    UpstreamFailed {
+        /// One sentence, without credentials.
+        message: String,
+    },
+}
+
+/// Says each event once, and never waits for anyone to listen.
+#[derive(Debug, Default)]
+pub struct Reporter {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    launcher: Option<UnixStream>,
+    requested: bool,
+    failed: bool,
+}
+
+impl Reporter {
+    /// A reporter to the Unix socket at `path`.
+    pub fn connect(path: &Path) -> Result<Self> {
+        let stream = UnixStream::connect(path)
+            .with_context(|| format!("cannot connect to the launcher's report socket {}", path.display()))?;
+        Self::to(stream)
+    }
+
+    /// A reporter to a connected socket.
+    pub fn to(stream: UnixStream) -> Result<Self> {
+        stream.set_nonblocking(true).context("cannot make the report socket non-blocking")?;
+        let state = State { launcher: Some(stream), ..State::default() };
+        Ok(Self { state: Mutex::new(state) })
+    }
+
+    /// An app made a request.
+    pub(super) fn request(&self) {
+        self.once(|state| &mut state.requested, || Report::Request);
+    }
+
+    /// The upstream failed.
+    pub(super) fn upstream_failed(&self, message: &str) {
+        self.once(|state| &mut state.failed, || Report::UpstreamFailed { message: message.to_owned() });
+    }
+
+    fn once(&self, said: impl Fn(&mut State) -> &mut bool, report: impl Fn() -> Report) {
+        let Ok(mut state) = self.state.lock() else { return };
+        if std::mem::replace(said(&mut state), true) {
+            return;
+        }
+        if let (Some(launcher), Ok(mut line)) = (&mut state.launcher, serde_json::to_vec(&report())) {
+            line.push(b'\n');
+            // A launcher that is gone or busy misses it; serving the app comes first.
+            let _ = launcher.write(&line);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader};
+
+    use super::*;
+
+    #[test]
+    fn each_event_is_said_once_and_reads_back() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let reporter = Reporter::to(ours).unwrap();
+        reporter.request();
+        reporter.request();
+        reporter.upstream_failed("a \"b\"");
+        reporter.upstream_failed("c");
+        drop(reporter);
+        let lines: Vec<_> = BufReader::new(theirs).lines().map(Result::unwrap).collect();
+        assert_eq!(lines, [r#"{"event":"request"}"#, r#"{"event":"upstream-failed","message":"a \"b\""}"#]);
+        let read: Vec<Report> = lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(read, [Report::Request, Report::UpstreamFailed { message: "a \"b\"".into() }]);
+    }
+
+    #[test]
+    fn nobody_listening_is_no_trouble() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let reporter = Reporter::to(ours).unwrap();
+        drop(theirs);
+        reporter.request();
+        Reporter::default().request();
+    }
+}

@@ -1,0 +1,80 @@
+//! The body of an HTTP/1 message, carried exactly to its end and not a byte further.
+
+use std::io;
+
+use httparse::Status;
+use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+use super::head::Framing;
+use crate::forward::limits::HEAD_BYTES;
+
+/// A chunk's size line: 16 digits and an extension, which nobody uses.
+const SIZE_LINE: u64 = 4096;
+
+/// Carries a body. With [`Framing::Unsaid`] that is everything until the stream ends.
+pub(crate) async fn copy_body(
+    framing: Framing,
+    from: &mut (impl AsyncBufRead + Unpin),
+    to: &mut (impl AsyncWrite + Unpin),
+) -> io::Result<u64> {
+    let count = match framing {
+        Framing::Unsaid => tokio::io::copy_buf(from, to).await?,
+        Framing::Length(length) => copy_exactly(length, from, to).await?,
+        Framing::Chunked => copy_chunks(from, to).await?,
+    };
+    to.flush().await?;
+    Ok(count)
+}
+
+async fn copy_exactly(
+    length: u64,
+    from: &mut (impl AsyncBufRead + Unpin),
+    to: &mut (impl AsyncWrite + Unpin),
+) -> io::Result<u64> {
+    let count = tokio::io::copy_buf(&mut from.take(length), to).await?;
+    if count == length { Ok(count) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+}
+
+/// Chunks are written anew, without extensions and trailers: what is passed on has one reading only.
+async fn copy_chunks(from: &mut (impl AsyncBufRead + Unpin), to: &mut (impl AsyncWrite + Unpin)) -> io::Result<u64> {
+    let mut total = 0;
+    loop {
+        let line = read_line(from, SIZE_LINE).await?;
+        let Ok(Status::Complete((_, size))) = httparse::parse_chunk_size(&line) else {
+            return Err(malformed("a chunk without a size"));
+        };
+        if size == 0 {
+            break;
+        }
+        to.write_all(format!("{size:x}\r\n").as_bytes()).await?;
+        total += copy_exactly(size, from, to).await?;
+        if read_line(from, 2).await? != b"\r\n" {
+            return Err(malformed("a chunk longer than its size"));
+        }
+        to.write_all(b"\r\n").await?;
+    }
+    let mut trailers = HEAD_BYTES;
+    loop {
+        let line = read_line(from, trailers).await?;
+        if matches!(line.as_slice(), b"\r\n" | b"\n") {
+            break;
+        }
+        trailers -= line.len() as u64;
+    }
+    to.write_all(b"0\r\n\r\n").await?;
+    Ok(total)
+}
+
+async fn read_line(from: &mut (impl AsyncBufRead + Unpin), limit: u64) -> io::Result<Vec<u8>> {
+    let mut line = Vec::new();
+    from.take(limit).read_until(b'\n', &mut line).await?;
+    match line.last() {
+        Some(b'\n') => Ok(line),
+        Some(_) if line.len() as u64 == limit => Err(malformed("a line longer than it may be")),
+        _ => Err(io::ErrorKind::UnexpectedEof.into()),
+    }
+}
+
+fn malformed(what: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
+}

@@ -1,0 +1,128 @@
+//! The head of an HTTP/1 message: read with a bound, parsed, and cleaned of what concerns one hop only.
+
+use std::io;
+
+use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt};
+
+use crate::forward::limits::HEAD_BYTES;
+
+/// Why there is no head.
+#[derive(Debug)]
+pub(crate) enum HeadError {
+    /// The stream ended, or broke.
+    Closed,
+    /// It is larger than any honest one.
+    TooLarge,
+}
+
+impl From<io::Error> for HeadError {
+    fn from(_: io::Error) -> Self {
+        HeadError::Closed
+    }
+}
+
+/// Reads up to the empty line, and no byte further. Lines may end in a bare LF, as irssi's do.
+pub(crate) async fn read_head(reader: &mut (impl AsyncBufRead + Unpin)) -> Result<Vec<u8>, HeadError> {
+    let mut head = Vec::new();
+    let mut bounded = reader.take(HEAD_BYTES);
+    loop {
+        let start = head.len();
+        if bounded.read_until(b'\n', &mut head).await? == 0 {
+            return Err(if bounded.limit() == 0 { HeadError::TooLarge } else { HeadError::Closed });
+        }
+        if matches!(&head[start..], b"\n" | b"\r\n") {
+            return Ok(head);
+        }
+    }
+}
+
+/// How a message says where its body ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Framing {
+    /// It says nothing: no body in a request, the end of the stream in a response.
+    Unsaid,
+    /// Content-Length.
+    Length(u64),
+    /// Transfer-Encoding: chunked.
+    Chunked,
+}
+
+/// Headers on their way through, without those that concern one hop.
+#[derive(Debug)]
+pub(crate) struct Head {
+    pub(crate) framing: Framing,
+    fields: Vec<(String, Vec<u8>)>,
+}
+
+impl Head {
+    /// Takes what may pass of `headers`. An error says what makes the end of the body uncertain:
+    /// where two readers could disagree on it, one of them can be made to take a body for a request.
+    pub(crate) fn new(headers: &[httparse::Header<'_>], version: u8) -> Result<Self, &'static str> {
+        let framing = framing(headers, version)?;
+        let connection: Vec<String> = values(headers, "connection").map(str::to_ascii_lowercase).collect();
+        let passes = |header: &&httparse::Header<'_>| {
+            let name = header.name.to_ascii_lowercase();
+            !is_hop_by_hop(&name) && !connection.contains(&name)
+        };
+        let owned = |header: &httparse::Header<'_>| (header.name.to_owned(), header.value.to_vec());
+        Ok(Self { framing, fields: headers.iter().filter(passes).map(owned).collect() })
+    }
+
+    /// Writes the end of a head: the headers, the framing, and that the connection ends with this
+    /// message.
+    pub(crate) fn write(&self, to: &mut Vec<u8>) {
+        self.write_fields(to);
+        match self.framing {
+            Framing::Unsaid => {}
+            Framing::Length(length) => to.extend_from_slice(format!("Content-Length: {length}\r\n").as_bytes()),
+            Framing::Chunked => to.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
+        }
+        to.extend_from_slice(b"Connection: close\r\n\r\n");
+    }
+
+    /// Writes the headers alone.
+    pub(crate) fn write_fields(&self, to: &mut Vec<u8>) {
+        for (name, value) in &self.fields {
+            to.extend_from_slice(name.as_bytes());
+            to.extend_from_slice(b": ");
+            to.extend_from_slice(value);
+            to.extend_from_slice(b"\r\n");
+        }
+    }
+}
+
+/// RFC 9110 7.6.1, what proxies add to it, and what is written anew: the host and the framing.
+fn is_hop_by_hop(name: &str) -> bool {
+    const NAMES: [&str; 8] =
+        ["connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "host", "content-length"];
+    NAMES.contains(&name) || name.starts_with("proxy-")
+}
+
+/// The members of a comma-separated header, in all its lines. What is not UTF-8 is an empty member.
+fn values<'a>(headers: &'a [httparse::Header<'a>], name: &'static str) -> impl Iterator<Item = &'a str> {
+    let lines = headers.iter().filter(move |header| header.name.eq_ignore_ascii_case(name));
+    lines.flat_map(|header| std::str::from_utf8(header.value).unwrap_or_default().split(',').map(str::trim))
+}
+
+fn framing(headers: &[httparse::Header<'_>], version: u8) -> Result<Framing, &'static str> {
+    let mut lengths = values(headers, "content-length");
+    let mut codings = values(headers, "transfer-encoding");
+    let (length, coding) = (lengths.next(), codings.next());
+    match (length, coding) {
+        (None, None) => Ok(Framing::Unsaid),
+        (Some(_), Some(_)) => Err("both Content-Length and Transfer-Encoding"),
+        (None, Some(_)) if version == 0 => Err("a Transfer-Encoding in HTTP/1.0"),
+        (None, Some(coding)) if coding.eq_ignore_ascii_case("chunked") && codings.next().is_none() => {
+            Ok(Framing::Chunked)
+        }
+        (None, Some(_)) => Err("a Transfer-Encoding other than chunked"),
+        (Some(length), None) => {
+            // `parse` alone would take a sign.
+            let digits = length.bytes().all(|byte| byte.is_ascii_digit());
+            match length.parse() {
+                Ok(value) if digits && lengths.all(|other| other == length) => Ok(Framing::Length(value)),
+                _ => Err("no single Content-Length"),
+            }
+        }
+    }
+}

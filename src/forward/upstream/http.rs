@@ -1,0 +1,65 @@
+//! Through an HTTP proxy's CONNECT.
+
+use fast_socks5::ReplyError;
+use tokio::io::{AsyncWriteExt, BufReader};
+
+use crate::destination::Destination;
+use crate::forward::limits::HEADERS;
+use crate::forward::request::{HeadError, read_head};
+use crate::via::Endpoint;
+
+use super::{Connected, Failure, Stream};
+
+/// Asks the HTTP upstream `at`, connected by `hop`, for `destination`.
+pub(super) async fn connect(
+    mut hop: Stream,
+    at: &Endpoint,
+    authorization: Option<&str>,
+    destination: &Destination,
+) -> Result<Connected, Failure> {
+    let broken = || Failure::general(format!("the HTTP upstream {at} closed the connection, asked for {destination}"));
+    let authorization = authorization.map_or_else(String::new, |value| format!("Proxy-Authorization: {value}\r\n"));
+    let request = format!("CONNECT {destination} HTTP/1.1\r\nHost: {destination}\r\n{authorization}\r\n");
+    hop.write_all(request.as_bytes()).await.map_err(|_| broken())?;
+
+    let mut reader = BufReader::new(hop);
+    loop {
+        let head = read_head(&mut reader).await.map_err(|error| match error {
+            HeadError::Closed => broken(),
+            HeadError::TooLarge => {
+                Failure::general(format!("the HTTP upstream {at} sent too large a head")).of_upstream()
+            }
+        })?;
+        match status(&head) {
+            // Interim answers come before the one that counts.
+            Some(102..=199 | 100) => {}
+            Some(200..=299) => {
+                let early = reader.buffer().to_vec();
+                return Ok(Connected { stream: reader.into_inner(), early });
+            }
+            Some(code) => return Err(declined(code, at, destination)),
+            None => return Err(Failure::general(format!("{at} does not speak HTTP")).of_upstream()),
+        }
+    }
+}
+
+fn status(head: &[u8]) -> Option<u16> {
+    let mut headers = [httparse::EMPTY_HEADER; HEADERS];
+    let mut response = httparse::Response::new(&mut headers);
+    response.parse(head).ok().filter(httparse::Status::is_complete)?;
+    response.code
+}
+
+fn declined(code: u16, at: &Endpoint, destination: &Destination) -> Failure {
+    if code == 407 {
+        return Failure::general(format!("the HTTP upstream {at} wants another user and password")).of_upstream();
+    }
+    let (reply, status) = match code {
+        403 => (ReplyError::ConnectionNotAllowed, 502),
+        502 | 503 => (ReplyError::HostUnreachable, 502),
+        504 => (ReplyError::TtlExpired, 504),
+        _ => (ReplyError::GeneralFailure, 502),
+    };
+    let message = format!("the HTTP upstream {at} did not connect to {destination}: it answered {code}");
+    Failure { reply, status, ..Failure::general(message) }
+}

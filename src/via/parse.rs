@@ -1,0 +1,184 @@
+//! The grammar of `--via`.
+
+use std::path::Path;
+
+use anyhow::{Result, anyhow, bail, ensure};
+use percent_encoding::percent_decode_str;
+
+use super::{Credentials, Endpoint, Hop, HopKind, Via};
+use crate::destination::{Host, parse_port, printable};
+
+/// RFC 1929 counts user and password in one byte each.
+const MAX_CREDENTIAL: usize = 255;
+/// The port that SOCKS is registered at.
+const SOCKS_PORT: u16 = 1080;
+/// The port of Tor's own default configuration.
+const TOR_PORT: u16 = 9050;
+
+/// Every scheme that may follow, with what this version makes of it.
+const SCHEMES: [(&str, Option<HopKind>); 9] = [
+    ("socks5h", Some(HopKind::Socks5)),
+    ("socks5", Some(HopKind::Socks5)),
+    ("socks", Some(HopKind::Socks5)),
+    ("http", Some(HopKind::Http)),
+    ("tor", Some(HopKind::Tor)),
+    ("socks4a", None),
+    ("socks4", None),
+    ("https", None),
+    ("unix", None),
+];
+
+pub(super) fn via(specs: &[String]) -> Result<Via> {
+    match specs {
+        [] => bail!("no way out is given: use --via tor, --via socks5h://HOST:PORT or --via direct"),
+        [only] if only == "direct" => Ok(Via::Direct),
+        [only] if only == "none" => Ok(Via::None),
+        [only] => Ok(Via::Chain(vec![hop(only)?])),
+        _ if specs.iter().any(|spec| spec == "direct" || spec == "none") => {
+            bail!("`direct` and `none` stand alone: give either one of them or upstreams to --via")
+        }
+        _ => bail!("chains of several hops come with a later version: give --via once"),
+    }
+}
+
+fn hop(spec: &str) -> Result<Hop> {
+    ensure!(!spec.is_empty(), "--via is empty: use tor, socks5h://HOST:PORT, http://HOST:PORT or direct");
+    ensure!(
+        !spec.contains(|character: char| character.is_control() || character.is_whitespace()),
+        "`{}` has a space or a control character in it: percent-encode it",
+        shown(spec)
+    );
+    if spec == "tor" {
+        return Ok(Hop { kind: HopKind::Tor, endpoint: Endpoint::FindTor, credentials: None });
+    }
+    if spec.starts_with('@') {
+        bail!("`{}` in place of an upstream: a file cannot name another file", shown(spec));
+    }
+    if let Some(path) = spec.strip_prefix("tor:").filter(|rest| !rest.starts_with("//")) {
+        ensure!(path.starts_with('/'), "`{}` needs an absolute path: tor:/run/tor/socks", shown(spec));
+        let endpoint = Endpoint::Unix(Path::new(path).to_owned());
+        return Ok(Hop { kind: HopKind::Tor, endpoint, credentials: None });
+    }
+    if spec.starts_with("unix:") {
+        bail!("`unix:` comes with a later version: use socks5h://HOST:PORT");
+    }
+    let Some((scheme, rest)) = spec.split_once("://") else {
+        return Err(no_scheme(spec));
+    };
+    let kind = kind(scheme)?;
+    let (credentials, authority) = match rest.rsplit_once('@') {
+        Some((credentials, authority)) => (Some(credentials), authority),
+        None => (None, rest),
+    };
+    let credentials = credentials.map(|text| parse_credentials(text, kind)).transpose()?;
+    Ok(Hop { kind, endpoint: parse_endpoint(scheme, kind, authority)?, credentials })
+}
+
+fn kind(scheme: &str) -> Result<HopKind> {
+    let lower = scheme.to_ascii_lowercase();
+    match SCHEMES.iter().find(|(known, _)| *known == lower) {
+        Some((_, Some(kind))) => Ok(*kind),
+        Some((known, None)) => {
+            bail!("`{known}://` comes with a later version: use socks5h://HOST:PORT or http://HOST:PORT")
+        }
+        None => Err(match nearest(&lower) {
+            Some(near) => anyhow!("`{}://` is no scheme: did you mean {near}://HOST:PORT?", shown(scheme)),
+            None => anyhow!("`{}://` is no scheme: use socks5h://HOST:PORT", shown(scheme)),
+        }),
+    }
+}
+
+fn parse_endpoint(scheme: &str, kind: HopKind, authority: &str) -> Result<Endpoint> {
+    let authority = authority.strip_suffix('/').unwrap_or(authority);
+    if let Some(at) = authority.find(['/', '?', '#']) {
+        bail!("`{}` has something after its port: use {scheme}://HOST:PORT", shown(&authority[at..]));
+    }
+    let (host, port) = match authority.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
+        _ => (authority, None),
+    };
+    ensure!(!host.is_empty(), "the upstream's host is empty: use {scheme}://HOST:PORT");
+    if host.contains(':') && !host.starts_with('[') {
+        bail!("`{}` is ambiguous: put an IPv6 address in brackets, {scheme}://[HOST]:PORT", shown(authority));
+    }
+    let host: Host = host.parse()?;
+    let port = match (port, kind) {
+        (Some(port), _) => parse_port(port)?,
+        (None, HopKind::Socks5) => SOCKS_PORT,
+        (None, HopKind::Tor) => TOR_PORT,
+        // 3128, 8080, 1080 and 80 are all somebody's default, so none is ours.
+        (None, HopKind::Http) => bail!("http://{host} needs a port, for example http://{host}:3128"),
+    };
+    Ok(Endpoint::Tcp { host, port })
+}
+
+fn parse_credentials(text: &str, kind: HopKind) -> Result<Credentials> {
+    if kind == HopKind::Tor {
+        bail!("tor:// takes no user and password: they would choose the circuit, which each launch has for itself");
+    }
+    let (user, password) = text.split_once(':').unwrap_or((text, ""));
+    // None of these messages may quote what it is about.
+    let decoded = |text: &str| -> Result<String> {
+        let decoded = percent_decode_str(text).decode_utf8();
+        let decoded = decoded.map_err(|_| anyhow!("the user or password is not UTF-8 once percent-decoded"))?;
+        ensure!(decoded.len() <= MAX_CREDENTIAL, "the user or password is longer than {MAX_CREDENTIAL} bytes");
+        ensure!(!decoded.contains(char::is_control), "the user or password has a control character in it");
+        Ok(decoded.into_owned())
+    };
+    let credentials = Credentials { user: decoded(user)?, password: decoded(password)? };
+    ensure!(!credentials.user.is_empty(), "the user before the @ is empty: write USER:PASSWORD@HOST:PORT");
+    ensure!(
+        kind != HopKind::Http || !credentials.user.contains(':'),
+        "the user has a colon in it, which HTTP's Basic authentication cannot carry"
+    );
+    Ok(credentials)
+}
+
+fn no_scheme(spec: &str) -> anyhow::Error {
+    if spec.contains(':') {
+        let slashes = spec.split_once(":/").map(|(scheme, _)| scheme);
+        return match slashes.and_then(nearest) {
+            Some(near) => anyhow!("`{}` lacks a slash: did you mean {near}://HOST:PORT?", shown(spec)),
+            None => anyhow!("`{}` does not say how to speak to it: use socks5h://HOST:PORT", shown(spec)),
+        };
+    }
+    match ["tor", "direct", "none"].into_iter().find(|word| distance(word, spec) == 1) {
+        Some(word) => anyhow!("`{}` is no way out: did you mean {word}?", shown(spec)),
+        None => anyhow!(
+            "`{}` is no way out: use tor, direct, none or socks5h://HOST:PORT (names from the configuration come with a later version)",
+            shown(spec)
+        ),
+    }
+}
+
+/// A piece of a specification, fit for a message: without what may be a user and a password.
+fn shown(text: &str) -> String {
+    match text.rsplit_once('@') {
+        Some((before, after)) if !before.is_empty() => {
+            let scheme = before.split_once("://").map_or(String::new(), |(scheme, _)| format!("{scheme}://"));
+            printable(&format!("{scheme}***@{after}"))
+        }
+        _ => printable(text),
+    }
+}
+
+fn nearest(scheme: &str) -> Option<&'static str> {
+    let usable = SCHEMES.iter().filter(|(_, kind)| kind.is_some());
+    let near = usable.map(|(known, _)| (distance(known, scheme), *known));
+    near.min_by_key(|(distance, _)| *distance).filter(|(distance, _)| *distance <= 2).map(|(_, known)| known)
+}
+
+/// Levenshtein's distance, for words of a few letters.
+fn distance(left: &str, right: &str) -> usize {
+    let mut row: Vec<usize> = (0..=right.chars().count()).collect();
+    for (i, a) in left.chars().enumerate() {
+        let mut diagonal = i;
+        row[0] = i + 1;
+        for (j, b) in right.chars().enumerate() {
+            let substituted = diagonal + usize::from(a != b);
+            diagonal = row[j + 1];
+            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row.last().copied().unwrap_or_default()
+}

@@ -1,0 +1,215 @@
+//! What goes in comes out: tunnels, half-closes, requests and their bodies.
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::lab::*;
+
+#[tokio::test]
+async fn either_half_may_close_first() {
+    // Says what it got only after the client has finished.
+    let patient = server(|mut stream| async move {
+        let mut all = Vec::new();
+        stream.read_to_end(&mut all).await.unwrap();
+        stream.write_all(format!("got {}", all.len()).as_bytes()).await.unwrap();
+    })
+    .await;
+    // Finishes first, and goes on listening.
+    let hasty = server(|mut stream| async move {
+        stream.write_all(b"bye").await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut all = Vec::new();
+        stream.read_to_end(&mut all).await.unwrap();
+        assert_eq!(all, b"still here");
+    })
+    .await;
+    let forwarder = start("direct", &["localhost"]).await;
+
+    let (_, mut stream) = socks(forwarder, "127.0.0.1", patient.port()).await;
+    stream.write_all(&[7; 1000]).await.unwrap();
+    stream.shutdown().await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert_eq!(answer, "got 1000");
+
+    let (_, mut stream) = socks(forwarder, "127.0.0.1", hasty.port()).await;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert_eq!(answer, "bye");
+    stream.write_all(b"still here").await.unwrap();
+    stream.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_hundred_megabytes_each_way_at_once_are_exact() {
+    const SIZE: usize = 100_000_000;
+    let byte = |index: usize| (index.wrapping_mul(2_654_435_761) >> 13) as u8;
+    let echo = echo().await;
+    let forwarder = start("direct", &["localhost"]).await;
+    let (code, stream) = socks(forwarder, "127.0.0.1", echo.port()).await;
+    assert_eq!(code, 0);
+    let (mut reader, mut writer) = stream.into_split();
+    let writing = tokio::spawn(async move {
+        for start in (0..SIZE).step_by(100_000) {
+            let piece: Vec<u8> = (start..start + 100_000).map(byte).collect();
+            writer.write_all(&piece).await.unwrap();
+        }
+        writer.shutdown().await.unwrap();
+    });
+    let mut buffer = vec![0; 1 << 20];
+    let mut index = 0;
+    loop {
+        let count = reader.read(&mut buffer).await.unwrap();
+        if count == 0 {
+            break;
+        }
+        assert!(buffer[..count].iter().enumerate().all(|(offset, got)| *got == byte(index + offset)), "at {index}");
+        index += count;
+    }
+    writing.await.unwrap();
+    assert_eq!(index, SIZE);
+}
+
+#[tokio::test]
+async fn a_peer_that_dies_ends_both_sides() {
+    let dying = server(|stream| async move {
+        stream.set_zero_linger().unwrap();
+    })
+    .await;
+    let forwarder = start("direct", &["localhost"]).await;
+    let (_, mut stream) = socks(forwarder, "127.0.0.1", dying.port()).await;
+    let mut rest = Vec::new();
+    let _ = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut rest)).await.expect("the client is left hanging");
+}
+
+#[tokio::test]
+async fn a_plain_request_is_what_the_client_would_have_sent() {
+    let (origin, log) =
+        origin("HTTP/1.1 200 Fine\r\nContent-Type: text/plain\r\nContent-Length: 4\r\nKeep-Alive: 5\r\n\r\nbodyjunk")
+            .await;
+    let forwarder = start("direct", &["localhost"]).await;
+    let answer = say(
+        forwarder,
+        format!(
+            "GET http://{origin}/a?b=c HTTP/1.1\r\nHost: elsewhere.test\r\nUser-Agent: curl/8\r\nAccept: */*\r\n\
+             Proxy-Connection: Keep-Alive\r\nProxy-Authorization: Basic eDp5\r\nConnection: close, X-Hop\r\nX-Hop: 1\r\n\r\n"
+        ),
+    )
+    .await;
+    assert_eq!(
+        answer,
+        "HTTP/1.1 200 Fine\r\nContent-Type: text/plain\r\nContent-Length: 4\r\nConnection: close\r\n\r\nbody"
+    );
+    let expected = format!(
+        "GET /a?b=c HTTP/1.1\r\nHost: {origin}\r\nUser-Agent: curl/8\r\nAccept: */*\r\nConnection: close\r\n\r\n"
+    );
+    assert_eq!(seen(&log), [expected]);
+}
+
+#[tokio::test]
+async fn bodies_end_where_they_say() {
+    let (origin, log) = origin("HTTP/1.1 204 None\r\n\r\n").await;
+    let forwarder = start("direct", &["localhost"]).await;
+    let post = |headers: &str, body: &str| format!("POST http://{origin}/ HTTP/1.1\r\n{headers}\r\n\r\n{body}");
+    // What stands behind a body is nobody's second request.
+    let smuggled = "GET http://evil.test/ HTTP/1.1\r\n\r\n";
+    let bodies = [
+        ("Content-Length: 5", format!("12345{smuggled}"), "Content-Length: 5\r\nConnection: close\r\n\r\n12345"),
+        ("Content-Length: 0", smuggled.to_owned(), "Content-Length: 0\r\nConnection: close\r\n\r\n"),
+        (
+            "Transfer-Encoding: chunked",
+            format!("3;x=y\r\nabc\r\nA\r\n0123456789\r\n0\r\nTrailer: t\r\n\r\n{smuggled}"),
+            "Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n3\r\nabc\r\na\r\n0123456789\r\n0\r\n\r\n",
+        ),
+    ];
+    for (headers, body, expected) in &bodies {
+        let answer = say(forwarder, post(headers, body)).await;
+        assert_eq!(answer, "HTTP/1.1 204 None\r\nConnection: close\r\n\r\n");
+        let log = seen(&log);
+        assert_eq!(log.last().unwrap(), &format!("POST / HTTP/1.1\r\nHost: {origin}\r\n{expected}"));
+    }
+    assert_eq!(seen(&log).len(), bodies.len());
+}
+
+#[tokio::test]
+async fn large_bodies_both_ways() {
+    // Answers with what it got, by the same framing that it got it in.
+    let mirror = server(|stream| async move {
+        let mut stream = tokio::io::BufReader::new(stream);
+        let head = head(&mut stream).await;
+        let framing =
+            head.lines().find(|line| line.starts_with("Content-Length") || line.starts_with("Transfer")).unwrap();
+        stream.write_all(format!("HTTP/1.1 200 OK\r\n{framing}\r\n\r\n").as_bytes()).await.unwrap();
+        let (mut reader, mut writer) = tokio::io::split(stream);
+        let _ = tokio::io::copy(&mut reader, &mut writer).await;
+    })
+    .await;
+    let forwarder = start("direct", &["localhost"]).await;
+    let body: Vec<u8> = (0..3_000_000u32).map(|index| (index >> 3) as u8).collect();
+    let mut chunked = Vec::new();
+    for piece in body.chunks(77_777) {
+        chunked.extend(format!("{:x}\r\n", piece.len()).into_bytes());
+        chunked.extend_from_slice(piece);
+        chunked.extend_from_slice(b"\r\n");
+    }
+    chunked.extend_from_slice(b"0\r\n\r\n");
+    for (framing, sent) in
+        [(format!("Content-Length: {}", body.len()), &body), ("Transfer-Encoding: chunked".into(), &chunked)]
+    {
+        let stream = TcpStream::connect(forwarder).await.unwrap();
+        let (mut reader, mut writer) = stream.into_split();
+        let request = [format!("PUT http://{mirror}/ HTTP/1.1\r\n{framing}\r\n\r\n").as_bytes(), sent].concat();
+        let writing = tokio::spawn(async move {
+            writer.write_all(&request).await.unwrap();
+            writer
+        });
+        let mut answer = Vec::new();
+        tokio::time::timeout(PATIENCE, reader.read_to_end(&mut answer)).await.unwrap().unwrap();
+        let head_end = answer.windows(4).position(|window| window == b"\r\n\r\n").unwrap() + 4;
+        assert!(answer[head_end..] == sent[..], "{framing}: {} of {}", answer.len() - head_end, sent.len());
+        writing.await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn answers_of_every_kind() {
+    for (method, answer, told) in [
+        ("GET", "HTTP/1.0 200 OK\r\n\r\nuntil the end", "HTTP/1.0 200 OK\r\nConnection: close\r\n\r\nuntil the end"),
+        (
+            "GET",
+            "HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\njunk",
+            "HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+        ),
+        (
+            "HEAD",
+            "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 9\r\nConnection: close\r\n\r\n",
+        ),
+        (
+            "GET",
+            "HTTP/1.1 304 Same\r\nContent-Length: 9\r\n\r\n",
+            "HTTP/1.1 304 Same\r\nContent-Length: 9\r\nConnection: close\r\n\r\n",
+        ),
+        (
+            "GET",
+            "HTTP/1.1 407 Own\r\nContent-Length: 0\r\n\r\n",
+            "HTTP/1.1 407 Own\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+        ),
+    ] {
+        let (origin, _) = origin(answer).await;
+        let forwarder = start("direct", &["localhost"]).await;
+        assert_eq!(say(forwarder, format!("{method} http://{origin}/ HTTP/1.1\r\n\r\n")).await, told);
+    }
+    for answer in [
+        "",
+        "garbage\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nX: y",
+        "HTTP/1.1 101 Switch\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+    ] {
+        let (origin, _) = origin(answer).await;
+        let forwarder = start("direct", &["localhost"]).await;
+        let told = say(forwarder, format!("GET http://{origin}/ HTTP/1.1\r\n\r\n")).await;
+        assert!(told.starts_with("HTTP/1.1 502 Bad Gateway\r\n"), "{answer} {told}");
+    }
+}
