@@ -72,7 +72,8 @@ mod tests {
 
     #[test]
     fn two_launches_never_get_one_address() {
-        let held: Vec<Reservation> = (0..100).map(|_| reserve(ANY, 7).unwrap_or_else(|_| reserve(ANY, 9999).unwrap())).collect();
+        let held: Vec<Reservation> =
+            (0..100).map(|_| reserve(ANY, 7).unwrap_or_else(|_| reserve(ANY, 9999).unwrap())).collect();
         let distinct: std::collections::HashSet<_> = held.iter().map(|reservation| reservation.address).collect();
         assert_eq!(distinct.len(), held.len());
     }

@@ -148,7 +148,8 @@ fn privileges(plan: &Plan, host: &Host) -> Vec<Setting> {
         set("IgnoreSIGPIPE", Value::Bool(false)),
     ];
     if plan.app.user().is_root() {
-        for directive in ["ProtectKernelTunables", "ProtectKernelModules", "ProtectKernelLogs", "ProtectControlGroups"] {
+        for directive in ["ProtectKernelTunables", "ProtectKernelModules", "ProtectKernelLogs", "ProtectControlGroups"]
+        {
             settings.push(set(directive, Value::Bool(true)));
         }
         settings.push(set("ReadOnlyPaths", present(READ_ONLY_FOR_ROOT.map(str::to_owned).to_vec(), host)));

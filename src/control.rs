@@ -12,8 +12,8 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recvmsg,
-    sendmsg,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+    recvmsg, sendmsg,
 };
 use serde::{Deserialize, Serialize};
 
@@ -70,7 +70,8 @@ pub fn send_with(mut to: &UnixStream, bytes: &[u8], descriptors: &[OwnedFd]) -> 
     if !borrowed.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(&borrowed)) {
         bail!("more descriptors than a message can carry");
     }
-    let sent = sendmsg(to, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL).context("appfw inside is gone")?;
+    let sent =
+        sendmsg(to, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL).context("appfw inside is gone")?;
     to.write_all(&bytes[sent..]).context("appfw inside is gone")
 }
 

@@ -72,11 +72,7 @@ pub fn proxy_variables(scheme: EnvScheme, address: SocketAddrV4, exempt: &[IpNet
 
 /// A network as clients understand it in NO_PROXY: single addresses without a prefix.
 fn plain(network: &IpNet) -> String {
-    if network.prefix_len() == network.max_prefix_len() {
-        network.addr().to_string()
-    } else {
-        network.to_string()
-    }
+    if network.prefix_len() == network.max_prefix_len() { network.addr().to_string() } else { network.to_string() }
 }
 
 /// The whole environment of the app, from the plan and the caller's variables.

@@ -48,13 +48,7 @@ impl User {
 
 impl From<unistd::User> for User {
     fn from(user: unistd::User) -> Self {
-        Self {
-            name: user.name,
-            uid: user.uid.as_raw(),
-            gid: user.gid.as_raw(),
-            home: user.dir,
-            shell: user.shell,
-        }
+        Self { name: user.name, uid: user.uid.as_raw(), gid: user.gid.as_raw(), home: user.dir, shell: user.shell }
     }
 }
 
@@ -82,6 +76,8 @@ pub struct Host {
     pub random: u32,
     /// Whether a path exists.
     pub exists: fn(&Path) -> bool,
+    /// The group of a path, if it exists.
+    pub group_of: fn(&Path) -> Option<u32>,
     /// Looks a user up, by name or number.
     pub find_user: fn(&str) -> Result<User>,
 }
@@ -116,6 +112,7 @@ impl Host {
             },
             random: random()?,
             exists: |path| path.symlink_metadata().is_ok(),
+            group_of: |path| path.metadata().ok().map(|found| found.gid()),
             find_user: User::find,
         })
     }

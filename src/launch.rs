@@ -116,7 +116,8 @@ impl Launch<'_> {
         let mut watch = Watch::new(manager, &self.units.app.name).await?;
         manager.start(self.units).await?;
         let order = self.order(streams.app.len());
-        let reached = reception::receive(self.plan, self.state, &order, &streams.app, &mut watch, signals, manager).await;
+        let reached =
+            reception::receive(self.plan, self.state, &order, &streams.app, &mut watch, signals, manager).await;
         // The pty reports its end once nobody holds the app's side.
         drop(streams.app);
         let code = match reached {
@@ -125,7 +126,16 @@ impl Launch<'_> {
                 return Ok(0);
             }
             Ok(Reached::Executed) => {
-                wait::until_over(self.plan, self.say, &mut watch, signals, manager, terminal.as_ref(), &self.state.report).await
+                wait::until_over(
+                    self.plan,
+                    self.say,
+                    &mut watch,
+                    signals,
+                    manager,
+                    terminal.as_ref(),
+                    &self.state.report,
+                )
+                .await
             }
             Ok(Reached::Ended(code)) => Ok(code),
             Err(error) => Err(self.hint(error)),
@@ -145,9 +155,7 @@ impl Launch<'_> {
             environment: app_environment(self.plan, &self.host.environment),
             directories: match &self.plan.directory {
                 Directory::Asked(directory) => vec![directory.clone()],
-                Directory::Caller(directory) => {
-                    directory.iter().cloned().chain([home.clone(), "/".into()]).collect()
-                }
+                Directory::Caller(directory) => directory.iter().cloned().chain([home.clone(), "/".into()]).collect(),
             },
         }
     }

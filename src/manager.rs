@@ -256,9 +256,7 @@ impl<'a> Manager<'a> {
     /// # Errors
     /// systemd refuses.
     pub async fn stop(&self, unit: &str) -> Result<()> {
-        let call = async {
-            self.proxy.stop_unit(unit, "replace").await.with_context(|| format!("cannot stop {unit}"))
-        };
+        let call = async { self.proxy.stop_unit(unit, "replace").await.with_context(|| format!("cannot stop {unit}")) };
         self.finished(unit, call).await.map(drop)
     }
 

@@ -15,11 +15,8 @@ const KEYWORDS: [(&str, [&str; 2]); 4] = [
 ];
 
 /// The canaries of a plain rule list: documentation addresses (RFC 5737), which no host has.
-const CANARIES: [Ipv4Addr; 3] = [
-    Ipv4Addr::new(192, 0, 2, 1),
-    Ipv4Addr::new(198, 51, 100, 1),
-    Ipv4Addr::new(203, 0, 113, 254),
-];
+const CANARIES: [Ipv4Addr; 3] =
+    [Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(198, 51, 100, 1), Ipv4Addr::new(203, 0, 113, 254)];
 
 /// One unit's `IPAddressAllow=` and `IPAddressDeny=`. Allow beats deny; order means nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -215,7 +215,9 @@ impl Plan {
             (_, false) => IpLists::only(Vec::new()),
             (_, true) => {
                 let mut allow = vec![network::host(*self.address.ip())];
-                allow.extend(self.rules.allow.iter().filter(|network| **network != allow[0]).copied().collect::<Vec<IpNet>>());
+                allow.extend(
+                    self.rules.allow.iter().filter(|network| **network != allow[0]).copied().collect::<Vec<IpNet>>(),
+                );
                 IpLists::only(allow)
             }
         }
@@ -237,7 +239,9 @@ fn choose_wall(asked: Option<WallKind>, via: &Via, mut rules: IpLists) -> Result
     if !plain {
         let wall = asked.unwrap_or(WallKind::Strict);
         if !rules.deny.is_empty() {
-            bail!("--deny adds nothing here: behind a forwarder everything else is denied; plain rules go with --via none");
+            bail!(
+                "--deny adds nothing here: behind a forwarder everything else is denied; plain rules go with --via none"
+            );
         }
         if wall == WallKind::Strict && !rules.allow.is_empty() {
             bail!("--allow needs --wall address: in the strict wall the app reaches the forwarder alone");
@@ -247,7 +251,9 @@ fn choose_wall(asked: Option<WallKind>, via: &Via, mut rules: IpLists) -> Result
     }
     if rules.deny.is_empty() && rules.allow.is_empty() {
         if asked == Some(WallKind::Address) {
-            bail!("--wall address with --via none needs rules: --deny NET, or leave --wall out for no network whatever");
+            bail!(
+                "--wall address with --via none needs rules: --deny NET, or leave --wall out for no network whatever"
+            );
         }
         return Ok((WallKind::Strict, rules));
     }
@@ -285,9 +291,8 @@ fn choose_address(asked: Option<&str>, wall: WallKind, via: &Via) -> Result<Sock
     if wall != WallKind::Address || *via == Via::None {
         bail!("--address goes with --wall address and a forwarder: in a namespace it is always {}", ADDRESS.ip());
     }
-    let address = word
-        .parse::<SocketAddrV4>()
-        .or_else(|_| word.parse::<Ipv4Addr>().map(|ip| SocketAddrV4::new(ip, PORT)));
+    let address =
+        word.parse::<SocketAddrV4>().or_else(|_| word.parse::<Ipv4Addr>().map(|ip| SocketAddrV4::new(ip, PORT)));
     match address {
         Ok(address) if address.ip().is_loopback() && address.port() != 0 => Ok(address),
         _ => bail!("--address {word:?}: takes an address of 127.0.0.0/8 and a port, such as 127.100.90.50:1080"),

@@ -119,7 +119,9 @@ async fn accept_own(plan: &Plan, listener: &UnixListener) -> Result<UnixStream> 
         let (stream, _) = listener.accept().await.context("cannot accept on the control socket")?;
         let pid = stream.peer_cred().ok().and_then(|peer| peer.pid());
         let cgroup = pid.and_then(|pid| std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok());
-        if cgroup.is_some_and(|text| text.lines().any(|line| line.starts_with("0::") && line.ends_with(&plan.name.cgroup()))) {
+        if cgroup
+            .is_some_and(|text| text.lines().any(|line| line.starts_with("0::") && line.ends_with(&plan.name.cgroup())))
+        {
             return Ok(stream);
         }
     }

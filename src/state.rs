@@ -177,7 +177,9 @@ fn record(plan: &Plan) -> Record<'_> {
 /// for 127.0.0.1, the default of resolv.conf(5).
 fn resolv_conf(plan: &Plan) -> String {
     let server = plan.lists().canary().map_or_else(|| "127.0.0.1".to_owned(), |canary| canary.to_string());
-    format!("# Written by appfw-run: names are the forwarder's to resolve.\nnameserver {server}\noptions timeout:1 attempts:1\n")
+    format!(
+        "# Written by appfw-run: names are the forwarder's to resolve.\nnameserver {server}\noptions timeout:1 attempts:1\n"
+    )
 }
 
 /// nsswitch.conf(5) with its `hosts` line replaced, all else as it was: users and groups must

@@ -98,12 +98,7 @@ pub fn app(unit: &Unit, read: &Properties) -> Result<()> {
 pub fn settings(unit: &Unit, read: &Properties) -> Result<()> {
     for setting in unit.settings() {
         if !holds(setting, read) {
-            bail!(
-                "{}: systemd holds another {}= than was asked for{}",
-                unit.name,
-                setting.directive,
-                blame(read)
-            );
+            bail!("{}: systemd holds another {}= than was asked for{}", unit.name, setting.directive, blame(read));
         }
     }
     Ok(())
@@ -116,10 +111,7 @@ pub fn settings(unit: &Unit, read: &Properties) -> Result<()> {
 pub fn slice(name: &str, read: &Properties) -> Result<()> {
     match read.get("IPAddressAllow") {
         Some(list) if is_empty(list) => Ok(()),
-        Some(_) => bail!(
-            "{name} has IPAddressAllow=, which opens every unit below it{}; remove it",
-            blame(read)
-        ),
+        Some(_) => bail!("{name} has IPAddressAllow=, which opens every unit below it{}; remove it", blame(read)),
         None => bail!("cannot read IPAddressAllow= of {name}, which could open the wall"),
     }
 }
@@ -251,7 +243,9 @@ mod tests {
         let unit = unit(settings);
         let mut held: Properties = unit
             .settings()
-            .map(|setting| (transient::name(setting).to_owned(), transient::plain(&setting.value).try_to_owned().unwrap()))
+            .map(|setting| {
+                (transient::name(setting).to_owned(), transient::plain(&setting.value).try_to_owned().unwrap())
+            })
             .collect();
         held.insert("InaccessiblePaths".into(), Variant::new(vec!["-/b", "-/a"]).try_to_owned().unwrap());
         app(&unit, &held).unwrap();

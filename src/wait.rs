@@ -192,8 +192,7 @@ async fn name_what_stayed(plan: &Plan, say: &Say, unit: &str, manager: &Manager<
     if processes.is_empty() {
         return;
     }
-    let named: Vec<String> =
-        processes.iter().take(SHOWN).map(|(pid, command)| format!("{command} ({pid})")).collect();
+    let named: Vec<String> = processes.iter().take(SHOWN).map(|(pid, command)| format!("{command} ({pid})")).collect();
     let more = if processes.len() > SHOWN { ", …" } else { "" };
     say.plain(&format!(
         "{} has ended, still running: {}{more}; Ctrl-C ends them, --exit-with-main does not wait",
@@ -211,7 +210,8 @@ struct Forwarder {
 
 impl Forwarder {
     fn new(report: &std::os::unix::net::UnixListener) -> Result<Self> {
-        let listener = report.try_clone().and_then(UnixListener::from_std).context("cannot read the forwarder's report")?;
+        let listener =
+            report.try_clone().and_then(UnixListener::from_std).context("cannot read the forwarder's report")?;
         Ok(Self { listener, lines: None, used: false })
     }
 

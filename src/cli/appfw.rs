@@ -38,6 +38,17 @@ pub enum Subcommand {
 
 /// Subcommands of the contract that this version does not have yet.
 pub const LATER: [&str; 13] = [
-    "check", "doctor", "list", "status", "log", "profile", "unit", "confine", "unconfine", "desktop", "connect",
-    "completions", "man",
+    "check",
+    "doctor",
+    "list",
+    "status",
+    "log",
+    "profile",
+    "unit",
+    "confine",
+    "unconfine",
+    "desktop",
+    "connect",
+    "completions",
+    "man",
 ];

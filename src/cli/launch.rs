@@ -186,9 +186,8 @@ impl clap::Args for LaterArgs {
 
 impl clap::FromArgMatches for LaterArgs {
     fn from_arg_matches(matches: &clap::ArgMatches) -> Result<Self, clap::Error> {
-        let given = |Later(name, ..): &&Later| {
-            matches.value_source(name) == Some(clap::parser::ValueSource::CommandLine)
-        };
+        let given =
+            |Later(name, ..): &&Later| matches.value_source(name) == Some(clap::parser::ValueSource::CommandLine);
         Ok(Self { given: LATER.iter().find(given).map(|Later(name, ..)| *name) })
     }
 

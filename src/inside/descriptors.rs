@@ -56,7 +56,9 @@ pub fn refuse_socket(name: &str, fd: BorrowedFd<'_>, journal: Option<&str>) -> R
     let stat = rustix::fs::fstat(fd).with_context(|| format!("cannot look at the standard {name}"))?;
     let is_socket = FileType::from_raw_mode(stat.st_mode) == FileType::Socket;
     if is_socket && journal != Some(&format!("{}:{}", stat.st_dev, stat.st_ino)) {
-        bail!("the standard {name} is a socket made outside the wall, which would stay open to the app; use a pipe or a file");
+        bail!(
+            "the standard {name} is a socket made outside the wall, which would stay open to the app; use a pipe or a file"
+        );
     }
     Ok(())
 }

@@ -64,7 +64,8 @@ fn find(program: &OsStr, path: &OsStr) -> Result<PathBuf> {
     }
     let mut seen = None;
     for directory in std::env::split_paths(path) {
-        let file = if directory.as_os_str().is_empty() { Path::new(".").join(program) } else { directory.join(program) };
+        let file =
+            if directory.as_os_str().is_empty() { Path::new(".").join(program) } else { directory.join(program) };
         if !file.is_file() {
             continue;
         }

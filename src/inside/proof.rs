@@ -20,8 +20,7 @@ const DISCARD: u16 = 9;
 /// How long an answer over loopback may take on a machine under load.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-const NOT_IN_FORCE: &str =
-    "the kernel or a container keeps systemd from attaching its BPF filter (docs/troubleshooting.md), so nothing was run";
+const NOT_IN_FORCE: &str = "the kernel or a container keeps systemd from attaching its BPF filter (docs/troubleshooting.md), so nothing was run";
 
 /// Proves what `args` expect.
 ///
@@ -48,14 +47,18 @@ fn own_cgroup(expected: &str) -> Result<()> {
         // In a container the root of the hierarchy may show before it.
         Some(path) if path.ends_with(expected) => Ok(()),
         Some(path) => bail!("the app was moved to the cgroup {path}, which has no wall; expected {expected}"),
-        None => bail!("there is no unified cgroup hierarchy, which the wall needs: boot with systemd.unified_cgroup_hierarchy=1"),
+        None => bail!(
+            "there is no unified cgroup hierarchy, which the wall needs: boot with systemd.unified_cgroup_hierarchy=1"
+        ),
     }
 }
 
 fn private_namespace(outside: Option<u64>) -> Result<()> {
     let own = std::fs::metadata("/proc/self/ns/net").context("cannot tell the own network namespace")?.ino();
     if outside == Some(own) {
-        bail!("systemd gave the app no network namespace of its own, the host's network is open to it; namespaces are not permitted here (a container?), so nothing was run");
+        bail!(
+            "systemd gave the app no network namespace of its own, the host's network is open to it; namespaces are not permitted here (a container?), so nothing was run"
+        );
     }
     let interfaces = nix::net::if_::if_nameindex().context("cannot list network interfaces")?;
     let names: Vec<String> =

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::{INNER, Bind, Places, Setting, Unit, Value, bind_appfw, word, words};
+use super::{Bind, INNER, Places, Setting, Unit, Value, bind_appfw, word, words};
 use crate::cli::WallKind;
 use crate::confinement;
 use crate::host::Host;
@@ -51,8 +51,7 @@ pub(super) fn unit(plan: &Plan, host: &Host, places: &Places) -> Unit {
 
 fn inside(plan: &Plan, host: &Host) -> Vec<String> {
     let lists = plan.lists();
-    let mut command =
-        vec![format!("{INNER}/appfw"), "inside".to_owned(), format!("--wall={}", plan.wall.as_str())];
+    let mut command = vec![format!("{INNER}/appfw"), "inside".to_owned(), format!("--wall={}", plan.wall.as_str())];
     if plan.has_forwarder() {
         command.push(format!("--forwarder={}", plan.address));
     }

@@ -1,7 +1,7 @@
 //! The forwarder's service: in the host's network namespace, without privileges, filtered to its
 //! upstream where that is an address.
 
-use super::{Bind, INNER, Places, Unit, Value, bind_appfw, own_directory, word, words};
+use super::{Bind, INNER, Places, Setting, Unit, Value, bind_appfw, own_directory, word, words};
 use crate::cli::WallKind;
 use crate::host::Host;
 use crate::network::{self, IpLists};
@@ -34,7 +34,8 @@ pub(super) fn unit(plan: &Plan, host: &Host, places: &Places) -> Unit {
     unit.kind("StandardOutput", word("null"));
     unit.kind("StandardError", word("journal"));
     unit.lists(lists(&plan.via));
-    harden(&mut unit, plan);
+    unit.kind.extend(socket_group(&plan.via, host));
+    harden(&mut unit);
     unit
 }
 
@@ -43,13 +44,26 @@ fn command(plan: &Plan, name: &str) -> Vec<String> {
         via if via.has_secret() => format!("@/run/credentials/{name}/{CREDENTIAL}"),
         via => via.secret_spec(),
     };
-    let mut command = vec!["/run/appfw/appfw".to_owned(), "forward".into(), format!("--report={INNER}/report"), format!("--via={via}")];
+    let mut command = vec![
+        "/run/appfw/appfw".to_owned(),
+        "forward".into(),
+        format!("--report={INNER}/report"),
+        format!("--via={via}"),
+    ];
     command.extend(plan.allow_destination.iter().map(|destination| format!("--allow-destination={destination}")));
     if plan.wall == WallKind::Address {
         // On the host's loopback anybody can knock: only the app's own cgroup is served.
         command.push(format!("--peer-cgroup=/sys/fs/cgroup{}", plan.name.cgroup()));
     }
     command
+}
+
+/// The group by which the forwarder may connect to an upstream's Unix socket: debian-tor's, say.
+fn socket_group(via: &Via, host: &Host) -> Option<Setting> {
+    let Via::Chain(hops) = via else { return None };
+    let Endpoint::Unix(path) = &hops.first()?.endpoint else { return None };
+    let group = (host.group_of)(path)?;
+    Some(Setting { directive: "SupplementaryGroups", value: words([&group.to_string()]) })
 }
 
 /// Only its upstream, where that is an address; nothing by IP at all where it is a Unix socket.
@@ -74,7 +88,7 @@ fn lists(via: &Via) -> IpLists {
 /// Left out: ProtectKernelTunables= and PrivateDevices=, whose mounts take longer than the rest of a
 /// launch together (tests/bench). A user without capabilities can't write tunables, and
 /// DevicePolicy= closes the devices.
-fn harden(unit: &mut Unit, plan: &Plan) {
+fn harden(unit: &mut Unit) {
     for directive in [
         "DynamicUser",
         "NoNewPrivileges",
@@ -102,19 +116,10 @@ fn harden(unit: &mut Unit, plan: &Plan) {
     unit.kind("UMask", Value::Number(0o077));
     unit.kind("CapabilityBoundingSet", Value::Capabilities(0));
     unit.kind("RestrictNamespaces", Value::NoNamespaces);
-    let mut families = vec!["AF_UNIX", "AF_INET", "AF_INET6"];
-    if plan.wall == WallKind::Address {
-        // sock_diag tells the client's cgroup.
-        families.push("AF_NETLINK");
-    }
-    unit.kind(
-        "RestrictAddressFamilies",
-        Value::Filter { allow: true, names: families.into_iter().map(str::to_owned).collect() },
-    );
+    // AF_NETLINK: the host's own addresses, which are inside, and whose socket a client is.
+    let families = ["AF_UNIX", "AF_INET", "AF_INET6", "AF_NETLINK"].map(str::to_owned).to_vec();
+    unit.kind("RestrictAddressFamilies", Value::Filter { allow: true, names: families });
     unit.kind("SystemCallArchitectures", words(["native"]));
-    unit.kind(
-        "SystemCallFilter",
-        Value::Filter { allow: true, names: vec!["@system-service".into()] },
-    );
+    unit.kind("SystemCallFilter", Value::Filter { allow: true, names: vec!["@system-service".into()] });
     unit.kind("SystemCallErrorNumber", Value::Errno(nix::errno::Errno::EPERM));
 }

@@ -192,9 +192,7 @@ impl Units {
     pub fn new(plan: &Plan, host: &Host, places: &Places) -> Self {
         Self {
             lifeline: lifeline::unit(plan, host, places),
-            forwarder: plan
-                .has_forwarder()
-                .then(|| (socket::unit(plan, places), forwarder::unit(plan, host, places))),
+            forwarder: plan.has_forwarder().then(|| (socket::unit(plan, places), forwarder::unit(plan, host, places))),
             app: app::unit(plan, host, places),
         }
     }

@@ -30,9 +30,7 @@ fn lines(setting: &Setting) -> Vec<String> {
         Value::Number(number) => vec![assign(number.to_string())],
         Value::Span(span) if span.is_zero() => vec![assign("0".into())],
         Value::Span(span) => vec![assign(format!("{}ms", span.as_millis()))],
-        Value::Words(words) if directive == "Environment" => {
-            words.iter().map(|word| assign(quoted(word))).collect()
-        }
+        Value::Words(words) if directive == "Environment" => words.iter().map(|word| assign(quoted(word))).collect(),
         Value::Words(words) => vec![assign(words.join(" "))],
         Value::Paths(paths) => paths.iter().map(|path| assign(quoted(path))).collect(),
         Value::Networks(networks) => {

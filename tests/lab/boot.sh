@@ -126,6 +126,10 @@ add_users
 add_bait
 hostname lab
 ip link set lo up
+# The world joins its wire meanwhile (world_daemon.py). systemd-resolved 257 stays "Network is down" if that comes later.
+until [ -n "$(ip -6 route show default)" ]; do
+    sleep 0.02
+done
 cd "$root"
 mkdir -p .outside
 pivot_root . .outside

@@ -79,8 +79,9 @@ class Lab:
         if not TREES[self.version].joinpath("usr").is_dir():
             raise LabError(f"{TREES[self.version]} is missing: run tests/lab/setup.sh")
         try:
-            self._boot(outlives_caller)
+            self._launch(outlives_caller)
             self.world.start()
+            self._finish_boot()
         except BaseException:
             print(self._console(), file=sys.stderr)
             self.stop()
@@ -101,7 +102,7 @@ class Lab:
     def stop(self):
         """Ends everything and leaves nothing on the machine. Mounts and networks go with their last process."""
         if self.cgroup.exists():
-            # Atomic, for all processes; PID 1 and so the rest of its namespace first of all.
+            # One write for systemd, everything in it, the world and Tor.
             (self.cgroup / "cgroup.kill").write_text("1")
             wait_until(lambda: "populated 0" in (self.cgroup / "cgroup.events").read_text(), 10, "the lab's end")
             for directory, _, _ in os.walk(self.cgroup, topdown=False):
@@ -110,12 +111,14 @@ class Lab:
             self._process.wait()
         shutil.rmtree(self.directory, ignore_errors=True)
 
-    def _boot(self, outlives_caller):
+    def _launch(self, outlives_caller):
+        """Starts what becomes PID 1, and returns when its namespaces are there."""
         scratch = self.directory / "root"
         scratch.mkdir(parents=True)
-        self.cgroup.mkdir()
+        for part in "systemd", "world":
+            (self.cgroup / part).mkdir(parents=True)
         command = [
-            *self._in_cgroup(self.cgroup),
+            *self.in_cgroup("systemd"),
             *([] if outlives_caller else ["setpriv", "--pdeathsig", "KILL"]),
             *([] if self.bpf else ["/usr/bin/python3", HERE / "deny_bpf.py"]),
             *["unshare", "--mount", "--uts", "--ipc", "--net", "--cgroup"],
@@ -128,8 +131,11 @@ class Lab:
         self.pid = self._process.pid
         state = {"pid": self.pid, "version": self.version, "bpf": self.bpf}
         (self.directory / "lab.json").write_text(json.dumps(state))
+        wait_until(self._has_own_network, BOOT_LIMIT, "the lab's namespaces")
+
+    def _finish_boot(self):
         wait_until(self._manager_listens, BOOT_LIMIT, "systemd's start")
-        (self.cgroup / "outside").mkdir()
+        (self.cgroup / "systemd" / "outside").mkdir()
         self.run(["systemctl", "is-system-running", "--wait"], timeout=BOOT_LIMIT)
         failed = self.run(["systemctl", "--failed", "--plain", "--no-legend"]).stdout.decode()
         if failed.strip():
@@ -137,10 +143,17 @@ class Lab:
         if self.binaries.joinpath("appfw-run").exists():
             self.install(self.binaries)
 
+    def _has_own_network(self):
+        self._check_alive()
+        return not os.path.samefile(f"/proc/{self.pid}/ns/net", "/proc/self/ns/net")
+
     def _manager_listens(self):
+        self._check_alive()
+        return self.path("/run/systemd/private").exists()
+
+    def _check_alive(self):
         if self._process.poll() is not None:
             raise LabError(f"the lab's PID 1 ended with {self._process.returncode}")
-        return self.path("/run/systemd/private").exists()
 
     def _console(self):
         try:
@@ -173,7 +186,7 @@ class Lab:
         """
         account = self._account(user)
         command = [
-            *self._in_cgroup(self.cgroup / "outside"),
+            *self.in_cgroup("systemd/outside"),
             *["nsenter", f"--target={self.pid}", "--mount", "--uts", "--ipc", "--net", "--cgroup"],
             *(["setsid", "--ctty"] if tty else []),
             *["setpriv", "--reuid", user, "--regid", user, "--init-groups"],
@@ -216,10 +229,9 @@ class Lab:
         self.run(["journalctl", "--sync"])
         return self.run(["journalctl", "--quiet", "--no-pager", "--output=cat", "--unit", unit]).stdout.decode()
 
-    @staticmethod
-    def _in_cgroup(cgroup):
-        """The start of a command: the process joins CGROUP, then becomes what follows."""
-        return ["sh", "-c", 'echo $$ >"$0/cgroup.procs" && exec "$@"', cgroup]
+    def in_cgroup(self, part):
+        """The start of a command: the process joins that part of the lab's cgroup, then becomes what follows."""
+        return ["sh", "-c", 'echo $$ >"$0/cgroup.procs" && exec "$@"', self.cgroup / part]
 
     def _account(self, user):
         """What a login of USER has in its environment."""

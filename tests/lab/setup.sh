@@ -68,12 +68,12 @@ make_tree() {
 
 make_certificates() {
     [ ! -e "$lab/ca/world.pem" ] || return 0
-    rm -rf "$lab/ca"
+    rm -rf "$lab"/ca "$lab"/ca.*
     new=$(mktemp -d "$lab/ca.XXXXXX")
     chmod 755 "$new"
-    openssl req -x509 -quiet -newkey rsa:2048 -nodes -days 3650 -subj '/CN=appfw lab CA' \
+    openssl req -x509 -newkey rsa:2048 -nodes -days 3650 -subj '/CN=appfw lab CA' \
         -keyout "$new/ca.key" -out "$new/ca.pem" 2>/dev/null
-    openssl req -quiet -newkey rsa:2048 -nodes -subj '/CN=tls.test' \
+    openssl req -newkey rsa:2048 -nodes -subj '/CN=tls.test' \
         -keyout "$new/world.key" -out "$new/world.csr" 2>/dev/null
     printf 'subjectAltName=DNS:tls.test,DNS:web.test,IP:203.0.113.10,IP:2001:db8::10\n' >"$new/san"
     openssl x509 -req -in "$new/world.csr" -CA "$new/ca.pem" -CAkey "$new/ca.key" -CAcreateserial \

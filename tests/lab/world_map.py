@@ -1,0 +1,40 @@
+"""Where everything in the world is. Exists only inside labs, whatever these addresses are elsewhere."""
+
+LAB_LINK = "lab0"
+WORLD_LINK = "world0"
+
+LAB_ADDRESSES = ["203.0.113.2/24", "10.0.0.2/24", "169.254.10.2/16", "2001:db8::2/64", "fe80::2/64"]
+GATEWAYS = ["203.0.113.1", "2001:db8::1"]
+
+ORIGIN, ORIGIN6 = "203.0.113.10", "2001:db8::10"
+UPSTREAM = "203.0.113.20"
+DNS, DNS6 = "203.0.113.53", "2001:db8::53"
+TOR_RELAYS = ["203.0.113.31", "203.0.113.32", "203.0.113.33"]
+
+ON_LINK = [f"{address}/24" for address in ["203.0.113.1", ORIGIN, UPSTREAM, DNS, *TOR_RELAYS]]
+ON_LINK += ["10.0.0.7/24", "10.0.0.9/24", "169.254.10.10/16"]
+ON_LINK += [f"{address}/64" for address in ["2001:db8::1", ORIGIN6, "2001:db8::20", DNS6, "fe80::10"]]
+# Reached through the gateway.
+ROUTED = ["8.8.8.8/32", "1.1.1.1/32", "9.9.9.9/32", "10.1.2.3/32"]
+ROUTED += ["2001:db8:8::8/128", "2001:db8:1::1/128", "2001:db8:9::9/128", "fd00::7/128"]
+MULTICAST, MULTICAST6 = "239.1.2.3", "ff05::1:3"
+
+SETTLE = ("203.0.113.1", 4)  # where World.settle() sends its markers
+EXIT_DNS = (DNS, 5353)  # the resolver of the Tor exits
+PASSWORD = ("lab", "secret")
+
+NAMES = {
+    "web.test": [ORIGIN, ORIGIN6],
+    "tls.test": [ORIGIN, ORIGIN6],
+    "v4.test": [ORIGIN],
+    "upstream.test": [UPSTREAM],
+    "ten.test": ["10.0.0.7"],
+    "loopback.test": ["127.0.0.1", "::1"],  # a name that tries to lead a proxy to itself
+}
+# Known to EXIT_DNS alone: who has fetched from it has come through Tor.
+EXIT_NAMES = {**NAMES, "exit-only.test": [ORIGIN]}
+
+
+def plain(addresses):
+    """Without their prefix lengths."""
+    return [address.partition("/")[0] for address in addresses]

@@ -1,0 +1,152 @@
+"""The upstream proxies: SOCKS5 and HTTP, each without and with a password.
+
+They resolve names by the world's own table, never by a resolver, and log whether they were given a name or an
+address.
+"""
+
+import asyncio
+import base64
+import ipaddress
+import socket
+import struct
+
+import world_map
+from world_servers import serve, read_head
+
+SOCKS5 = 5
+NO_PASSWORD, PASSWORD, NONE_SUITS = 0, 2, 255
+CONNECT = 1
+V4, NAME, V6 = 1, 3, 4
+SUCCEEDED, UNREACHABLE, REFUSED, NO_SUCH_COMMAND = 0, 4, 5, 7
+
+
+async def start(log):
+    """Returns when all of them listen."""
+    for handler, server, port, secret in [
+        (socks, "socks5", 1080, None),
+        (socks, "socks5-password", 1081, world_map.PASSWORD),
+        (http_proxy, "http-proxy", 3128, None),
+        (http_proxy, "http-proxy-password", 3129, world_map.PASSWORD),
+    ]:
+        await serve(handler, log, server, world_map.UPSTREAM, port, socket.AF_INET, secret=secret)
+
+
+async def _dial(host, port):
+    """Connects to a name of the table, or to an address."""
+    try:
+        address = str(ipaddress.ip_address(host))
+    except ValueError:
+        if host not in world_map.NAMES:
+            raise OSError(f"no such name: {host}") from None
+        address = world_map.NAMES[host][0]
+    return await asyncio.open_connection(address, port)
+
+
+def _requested(host, port):
+    """How a destination is logged: `name` or `ip`, never both."""
+    try:
+        return {"ip": str(ipaddress.ip_address(host)), "name": None, "dport": port}
+    except ValueError:
+        return {"ip": None, "name": host, "dport": port}
+
+
+async def _relay(reader, writer, far_reader, far_writer):
+    async def copy(source, sink):
+        while data := await source.read(65536):
+            sink.write(data)
+            await sink.drain()
+        sink.write_eof()
+
+    try:
+        await asyncio.gather(copy(reader, far_writer), copy(far_reader, writer))
+    finally:
+        far_writer.close()
+
+
+# SOCKS5
+
+async def socks(log, reader, writer, secret):
+    _, count = await reader.readexactly(2)
+    offered = await reader.readexactly(count)
+    method = PASSWORD if secret or PASSWORD in offered and NO_PASSWORD not in offered else NO_PASSWORD
+    if method not in offered:
+        log("refused", methods=list(offered))
+        writer.write(bytes([SOCKS5, NONE_SUITS]))
+        return
+    writer.write(bytes([SOCKS5, method]))
+    auth = None
+    if method == PASSWORD:
+        auth = await _read_password(reader)
+        right = not secret or tuple(auth) == secret
+        writer.write(bytes([1, 0 if right else 1]))
+        if not right:
+            log("refused", auth=auth)
+            return
+    _, command, _, kind = await reader.readexactly(4)
+    host = await _read_host(reader, kind)
+    port, = struct.unpack("!H", await reader.readexactly(2))
+    log("socks", command=command, auth=auth, **_requested(host, port))
+    if command != CONNECT:
+        writer.write(_socks_reply(NO_SUCH_COMMAND))
+        return
+    try:
+        far = await _dial(host, port)
+    except OSError as error:
+        writer.write(_socks_reply(REFUSED if isinstance(error, ConnectionRefusedError) else UNREACHABLE))
+        return
+    writer.write(_socks_reply(SUCCEEDED))
+    await _relay(reader, writer, *far)
+
+
+async def _read_password(reader):
+    async def text():
+        length, = await reader.readexactly(1)
+        return (await reader.readexactly(length)).decode()
+
+    await reader.readexactly(1)
+    return [await text(), await text()]
+
+
+async def _read_host(reader, kind):
+    if kind == NAME:
+        length, = await reader.readexactly(1)
+        return (await reader.readexactly(length)).decode()
+    return str(ipaddress.ip_address(await reader.readexactly({V4: 4, V6: 16}[kind])))
+
+
+def _socks_reply(code):
+    return struct.pack("!BBBB4sH", SOCKS5, code, 0, V4, bytes(4), 0)
+
+
+# HTTP
+
+async def http_proxy(log, reader, writer, secret):
+    (method, target, version), fields = await read_head(reader)
+    auth = fields.get("proxy-authorization")
+    wanted = secret and "Basic " + base64.b64encode(":".join(secret).encode()).decode()
+    host, port, path = _destination(method, target)
+    log("http", method=method, target=target, auth=auth, host=fields.get("host"), **_requested(host, port))
+    if wanted and auth != wanted:
+        writer.write(b"HTTP/1.1 407 Proxy Authentication Required\r\n"
+                     b"Proxy-Authenticate: Basic realm=lab\r\nContent-Length: 0\r\n\r\n")
+        return
+    try:
+        far_reader, far_writer = await _dial(host, port)
+    except OSError:
+        writer.write(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n")
+        return
+    if method == "CONNECT":
+        writer.write(b"HTTP/1.1 200 Connected\r\n\r\n")
+    else:
+        # One request a connection, so that each is logged.
+        kept = {name: value for name, value in fields.items() if name not in ("proxy-authorization", "connection")}
+        lines = [f"{method} {path} {version}", *(f"{name}: {value}" for name, value in kept.items())]
+        far_writer.write("\r\n".join([*lines, "connection: close", "", ""]).encode("latin-1"))
+    await _relay(reader, writer, far_reader, far_writer)
+
+
+def _destination(method, target):
+    """Host, port and path of `host:port` or `http://host:port/path`."""
+    authority, slash, path = target.removeprefix("http://").partition("/")
+    host, _, port = authority.rpartition(":") if authority[-1:] != "]" and ":" in authority else (authority, "", "")
+    return host.strip("[]"), int(port or (443 if method == "CONNECT" else 80)), slash + path or "/"

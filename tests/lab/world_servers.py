@@ -1,0 +1,186 @@
+"""The world's HTTP, HTTPS, echo, DNS and multicast servers. They log each request, and whom it reached."""
+
+import asyncio
+import functools
+import ipaddress
+import pathlib
+import socket
+import ssl
+import struct
+
+import world_map
+
+CERTIFICATE = pathlib.Path(__file__).resolve().parents[2] / "target/lab/ca/world.pem"
+DNS_TYPES = {1: "A", 28: "AAAA", 12: "PTR", 65: "HTTPS"}
+NO_ERROR, NAME_ERROR = 0, 3
+
+
+async def start(log):
+    """Returns when all of them listen."""
+    for family, everywhere in (socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::"):
+        await serve(http, log, "http", everywhere, 80, family)
+        await serve(http, log, "https", everywhere, 443, family, _tls())
+        await serve(echo, log, "echo", everywhere, 7, family)
+        await serve(dns_stream, log, "dns", everywhere, 53, family, names=world_map.NAMES)
+    # A datagram is answered from the address it was sent to, so each address has its own socket.
+    for address in world_map.plain(world_map.ON_LINK + world_map.ROUTED):
+        await _listen(Echo(log, "udp-echo", address), address, 7)
+        await _listen(Datagrams(log, "udp-sink", address), address, 9)
+        await _listen(Dns(log, "dns", address, world_map.NAMES), address, 53)
+    await _listen(Dns(log, "exit-dns", world_map.DNS, world_map.EXIT_NAMES), *world_map.EXIT_DNS)
+    await _listen(Marker(log, "settle", world_map.SETTLE[0]), *world_map.SETTLE)
+    await _join_multicast(log)
+
+
+async def serve(handler, log, server, address, port, family, tls=None, **more):
+    handle = functools.partial(_handled, handler, log, server, more)
+    await asyncio.start_server(handle, address, port, family=family, ssl=tls)
+
+
+async def _handled(handler, log, server, more, reader, writer):
+    at, peer = writer.get_extra_info("sockname"), writer.get_extra_info("peername")
+    here = {"server": server, "at": at[0], "port": at[1], "peer": peer[0], "peer_port": peer[1]}
+    log("accept", **here)
+    try:
+        await handler(functools.partial(log, **here), reader, writer, **more)
+    except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+        pass  # the client is gone or talks nonsense: its own business
+    finally:
+        writer.close()
+
+
+def _tls():
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(CERTIFICATE)
+    return context
+
+
+# Streams
+
+async def read_head(reader):
+    """An HTTP message's first line, as its words, and its fields with names in lower case."""
+    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+    first, *lines = head.rstrip().split("\r\n")
+    fields = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    return first.split(), fields
+
+
+async def http(log, reader, writer):
+    """Says which address was reached and who came; /bytes/N sends N zero bytes. Keeps the connection."""
+    while True:
+        (method, target, _), fields = await read_head(reader)
+        log("request", method=method, target=target, host=fields.get("host"), fields=fields)
+        await reader.readexactly(int(fields.get("content-length", 0)))
+        if target.startswith("/bytes/"):
+            length = int(target.removeprefix("/bytes/"))
+            writer.write(f"HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n".encode())
+            while length > 0:
+                writer.write(bytes(min(length, 65536)))
+                length -= 65536
+                await writer.drain()
+        else:
+            at, peer = writer.get_extra_info("sockname")[0], writer.get_extra_info("peername")[0]
+            body = f"world {at} sees {peer}\n".encode()
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        await writer.drain()
+        if fields.get("connection", "").lower() == "close":
+            return
+
+
+async def echo(log, reader, writer):
+    """Sends back what comes."""
+    while data := await reader.read(65536):
+        writer.write(data)
+        await writer.drain()
+
+
+async def dns_stream(log, reader, writer, names):
+    """DNS over TCP."""
+    while True:
+        length, = struct.unpack("!H", await reader.readexactly(2))
+        reply = answer(await reader.readexactly(length), names, log)
+        writer.write(struct.pack("!H", len(reply)) + reply)
+
+
+# Datagrams
+
+class Datagrams(asyncio.DatagramProtocol):
+    """Logs each datagram; heirs answer."""
+
+    def __init__(self, log, server, address):
+        self.log = functools.partial(log, server=server, at=address)
+
+    def connection_made(self, transport):
+        self.transport = transport
+
+    def datagram_received(self, data, peer):
+        self.log("datagram", peer=peer[0], peer_port=peer[1], length=len(data))
+        self.reply(data, peer)
+
+    def reply(self, data, peer):
+        """Nothing, here."""
+
+
+class Echo(Datagrams):
+    def reply(self, data, peer):
+        self.transport.sendto(data, peer)
+
+
+class Marker(Datagrams):
+    """World.settle()'s: not an event of any server."""
+
+    def datagram_received(self, data, peer):
+        self.log.func("marker-served", token=data.decode())
+
+
+class Dns(Datagrams):
+    def __init__(self, log, server, address, names):
+        super().__init__(log, server, address)
+        self.names = names
+
+    def reply(self, data, peer):
+        log = functools.partial(self.log, peer=peer[0], peer_port=peer[1])
+        self.transport.sendto(answer(data, self.names, log), peer)
+
+
+async def _listen(protocol, address, port):
+    scope = socket.if_nametoindex(world_map.WORLD_LINK) if address.startswith("fe80") else 0
+    where = (address, port, 0, scope) if ":" in address else (address, port)
+    listener = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
+    listener.setblocking(False)
+    listener.bind(where)
+    await asyncio.get_running_loop().create_datagram_endpoint(lambda: protocol, sock=listener)
+
+
+async def _join_multicast(log):
+    link = socket.if_nametoindex(world_map.WORLD_LINK)
+    for group in world_map.MULTICAST, world_map.MULTICAST6:
+        protocol = Datagrams(log, "multicast", group)
+        await _listen(protocol, group, 9)
+        member = protocol.transport.get_extra_info("socket")
+        packed = ipaddress.ip_address(group).packed
+        if ":" in group:
+            member.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, packed + struct.pack("i", link))
+        else:
+            member.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, struct.pack("4s4si", packed, bytes(4), link))
+
+
+# DNS
+
+def answer(query, names, log):
+    """The reply to one question. Letter case is kept and ignored: resolvers randomise it against forgers."""
+    identifier, = struct.unpack_from("!H", query)
+    labels, offset = [], 12
+    while length := query[offset]:
+        labels.append(query[offset + 1 : offset + 1 + length].decode("latin-1"))
+        offset += 1 + length
+    kind, = struct.unpack_from("!H", query, offset + 1)
+    question = query[12 : offset + 5]
+    name = ".".join(labels).lower()
+    log("query", name=name, type=DNS_TYPES.get(kind, str(kind)))
+    addresses = [ipaddress.ip_address(address) for address in names.get(name, [])]
+    records = [address.packed for address in addresses if kind == {4: 1, 6: 28}[address.version]]
+    # The name as a pointer to the question, class IN, no time to live: nothing is cached between tests.
+    body = b"".join(struct.pack("!HHHIH", 0xC00C, kind, 1, 0, len(packed)) + packed for packed in records)
+    code = NO_ERROR if name in names else NAME_ERROR
+    return struct.pack("!HHHHHH", identifier, 0x8580 | code, 1, len(records), 0, 0) + question + body
