@@ -38,10 +38,14 @@ fn lines(setting: &Setting) -> Vec<String> {
         }
         Value::Binds(binds) => binds
             .iter()
-            .map(|bind| assign(quoted(&format!("{}:{}", colons(&bind.source), colons(&bind.target)))))
+            .map(|bind| assign(format!("{}:{}", beside_colon(&bind.source), beside_colon(&bind.target))))
             .collect(),
-        Value::FileSystems(pairs) | Value::Pairs(pairs) => {
-            pairs.iter().map(|(name, value)| assign(quoted(&format!("{name}:{value}")))).collect()
+        Value::FileSystems(pairs) => {
+            pairs.iter().map(|(path, options)| assign(quoted(&format!("{path}:{options}")))).collect()
+        }
+        // LoadCredential= takes quotes as they stand.
+        Value::Pairs(pairs) => {
+            pairs.iter().map(|(name, value)| assign(specifiers(&format!("{name}:{value}")))).collect()
         }
         Value::Filter { allow, names } => {
             vec![assign(format!("{}{}", if *allow { "" } else { "~" }, names.join(" ")))]
@@ -65,9 +69,10 @@ fn specifiers(text: &str) -> String {
     text.replace('%', "%%")
 }
 
-/// A path inside a colon-separated value.
-fn colons(path: &std::path::Path) -> String {
-    path.display().to_string().replace(':', "\\:")
+/// A path of a colon-separated value, where a colon separates outside quotes alone.
+fn beside_colon(path: &std::path::Path) -> String {
+    let text = path.display().to_string();
+    if text.contains(':') { in_quotes(&text) } else { quoted(&text) }
 }
 
 /// One word, quoted where systemd would split or unescape it (systemd.syntax(7), "Quoting").
@@ -76,6 +81,10 @@ fn quoted(word: &str) -> String {
     if !word.is_empty() && word.chars().all(plain) {
         return specifiers(word);
     }
+    in_quotes(word)
+}
+
+fn in_quotes(word: &str) -> String {
     let mut text = String::from("\"");
     for c in word.chars() {
         match c {
@@ -84,7 +93,7 @@ fn quoted(word: &str) -> String {
             '\n' => text.push_str("\\n"),
             '\t' => text.push_str("\\t"),
             '%' => text.push_str("%%"),
-            c if c.is_control() => text.push_str(&format!("\\x{:02x}", u32::from(c))),
+            c if c.is_control() => text.push_str(&format!("\\u{:04x}", u32::from(c))),
             c => text.push(c),
         }
     }

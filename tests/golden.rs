@@ -1,0 +1,308 @@
+//! Golden tests: `tests/golden/NN-name/` holds a command line and the units that follow from it.
+//!
+//! - `args`: one argument a line, `\n` in it for a line break
+//! - `host` (optional): what differs from the fake host, `key=value` a line: `user`, `terminal`
+//!   (which of `in`, `out`, `err` are terminals), `appfw`, `env.NAME`
+//! - `expected`: the units as text; `UPDATE_GOLDEN=1` rewrites it
+//!
+//! The same cases hold the two renderers against each other, and are fed to `systemd-analyze verify`.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod fixture;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use appfw::host::Host;
+use appfw::units::{Unit, Units, Value, text, transient};
+use zbus::zvariant::Value as Variant;
+
+struct Case {
+    directory: PathBuf,
+    units: Units,
+}
+
+fn cases() -> Vec<Case> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let mut directories: Vec<PathBuf> = fs::read_dir(root).unwrap().map(|entry| entry.unwrap().path()).collect();
+    directories.sort();
+    assert!(directories.len() >= 18, "golden cases are missing");
+    directories.into_iter().map(case).collect()
+}
+
+fn case(directory: PathBuf) -> Case {
+    let args = fs::read_to_string(directory.join("args")).unwrap();
+    let args: Vec<String> = args.lines().map(|line| line.replace("\\n", "\n")).collect();
+    let host = host(&fs::read_to_string(directory.join("host")).unwrap_or_default());
+    let plan = fixture::plan_on(&host, &args).unwrap_or_else(|error| panic!("{}: {error:#}", directory.display()));
+    let units = fixture::units(&plan, &host);
+    Case { directory, units }
+}
+
+fn host(tweaks: &str) -> Host {
+    let mut host = fixture::host();
+    for line in tweaks.lines() {
+        match line.split_once('=').unwrap() {
+            ("user", user) => host.caller = (host.find_user)(user).unwrap(),
+            ("terminal", which) => host.terminals = ["in", "out", "err"].map(|name| which.contains(name)),
+            ("appfw", path) => host.appfw = path.into(),
+            (name, value) => host.environment.push((name.strip_prefix("env.").unwrap().into(), value.into())),
+        }
+    }
+    host
+}
+
+#[test]
+fn plans_become_the_expected_units() {
+    let update = std::env::var_os("UPDATE_GOLDEN").is_some();
+    for Case { directory, units } in cases() {
+        let (file, text) = (directory.join("expected"), text::all(&units));
+        if update {
+            fs::write(&file, &text).unwrap();
+        }
+        let expected = fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        let (mut got, mut wanted) = (text.lines(), expected.lines());
+        for number in 1.. {
+            match (got.next(), wanted.next()) {
+                (None, None) => break,
+                (got, wanted) => assert_eq!(got, wanted, "{}, line {number}", file.display()),
+            }
+        }
+    }
+}
+
+#[test]
+fn no_unit_shows_a_password_an_argument_or_the_environment() {
+    for Case { directory, units } in cases() {
+        let all = text::all(&units) + &format!("{units:?}");
+        for secret in ["hunter2", "s3cr3t", "ARGUMENT", "ENVIRONMENT"] {
+            assert!(!all.contains(secret), "{}: {secret}", directory.display());
+        }
+    }
+}
+
+/// A unit file, by section and directive: what each assignment says, in order.
+type File = BTreeMap<String, Vec<String>>;
+
+fn read(text: &str) -> File {
+    let mut file = File::new();
+    for line in text.lines().filter(|line| !line.is_empty() && !line.starts_with(['[', '#'])) {
+        let (directive, value) = line.split_once('=').unwrap();
+        file.entry(directive.to_owned()).or_default().push(value.to_owned());
+    }
+    file
+}
+
+/// What a directive is called in unit files, by its name on the bus (systemd's dbus-*.c).
+fn directive(property: &str) -> &str {
+    match property {
+        "Listen" => "ListenStream",
+        "ExecStartEx" => "ExecStart",
+        "TimeoutStopUSec" => "TimeoutStopSec",
+        "RestartUSec" => "RestartSec",
+        "StartLimitIntervalUSec" => "StartLimitIntervalSec",
+        other => other,
+    }
+}
+
+/// The words of a value as systemd splits them (extract-word.c with EXTRACT_UNQUOTE and
+/// EXTRACT_CUNESCAPE), `separators` beside blanks; `%%` is `%`, any other specifier is a mistake.
+fn split(value: &str, separators: &str) -> Vec<String> {
+    let (mut words, mut word, mut quoted, mut any) = (Vec::new(), String::new(), false, false);
+    let mut rest = value.chars();
+    while let Some(c) = rest.next() {
+        match c {
+            '"' => (quoted, any) = (!quoted, true),
+            '\\' => {
+                any = true;
+                word.push(match rest.next().unwrap() {
+                    'n' => '\n',
+                    't' => '\t',
+                    c @ ('"' | '\\' | ':') => c,
+                    other => panic!("escape \\{other} in {value}"),
+                });
+            }
+            '%' => {
+                any = true;
+                assert_eq!(rest.next(), Some('%'), "a specifier in {value}");
+                word.push('%');
+            }
+            '\'' if !quoted => panic!("an unquoted ' in {value}"),
+            c if !quoted && (c == ' ' || separators.contains(c)) => {
+                words.push(std::mem::take(&mut word));
+                any = false;
+            }
+            c => word.push(c),
+        }
+    }
+    assert!(!quoted, "an open quote in {value}");
+    if any || !word.is_empty() {
+        words.push(word);
+    }
+    words
+}
+
+/// What the unit file says, in the words of the bus.
+fn from_text(directive: &str, values: &[String]) -> Vec<String> {
+    let all = |separators| values.iter().flat_map(|value| split(value, separators)).collect::<Vec<_>>();
+    let one = || values.last().unwrap().clone();
+    match directive {
+        // Free text and single words: only specifiers are expanded.
+        "Description" | "LoadCredential" => vec![one().replace("%%", "%")],
+        "CapabilityBoundingSet" => {
+            let bit = |name: &String| 1_u64 << fixture::CAPABILITIES.iter().find(|(known, _)| known == name).unwrap().1;
+            vec![all("").iter().map(bit).sum::<u64>().to_string()]
+        }
+        "UMask" => vec![u32::from_str_radix(&one(), 8).unwrap().to_string()],
+        "TimeoutStopSec" | "RestartSec" | "StartLimitIntervalSec" => {
+            let milliseconds: u64 = one().trim_end_matches("ms").parse().unwrap();
+            vec![(milliseconds * 1000).to_string()]
+        }
+        "SystemCallErrorNumber" => vec![if one() == "EPERM" { "1".into() } else { one() }],
+        "RestrictNamespaces" => vec![if one() == "yes" { "0".into() } else { one() }],
+        "RestrictAddressFamilies" if one() == "none" => vec!["allow".into()],
+        "RestrictAddressFamilies" | "SystemCallFilter" => match one().strip_prefix('~') {
+            Some(names) => [vec!["deny".into()], split(names, "")].concat(),
+            None => [vec!["allow".into()], all("")].concat(),
+        },
+        // Their separator counts outside quotes alone (load-fragment.c).
+        "BindPaths" => all(":"),
+        "ExecStart" => split(one().strip_prefix(':').expect("`$` is not expanded"), ""),
+        _ => all(""),
+    }
+}
+
+/// The items of an array or the fields of a structure.
+fn items<'a>(value: &'a Variant<'a>) -> &'a [Variant<'a>] {
+    match value {
+        Variant::Array(array) => array.inner(),
+        Variant::Structure(structure) => structure.fields(),
+        other => panic!("{other:?} has no items"),
+    }
+}
+
+fn string(value: &Variant<'_>) -> String {
+    value.downcast_ref().unwrap()
+}
+
+fn strings(value: &Variant<'_>) -> Vec<String> {
+    items(value).iter().map(string).collect()
+}
+
+/// What the bus says, in the same words.
+fn from_bus(value: &Variant<'_>) -> Vec<String> {
+    match value {
+        Variant::Bool(on) => vec![if *on { "yes" } else { "no" }.into()],
+        Variant::Str(word) => vec![word.to_string()],
+        Variant::U32(number) => vec![number.to_string()],
+        Variant::U64(number) => vec![number.to_string()],
+        Variant::I32(number) => vec![number.to_string()],
+        Variant::Structure(filter) => match filter.fields() {
+            [Variant::Bool(allow), names] => {
+                [vec![if *allow { "allow" } else { "deny" }.to_owned()], strings(names)].concat()
+            }
+            other => panic!("no rule for {other:?}"),
+        },
+        list => items(list).iter().flat_map(|item| from_item(&list.value_signature().to_string(), item)).collect(),
+    }
+}
+
+fn from_item(signature: &str, item: &Variant<'_>) -> Vec<String> {
+    if signature == "as" {
+        return vec![string(item)];
+    }
+    match (signature, items(item)) {
+        ("a(iayu)", [family, address, prefix]) => vec![network(family, address, prefix)],
+        // Recursive, and not to be ignored if absent: the defaults of unit files.
+        ("a(ssbt)", [source, target, Variant::Bool(false), Variant::U64(16384)]) => {
+            vec![string(source), string(target)]
+        }
+        ("a(ss)", [kind, address]) if string(kind) == "Stream" => vec![string(address)],
+        ("a(ss)", [name, value]) => vec![format!("{}:{}", string(name), string(value))],
+        ("a(sasas)", [path, argv, flags]) => {
+            assert_eq!(strings(flags), ["no-env-expand"]);
+            assert_eq!(string(path), strings(argv)[0]);
+            strings(argv)
+        }
+        (signature, fields) => panic!("no rule for {signature}: {fields:?}"),
+    }
+}
+
+fn network(family: &Variant<'_>, address: &Variant<'_>, prefix: &Variant<'_>) -> String {
+    let bytes: Vec<u8> = items(address).iter().map(|byte| byte.downcast_ref().unwrap()).collect();
+    let address = match family.downcast_ref::<i32>().unwrap() {
+        nix::libc::AF_INET => IpAddr::from(<[u8; 4]>::try_from(bytes).unwrap()),
+        nix::libc::AF_INET6 => IpAddr::from(<[u8; 16]>::try_from(bytes).unwrap()),
+        other => panic!("family {other}"),
+    };
+    format!("{address}/{}", prefix.downcast_ref::<u32>().unwrap())
+}
+
+#[test]
+fn the_two_renderers_say_the_same() {
+    let descriptors: Vec<OwnedFd> = (0..2).map(|_| fs::File::open("/dev/null").unwrap().into()).collect();
+    for Case { directory, units } in cases() {
+        for unit in units.iter() {
+            agree(unit, &descriptors, &format!("{}, {}", directory.display(), unit.name));
+        }
+    }
+}
+
+fn agree(unit: &Unit, descriptors: &[OwnedFd], place: &str) {
+    let text = text::one(unit);
+    let mut file = read(&text);
+    for (name, value) in transient::properties(unit, descriptors) {
+        if let Some(stream) = name.strip_suffix("FileDescriptor") {
+            assert!(matches!(value, Variant::Fd(_)), "{place}: {name}");
+            assert!(text.contains(&format!("# {stream}= is a descriptor")), "{place}: {name}");
+            continue;
+        }
+        let directive = directive(name);
+        let on_the_bus = from_bus(&value);
+        let in_the_file = file.remove(directive).map(|values| from_text(directive, &values));
+        // A list that holds nothing needs no line.
+        assert_eq!(in_the_file.unwrap_or_default(), on_the_bus, "{place}: {directive}=");
+    }
+    assert!(file.is_empty(), "{place}: only in the file: {file:?}");
+    let directives: BTreeSet<_> = unit.settings().map(|setting| setting.directive).collect();
+    assert_eq!(directives.len(), unit.settings().count(), "{place}: a directive stands twice");
+}
+
+#[test]
+fn systemd_understands_every_unit() {
+    if Command::new("systemd-analyze").arg("--version").output().is_err() {
+        eprintln!("skipped: there is no systemd-analyze here");
+        return;
+    }
+    for Case { directory, units } in cases() {
+        let place = tempfile::tempdir().unwrap();
+        let files: Vec<PathBuf> = units.iter().map(|unit| write_verifiable(place.path(), unit)).collect();
+        let output = Command::new("systemd-analyze")
+            .args(["verify", "--man=no", "--recursive-errors=no", "--generators=no"])
+            .args(&files)
+            .env("SYSTEMD_UNIT_PATH", format!("{}:", place.path().display()))
+            .output()
+            .unwrap();
+        let complaints = String::from_utf8_lossy(&output.stderr);
+        let ours: Vec<&str> = complaints.lines().filter(|line| line.contains("appfw-")).collect();
+        assert!(output.status.success() && ours.is_empty(), "{}: {complaints}", directory.display());
+    }
+}
+
+/// As `--dry-run` prints it, but for the program, which is bound in at the start only.
+fn write_verifiable(directory: &Path, unit: &Unit) -> PathBuf {
+    let mut unit = unit.clone();
+    for setting in &mut unit.kind {
+        if let Value::Exec(command) = &mut setting.value {
+            command[0] = "/bin/true".to_owned();
+        }
+    }
+    let file = directory.join(&unit.name);
+    fs::write(&file, text::one(&unit)).unwrap();
+    file
+}
