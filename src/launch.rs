@@ -50,7 +50,11 @@ pub async fn launch(args: &LaunchArgs) -> Result<u8> {
     lifeline::release(&lifeline);
     drop(lifeline);
     if !(plan.detach && outcome.is_ok()) {
-        manager.take_back(&units, outcome.is_ok()).await;
+        // What is over in order goes by itself in a moment; that is only waited for where the name
+        // may be used again at once.
+        if outcome.is_err() || args.unit.is_some() {
+            manager.take_back(&units, outcome.is_ok()).await;
+        }
         state.remove();
     }
     outcome
@@ -108,13 +112,13 @@ impl Launch<'_> {
         manager.load(self.units, &streams.lifeline_unit).await?;
         // PID 1 has its copies, and the socket its address.
         drop((streams.lifeline_unit, reservation));
-        verify::all(manager, self.units).await?;
+        let (_, mut watch) =
+            tokio::try_join!(verify::all(manager, self.units), Watch::new(manager, &self.units.app.name))?;
         let terminal = match (streams.terminal, saved) {
             (Some(pty), Some(saved)) => Some(Terminal::open(pty, saved)?),
             _ => None,
         };
-        let mut watch = Watch::new(manager, &self.units.app.name).await?;
-        manager.start(self.units).await?;
+        manager.start(&self.units.app.name).await?;
         let order = self.order(streams.app.len());
         let reached =
             reception::receive(self.plan, self.state, &order, &streams.app, &mut watch, signals, manager).await;

@@ -18,7 +18,7 @@ const JOB_TIMEOUT: Duration = Duration::from_secs(60);
 
 const UNIT_EXISTS: &str = "org.freedesktop.systemd1.UnitExists";
 
-/// A unit's properties, of all its interfaces.
+/// Properties of a unit.
 pub type Properties = HashMap<String, OwnedValue>;
 
 #[zbus::proxy(
@@ -58,8 +58,9 @@ trait Manager {
     gen_blocking = false
 )]
 trait UnitProperties {
-    /// systemd takes an empty interface name for all of a unit's; zbus's own proxy can't send one.
     fn get_all(&self, interface: &str) -> zbus::Result<Properties>;
+
+    fn get(&self, interface: &str, property: &str) -> zbus::Result<OwnedValue>;
 
     #[zbus(signal)]
     fn properties_changed(
@@ -109,8 +110,8 @@ impl<'a> Manager<'a> {
         Ok(Self { bus, proxy })
     }
 
-    /// Hands all units over in one call: the life-line is started, and with it the socket that it
-    /// requires; forwarder and app are loaded only, so that they can be read back first.
+    /// Hands all units over in one call: the life-line is started, and with it the socket and the
+    /// forwarder that it asks for; the app is loaded only, so that it can be read back first.
     ///
     /// # Errors
     /// A name in use, a refusal by polkit, a setting this systemd does not know, a failed socket.
@@ -166,25 +167,14 @@ impl<'a> Manager<'a> {
         self.proxy.start_transient_unit(name, "fail", properties, aux).await
     }
 
-    /// Starts the loaded units: the forwarder at once with the app, whose proof asks for it. Waits
-    /// until the app's main process has been executed (Type=exec).
+    /// Starts the app and waits until its main process has been executed (Type=exec).
     ///
     /// # Errors
-    /// The app's job failed: its main process never ran.
-    pub async fn start(&self, units: &Units) -> Result<()> {
-        let app = &units.app.name;
-        let start = async |unit: &str| {
-            let job = self.proxy.start_unit(unit, "fail").await;
-            job.with_context(|| format!("systemd did not start {unit}"))
-        };
-        let forwarder = async {
-            match &units.forwarder {
-                Some((_, forwarder)) => start(&forwarder.name).await.map(drop),
-                None => Ok(()),
-            }
-        };
-        let both = async { tokio::try_join!(forwarder, start(app)).map(|((), job)| job) };
-        match self.finished(app, both).await?.as_str() {
+    /// The job failed: the main process never ran.
+    pub async fn start(&self, app: &str) -> Result<()> {
+        let call =
+            async { self.proxy.start_unit(app, "fail").await.with_context(|| format!("systemd did not start {app}")) };
+        match self.finished(app, call).await?.as_str() {
             "done" => Ok(()),
             result => bail!("systemd could not start {app} (job {result}); see: journalctl -u {app}"),
         }
@@ -212,12 +202,21 @@ impl<'a> Manager<'a> {
             .with_context(|| format!("systemd did not finish a job of {unit} within {} s", JOB_TIMEOUT.as_secs()))?
     }
 
-    /// All properties of a unit.
+    /// A unit's properties of one kind.
     ///
     /// # Errors
-    /// The unit cannot be read.
-    pub async fn properties(&self, unit: &str) -> Result<Properties> {
-        self.unit(unit).await?.get_all("").await.with_context(|| format!("cannot read back {unit}"))
+    /// They cannot be read.
+    pub async fn properties(&self, unit: &str, kind: Kind) -> Result<Properties> {
+        self.unit(unit).await?.get_all(kind.interface()).await.with_context(|| format!("cannot read back {unit}"))
+    }
+
+    /// One property of any unit, of those that [`Kind::Unit`] has.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub async fn property(&self, unit: &str, name: &str) -> Result<OwnedValue> {
+        let value = self.unit(unit).await?.get(Kind::Unit.interface(), name).await;
+        value.with_context(|| format!("cannot read {name}= of {unit}"))
     }
 
     /// A watch on a unit's changes.
@@ -278,6 +277,28 @@ impl<'a> Manager<'a> {
     pub async fn processes(&self, unit: &str) -> Result<Vec<(u32, String)>> {
         let list = self.proxy.get_unit_processes(unit).await.with_context(|| format!("cannot list {unit}"))?;
         Ok(list.into_iter().map(|(_, pid, command)| (pid, command)).collect())
+    }
+}
+
+/// Which of a unit's properties: those of its type, or those that all units have. To answer for the
+/// latter as a whole PID 1 looks through every drop-in directory (NeedDaemonReload).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Of every unit.
+    Unit,
+    /// Of a service.
+    Service,
+    /// Of a slice.
+    Slice,
+}
+
+impl Kind {
+    fn interface(self) -> &'static str {
+        match self {
+            Self::Unit => "org.freedesktop.systemd1.Unit",
+            Self::Service => "org.freedesktop.systemd1.Service",
+            Self::Slice => "org.freedesktop.systemd1.Slice",
+        }
     }
 }
 

@@ -35,13 +35,10 @@ impl Watch {
         &self.unit
     }
 
-    /// What is known now, read afresh: it may all have happened before.
-    ///
-    /// # Errors
-    /// The unit cannot be read.
-    pub async fn read(&mut self, manager: &Manager<'_>) -> Result<Life> {
-        self.known = manager.properties(&self.unit).await?;
-        Ok(Life::of(&self.known))
+    /// What is known now: the start job's end was preceded by the changes it made.
+    #[must_use]
+    pub fn life(&self) -> Life {
+        Life::of(&self.known)
     }
 
     /// Waits for a change; returns what is known by then.
@@ -159,7 +156,7 @@ pub async fn until_over(
     report: &std::os::unix::net::UnixListener,
 ) -> Result<u8> {
     let mut forwarder = Forwarder::new(report)?;
-    let mut life = watch.read(manager).await?;
+    let mut life = watch.life();
     let mut told = false;
     while !life.over {
         if life.main.is_some() && !told {

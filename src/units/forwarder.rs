@@ -8,6 +8,22 @@ use crate::network::{self, IpLists};
 use crate::plan::Plan;
 use crate::via::{Endpoint, Via};
 
+/// Sets of system calls (systemd.exec(5)) that moving bytes between sockets has no use for.
+const DENIED_CALLS: [&str; 12] = [
+    "@clock",
+    "@cpu-emulation",
+    "@debug",
+    "@keyring",
+    "@module",
+    "@mount",
+    "@obsolete",
+    "@privileged",
+    "@raw-io",
+    "@reboot",
+    "@resources",
+    "@swap",
+];
+
 /// The name of the credential that holds a via with a password.
 const CREDENTIAL: &str = "via";
 
@@ -120,6 +136,7 @@ fn harden(unit: &mut Unit) {
     let families = ["AF_UNIX", "AF_INET", "AF_INET6", "AF_NETLINK"].map(str::to_owned).to_vec();
     unit.kind("RestrictAddressFamilies", Value::Filter { allow: true, names: families });
     unit.kind("SystemCallArchitectures", words(["native"]));
-    unit.kind("SystemCallFilter", Value::Filter { allow: true, names: vec!["@system-service".into()] });
+    // What is denied, not what is allowed: libseccomp takes 15 ms longer for @system-service.
+    unit.kind("SystemCallFilter", Value::Filter { allow: false, names: DENIED_CALLS.map(str::to_owned).to_vec() });
     unit.kind("SystemCallErrorNumber", Value::Errno(nix::errno::Errno::EPERM));
 }

@@ -32,6 +32,7 @@ STORE = REPOSITORY / "target" / "lab"
 RUNNING = STORE / "running"
 BOOT_LIMIT = 60  # seconds; a boot takes 2 to 7 on two idle cores
 TREES = {"252": pathlib.Path("/"), "257": STORE / "trixie"}
+TIOCGPTN, TIOCSPTLCK = 0x80045430, 0x40045431  # <asm-generic/ioctls.h>; Python has them from 3.13 on
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -65,6 +66,7 @@ class Lab:
         self.tor = TorNetwork(self)
         self.pid = None
         self._process = None
+        self._companions = []
 
     # Life and death
 
@@ -107,9 +109,17 @@ class Lab:
             wait_until(lambda: "populated 0" in (self.cgroup / "cgroup.events").read_text(), 10, "the lab's end")
             for directory, _, _ in os.walk(self.cgroup, topdown=False):
                 os.rmdir(directory)
-        if self._process:
-            self._process.wait()
+        for process in filter(None, [self._process, *self._companions]):
+            process.wait()
         shutil.rmtree(self.directory, ignore_errors=True)
+
+    def start_companion(self, command, output):
+        """Starts a process of the machine's that belongs to this lab and is ended with it; it writes to the file OUTPUT."""
+        with open(output, "wb") as log:
+            process = subprocess.Popen([*self._in_cgroup("world"), *command], stdin=subprocess.DEVNULL,
+                                       stdout=log, stderr=log, start_new_session=True)
+        self._companions.append(process)
+        return process
 
     def _launch(self, outlives_caller):
         """Starts what becomes PID 1, and returns when its namespaces are there."""
@@ -118,7 +128,7 @@ class Lab:
         for part in "systemd", "world":
             (self.cgroup / part).mkdir(parents=True)
         command = [
-            *self.in_cgroup("systemd"),
+            *self._in_cgroup("systemd"),
             *([] if outlives_caller else ["setpriv", "--pdeathsig", "KILL"]),
             *([] if self.bpf else ["/usr/bin/python3", HERE / "deny_bpf.py"]),
             *["unshare", "--mount", "--uts", "--ipc", "--net", "--cgroup"],
@@ -140,6 +150,9 @@ class Lab:
         failed = self.run(["systemctl", "--failed", "--plain", "--no-legend"]).stdout.decode()
         if failed.strip():
             raise LabError(f"units that failed at boot:\n{failed}")
+        for user in "bob", "eve":
+            bus = self.path(self._account(user)["XDG_RUNTIME_DIR"] + "/bus")
+            wait_until(bus.exists, BOOT_LIMIT, f"the user manager of {user}")
         if self.binaries.joinpath("appfw-run").exists():
             self.install(self.binaries)
 
@@ -186,7 +199,7 @@ class Lab:
         """
         account = self._account(user)
         command = [
-            *self.in_cgroup("systemd/outside"),
+            *self._in_cgroup("systemd/outside"),
             *["nsenter", f"--target={self.pid}", "--mount", "--uts", "--ipc", "--net", "--cgroup"],
             *(["setsid", "--ctty"] if tty else []),
             *["setpriv", "--reuid", user, "--regid", user, "--init-groups"],
@@ -229,7 +242,7 @@ class Lab:
         self.run(["journalctl", "--sync"])
         return self.run(["journalctl", "--quiet", "--no-pager", "--output=cat", "--unit", unit]).stdout.decode()
 
-    def in_cgroup(self, part):
+    def _in_cgroup(self, part):
         """The start of a command: the process joins that part of the lab's cgroup, then becomes what follows."""
         return ["sh", "-c", 'echo $$ >"$0/cgroup.procs" && exec "$@"', self.cgroup / part]
 
@@ -252,8 +265,8 @@ class Lab:
     def _open_terminal(self, account):
         """A pair from the lab's own devpts, so that its programs can name their terminal."""
         terminal = os.open(self.path("/dev/pts/ptmx"), os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
-        fcntl.ioctl(terminal, termios.TIOCSPTLCK, struct.pack("i", 0))
-        number, = struct.unpack("i", fcntl.ioctl(terminal, termios.TIOCGPTN, bytes(4)))
+        fcntl.ioctl(terminal, TIOCSPTLCK, struct.pack("i", 0))
+        number, = struct.unpack("i", fcntl.ioctl(terminal, TIOCGPTN, bytes(4)))
         inner = os.open(self.path(f"/dev/pts/{number}"), os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
         os.fchown(inner, self.path(account["HOME"]).stat().st_uid, -1)
         resize_terminal(terminal, 24, 80)

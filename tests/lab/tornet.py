@@ -143,10 +143,8 @@ class TorNetwork:
         data = self._data(name)
         torrc = self.directory / f"{name}.torrc"
         torrc.write_text("\n".join([*configuration, f"__OwningControllerProcess {self._lab.pid}", ""]))
-        command = [*self._lab.in_cgroup("world"), "nsenter", f"--target={network_of}", "--net",
-                   *self._tor(data, torrc)]
-        with (self.directory / f"{name}.log").open("wb") as log:
-            subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+        self._lab.start_companion(
+            ["nsenter", f"--target={network_of}", "--net", *self._tor(data, torrc)], self.directory / f"{name}.log")
 
     def _logged(self, name, pattern):
         log = self.directory / f"{name}.log"

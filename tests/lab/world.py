@@ -6,8 +6,9 @@ sees to a log of JSON lines. A leak is a packet that arrives there and should no
 
 import json
 import os
+import pathlib
 import socket
-import subprocess
+import sys
 import uuid
 
 import world_map
@@ -27,16 +28,13 @@ class World:
     def start(self):
         """Returns when every server listens and the wire is up."""
         self.log.touch()
-        with (self._lab.directory / "world.err").open("wb") as errors:
-            process = subprocess.Popen(
-                [*self._lab.in_cgroup("world"), "unshare", "--net", "/usr/bin/python3",
-                 os.path.join(os.path.dirname(__file__), "world_daemon.py"), str(self._lab.pid), self.log],
-                stdin=subprocess.DEVNULL, stdout=errors, stderr=errors, start_new_session=True,
-            )
+        errors = self._lab.directory / "world.err"
+        daemon = [sys.executable, pathlib.Path(__file__).with_name("world_daemon.py")]
+        process = self._lab.start_companion(["unshare", "--net", *daemon, str(self._lab.pid), self.log], errors)
 
         def ready():
             if process.poll() is not None:
-                raise RuntimeError((self._lab.directory / "world.err").read_text())
+                raise RuntimeError(f"the world has ended: {errors.read_text()}")
             return any(event["kind"] == "ready" for event in self.read()[0])
 
         wait_until(ready, 10, "the world")

@@ -7,7 +7,7 @@ import struct
 import world_map
 
 ETH_P_ALL = 3
-SOL_PACKET, PACKET_STATISTICS = 263, 6
+SOL_PACKET, PACKET_STATISTICS, SO_RCVBUFFORCE = 263, 6, 33
 BUFFER = 32 << 20  # bytes; a burst waits here while Python writes lines
 HEADERS = 256  # bytes of a packet that are looked at
 
@@ -18,11 +18,16 @@ TCP_FLAGS = "FSRPAU"
 ICMPV6_NOISE = {130, 131, 132, 133, 134, 135, 136, 137, 143}
 
 
-def record(log):
-    """Never returns."""
+def tap():
+    """A socket that receives, from now on, all that passes the world's end of the wire."""
     receiver = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
-    receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUFFORCE, BUFFER)
+    receiver.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER)
     receiver.bind((world_map.WORLD_LINK, ETH_P_ALL))
+    return receiver
+
+
+def record(receiver, log):
+    """Never returns."""
     while True:
         frame, (_, _, direction, _, _) = receiver.recvfrom(HEADERS)
         if direction == socket.PACKET_OUTGOING:

@@ -66,7 +66,7 @@ async def serve(lab_pid, log):
     loop = asyncio.get_running_loop()
     ended = loop.create_future()
     loop.add_reader(os.pidfd_open(lab_pid), ended.set_result, None)
-    threading.Thread(target=world_capture.record, args=(log,), daemon=True).start()
+    threading.Thread(target=world_capture.record, args=(world_capture.tap(), log), daemon=True).start()
     await world_servers.start(log)
     await world_proxies.start(log)
     log("ready", pid=os.getpid())
