@@ -87,24 +87,20 @@ const AGENTS_AT_HOME: [&str; 5] = [
 ];
 
 /// Where files become commands that root runs outside the wall.
-const READ_ONLY_FOR_ROOT: [&str; 17] = [
+const READ_ONLY_FOR_ROOT: [&str; 13] = [
     "/etc/systemd",
     "/usr/lib/systemd",
     "/usr/local/lib/systemd",
-    "/etc/init.d",
     "/etc/crontab",
     "/etc/cron.d",
     "/etc/cron.hourly",
     "/etc/cron.daily",
     "/etc/cron.weekly",
     "/etc/cron.monthly",
-    "/etc/anacrontab",
     "/var/spool/cron",
     "/etc/udev",
     "/usr/lib/udev",
     "/run/udev",
-    "/etc/dbus-1",
-    "/usr/share/dbus-1",
 ];
 
 /// The settings of the app's unit that make the wall, and those that keep it from being walked round.

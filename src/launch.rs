@@ -110,15 +110,15 @@ impl Launch<'_> {
             lifeline::remember(&streams.lifeline, settings)?;
         }
         manager.load(self.units, &streams.lifeline_unit).await?;
-        // PID 1 has its copies, and the socket its address.
-        drop((streams.lifeline_unit, reservation));
+        drop(streams.lifeline_unit); // PID 1 has its copies
         let (_, mut watch) =
             tokio::try_join!(verify::all(manager, self.units), Watch::new(manager, &self.units.app.name))?;
         let terminal = match (streams.terminal, saved) {
             (Some(pty), Some(saved)) => Some(Terminal::open(pty, saved)?),
             _ => None,
         };
-        manager.start(&self.units.app.name).await?;
+        manager.start(self.units).await?;
+        drop(reservation); // the socket has its address
         let order = self.order(streams.app.len());
         let reached =
             reception::receive(self.plan, self.state, &order, &streams.app, &mut watch, signals, manager).await;

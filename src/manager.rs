@@ -110,11 +110,12 @@ impl<'a> Manager<'a> {
         Ok(Self { bus, proxy })
     }
 
-    /// Hands all units over in one call: the life-line is started, and with it the socket and the
-    /// forwarder that it asks for; the app is loaded only, so that it can be read back first.
+    /// Hands all units over in one call: the life-line's start is queued, and with it that of the
+    /// socket and the forwarder that it asks for; the app is loaded only, so that it can be read
+    /// back first. None is waited for: the app's own start does that.
     ///
     /// # Errors
-    /// A name in use, a refusal by polkit, a setting this systemd does not know, a failed socket.
+    /// A name in use, a refusal by polkit, a setting this systemd does not know.
     pub async fn load(&self, units: &Units, descriptors: &[OwnedFd]) -> Result<()> {
         let main = &units.lifeline;
         let aux: Vec<(&str, Vec<transient::Property<'_>>)> = units
@@ -130,19 +131,9 @@ impl<'a> Manager<'a> {
             })
             .collect();
         let properties = transient::properties(main, descriptors);
-        let call = async {
-            self.start_transient(&main.name, &properties, &aux)
-                .await
-                .with_context(|| format!("systemd did not take the launch's units ({})", units.app.name))
-        };
-        let result = self.finished(&main.name, call).await?;
-        if result != "done" {
-            let about = match &units.forwarder {
-                Some((socket, _)) => format!("the forwarder's socket {} could not be opened", socket.name),
-                None => format!("{} could not be started", main.name),
-            };
-            bail!("{about} (job {result}); see: journalctl -u 'appfw-*'");
-        }
+        self.start_transient(&main.name, &properties, &aux)
+            .await
+            .with_context(|| format!("systemd did not take the launch's units ({})", units.app.name))?;
         Ok(())
     }
 
@@ -170,13 +161,19 @@ impl<'a> Manager<'a> {
     /// Starts the app and waits until its main process has been executed (Type=exec).
     ///
     /// # Errors
-    /// The job failed: the main process never ran.
-    pub async fn start(&self, app: &str) -> Result<()> {
-        let call =
-            async { self.proxy.start_unit(app, "fail").await.with_context(|| format!("systemd did not start {app}")) };
-        match self.finished(app, call).await?.as_str() {
-            "done" => Ok(()),
-            result => bail!("systemd could not start {app} (job {result}); see: journalctl -u {app}"),
+    /// The job failed, or that of a unit the app needs: its main process never ran.
+    pub async fn start(&self, units: &Units) -> Result<()> {
+        let app = &units.app.name;
+        let call = async {
+            self.proxy.start_unit(app, "fail").await.with_context(|| format!("systemd did not start {app}"))
+        };
+        match (self.finished(app, call).await?.as_str(), &units.forwarder) {
+            ("done", _) => Ok(()),
+            ("dependency", Some((socket, _))) => {
+                let (socket, lifeline) = (&socket.name, &units.lifeline.name);
+                bail!("{socket} or {lifeline} failed, without which {app} does not start; see: journalctl -u {socket}")
+            }
+            (result, _) => bail!("systemd could not start {app} (job {result}); see: journalctl -u {app}"),
         }
     }
 
