@@ -1,0 +1,94 @@
+#!/bin/bash
+# All tests, on a fresh Debian 12 or 13. Each part's output goes to target/tests/NAME.log and is shown if it fails;
+# the times of all parts and `N passed, N failed` come last.
+#   tests/run.sh         what CI runs
+#   tests/run.sh --all   also the licences of all dependencies, and the threshold of the launch cost
+set -uo pipefail
+# shellcheck source=tests/start.sh
+. "$(dirname "$0")/start.sh"
+
+all=${1:-}
+case $all in
+    '' | --all) ;;
+    *) echo "usage: tests/run.sh [--all]" >&2; exit 125 ;;
+esac
+become_root "$@"
+need_cargo
+export APPFW_MUST_WORK=1
+logs=target/tests
+began=$SECONDS
+
+# part NAME COMMAND…: runs one part. Parts run side by side where they don't disturb one another.
+part() {
+    local name=$1 start=$EPOCHREALTIME code=0 seconds
+    shift
+    "$@" >"$logs/$name.log" 2>&1 </dev/null || code=$?
+    seconds=$(awk -v a="$start" -v b="$EPOCHREALTIME" 'BEGIN { printf "%.1f", b - a }')
+    echo "$code $seconds" >"$logs/$name.result"
+    if [ "$code" = 0 ]; then
+        echo "$name: done in $seconds s"
+    else
+        printf '%s: FAILED with %s\n%s\n' "$name" "$code" "$(cat "$logs/$name.log")"
+    fi
+    return "$code"
+}
+
+# counted NAME passed|failed: the sum over the closing lines of cargo test and pytest.
+counted() {
+    local pattern=$2
+    [ "$pattern" = passed ] || pattern='(failed|errors?)'
+    grep -E '^test result: |^=*.* in [0-9.]+s( \([0-9:]+\))? ?=*$' "$logs/$1.log" | grep -oE "[0-9]+ $pattern" |
+        awk '{ sum += $1 } END { print sum + 0 }'
+}
+
+scripts() { find . -name target -prune -o -name '*.sh' -print0 | xargs -0 shellcheck --external-sources .ci/run; }
+
+lab() { APPFW_LAB=$1 APPFW_BINARIES=target/release /usr/bin/python3 -m pytest -q tests/lab; }
+
+bench() { /usr/bin/python3 tests/bench/launch_cost.py --binaries target/release ${all:+--assert}; }
+
+licences() {
+    command -v cargo-deny >/dev/null || PATH=$PWD/target/tools/bin:$PATH
+    command -v cargo-deny >/dev/null || cargo install cargo-deny --locked --root target/tools || return
+    cargo-deny --all-features check licenses bans sources
+}
+
+report() {
+    local result name code seconds passed failed total_passed=0 total_failed=0
+    printf '\n%-12s %8s %8s %8s\n' part seconds passed failed
+    for result in "$logs"/*.result; do
+        name=$(basename "$result" .result)
+        read -r code seconds <"$result"
+        passed=$(counted "$name" passed) failed=$(counted "$name" failed)
+        # A part that fails without a test that failed has failed all the same.
+        [ "$code" = 0 ] || [ "$failed" != 0 ] || failed=1
+        total_passed=$((total_passed + passed)) total_failed=$((total_failed + failed))
+        printf '%-12s %8s %8s %8s\n' "$name" "$seconds" "$passed" "$failed"
+    done
+    printf '%-12s %8s\n\n%s passed, %s failed\n' all "$((SECONDS - began))" "$total_passed" "$total_failed"
+    [ "$total_failed" = 0 ] && [ "$total_passed" != 0 ]
+}
+
+trap 'kill $(jobs -p) 2>/dev/null' EXIT
+install gcc libc6-dev shellcheck
+own_target
+rm -rf "$logs"
+mkdir -p "$logs"
+
+part setup tests/lab/setup.sh &
+part shellcheck scripts &
+part format cargo fmt --check
+part build cargo build --release --locked && built=1
+wait
+
+part clippy cargo clippy --all-targets --locked -- -D warnings
+part unit cargo test --locked
+[ -z "$all" ] || part licences licences
+
+if [ -n "${built:-}" ]; then
+    part lab-252 lab 252 &
+    part lab-257 lab 257 &
+    wait
+    part bench bench && cat "$logs/bench.log"
+fi
+report
