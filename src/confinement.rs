@@ -103,6 +103,13 @@ const READ_ONLY_FOR_ROOT: [&str; 13] = [
     "/run/udev",
 ];
 
+/// Whether the app gets a PID namespace of its own: root's, which has no user namespace to keep it
+/// from root's other processes, where systemd has PrivatePIDs= (257).
+#[must_use]
+pub fn has_pid_namespace(plan: &Plan, host: &Host) -> bool {
+    plan.app.user().is_root() && host.systemd.is_some_and(|version| version >= 257)
+}
+
 /// The settings of the app's unit that make the wall, and those that keep it from being walked round.
 #[must_use]
 pub fn settings(plan: &Plan, host: &Host) -> Vec<Setting> {
@@ -147,6 +154,10 @@ fn privileges(plan: &Plan, host: &Host) -> Vec<Setting> {
         for directive in ["ProtectKernelTunables", "ProtectKernelModules", "ProtectKernelLogs", "ProtectControlGroups"]
         {
             settings.push(set(directive, Value::Bool(true)));
+        }
+        if has_pid_namespace(plan, host) {
+            // Other processes of root are not even seen: no /proc/PID/root, no ptrace of them.
+            settings.push(set("PrivatePIDs", Value::Word("yes".into())));
         }
         settings.push(set("ReadOnlyPaths", present(READ_ONLY_FOR_ROOT.map(str::to_owned).to_vec(), host)));
     } else {

@@ -17,6 +17,8 @@ use rustix::net::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::exit::Ended;
+
 /// Bound of one message: ARG_MAX is 2 MiB on Linux with its usual stack limit, and a line of JSON
 /// is far shorter.
 pub const MAX_MESSAGE: u64 = 8 << 20;
@@ -38,6 +40,11 @@ pub enum Report {
         /// One sentence.
         message: String,
     },
+    /// The program was executed as a child of `inside`. Where `inside` itself becomes the program,
+    /// the socket's end says so.
+    Executed,
+    /// The program, a child of `inside`, has ended.
+    Ended(Ended),
     /// The wall stands but the program could not be executed.
     NotExecuted {
         /// 126 or 127.

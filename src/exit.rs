@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 /// The launcher's own failures, usage errors included: the app never ran.
 pub const OURS: u8 = 125;
 /// The program was found but cannot be executed, as shells say it.
@@ -10,7 +12,8 @@ pub const NOT_EXECUTABLE: u8 = 126;
 pub const NOT_FOUND: u8 = 127;
 
 /// How the app's main process ended, in the terms of waitid(2).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Ended {
     /// `CLD_EXITED`: the program's own exit status.
     Code(i32),

@@ -74,6 +74,8 @@ pub struct Host {
     pub nsswitch: Option<String>,
     /// For the default name.
     pub random: u32,
+    /// systemd's major version, if it could be asked.
+    pub systemd: Option<u32>,
     /// Whether a path exists.
     pub exists: fn(&Path) -> bool,
     /// The group of a path, if it exists.
@@ -111,6 +113,7 @@ impl Host {
                 Err(error) => return Err(error).with_context(|| format!("cannot read {}", nsswitch.display())),
             },
             random: random()?,
+            systemd: None,
             exists: |path| path.symlink_metadata().is_ok(),
             group_of: |path| path.metadata().ok().map(|found| found.gid()),
             find_user: User::find,

@@ -28,18 +28,22 @@ use crate::{lifeline, tor, verify};
 /// The app was not run: nothing was started, or all of it was taken back.
 pub async fn launch(args: &LaunchArgs) -> Result<u8> {
     let say = Say::new(args.quiet, args.verbose);
-    let host = Host::read(Path::new("/"))?;
+    let mut host = Host::read(Path::new("/"))?;
     let via = way_out(args, &say)?;
     let mut plan = Plan::new(args, via, &host)?; // the last point where the user's input can be wrong
     let reservation = settle(&mut plan, &host)?;
     let base = state::base(Path::new("/"), &host)?;
+    let bus = manager::connect().await;
+    if let Ok(bus) = &bus {
+        host.systemd = manager::version(bus).await;
+    }
     let units = Units::new(&plan, &host, &Places::new(&base, &plan));
     if args.dry_run {
         print!("{}", text::all(&units));
         return Ok(0);
     }
     say.detail(&format!("launch {} in the {} wall, via {}", plan.name, plan.wall.as_str(), plan.via));
-    let bus = manager::connect().await?;
+    let bus = bus?;
     let manager = Manager::new(&bus).await?;
     let mut signals = Signals::new()?;
     let streams = Streams::open(&plan)?;
@@ -125,11 +129,11 @@ impl Launch<'_> {
         // The pty reports its end once nobody holds the app's side.
         drop(streams.app);
         let code = match reached {
-            Ok(Reached::Executed) if self.plan.detach => {
+            Ok(Reached::Executed(_)) if self.plan.detach => {
                 self.say.plain(&format!("{} runs as {}; appfw stop {0} ends it", self.plan.name, self.units.app.name));
                 return Ok(0);
             }
-            Ok(Reached::Executed) => {
+            Ok(Reached::Executed(app)) => {
                 wait::until_over(
                     self.plan,
                     self.say,
@@ -137,6 +141,7 @@ impl Launch<'_> {
                     signals,
                     manager,
                     terminal.as_ref(),
+                    app,
                     &self.state.report,
                 )
                 .await

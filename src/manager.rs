@@ -48,6 +48,9 @@ trait Manager {
 
     fn get_unit_processes(&self, name: &str) -> zbus::Result<Vec<(String, u32, String)>>;
 
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn version(&self) -> zbus::Result<String>;
+
     #[zbus(signal)]
     fn job_removed(&self, id: u32, job: OwnedObjectPath, unit: String, result: String) -> zbus::Result<()>;
 }
@@ -90,6 +93,13 @@ impl Changes {
 /// It cannot be reached.
 pub async fn connect() -> Result<Connection> {
     Connection::system().await.context("cannot reach the system bus, by which systemd is asked to build the wall")
+}
+
+/// systemd's major version, if it tells.
+pub async fn version(bus: &Connection) -> Option<u32> {
+    let proxy = ManagerProxy::builder(bus).cache_properties(zbus::proxy::CacheProperties::No).build().await.ok()?;
+    let version = proxy.version().await.ok()?;
+    version.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 
 /// The manager, as this launch uses it.

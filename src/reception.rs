@@ -4,11 +4,11 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::io::AsyncReadExt;
 use tokio::net::{UnixListener, UnixStream};
 
 use crate::control::{self, Order, Report};
-use crate::exit::NotExecuted;
+use crate::exit::{Ended, NotExecuted};
 use crate::manager::Manager;
 use crate::plan::Plan;
 use crate::state::State;
@@ -17,13 +17,13 @@ use crate::wait::{Signals, Watch};
 /// How long `inside` may take for its proof: its own probes wait five seconds at most.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// A report is a sentence.
-const MAX_REPORT: u64 = 64 << 10;
+const MAX_REPORT: usize = 64 << 10;
 
 /// How far a launch came.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Reached {
     /// The program was executed.
-    Executed,
+    Executed(App),
     /// A signal from the user ended the launch before.
     Ended(u8),
 }
@@ -51,8 +51,8 @@ pub async fn receive(
             // The report comes first: it says why the unit ended.
             biased;
             result = &mut conversation => {
-                result.context("appfw inside did not report: the wall is not proven, so nothing was run")??;
-                return Ok(Reached::Executed);
+                let app = result.context("appfw inside did not report: the wall is not proven, so nothing was run")??;
+                return Ok(Reached::Executed(app));
             }
             signal = signals.next() => {
                 signalled = Some(signal);
@@ -72,44 +72,72 @@ pub async fn receive(
     }
 }
 
-async fn converse(plan: &Plan, listener: &UnixListener, order: &Order, streams: &[OwnedFd]) -> Result<()> {
-    let mut stream = BufReader::new(accept_own(plan, listener).await?.take(MAX_REPORT));
-    let Some(report) = next_report(&mut stream).await? else {
-        bail!("appfw inside ended before it reported, so nothing was run");
-    };
-    judge(report)?;
-    // Blocking for the moment of one send: `inside` waits for it and does nothing else.
-    let blocking = stream.into_inner().into_inner().into_std().context("cannot use a socket")?;
-    blocking.set_nonblocking(false).context("cannot use a socket")?;
-    control::send_with(&blocking, &order.to_bytes(), streams)?;
-    blocking.set_nonblocking(true).context("cannot use a socket")?;
-    // The socket closes by itself when the program is executed; anything said before is a failure.
-    let stream = UnixStream::from_std(blocking).context("cannot use a socket")?;
-    match next_report(&mut BufReader::new(stream.take(MAX_REPORT))).await? {
-        None => Ok(()),
-        Some(report) => judge(report),
-    }
-}
-
-fn judge(report: Report) -> Result<()> {
-    match report {
-        Report::Proven { version } if version == env!("CARGO_PKG_VERSION") => Ok(()),
-        Report::Proven { version } => bail!(
+async fn converse(plan: &Plan, listener: &UnixListener, order: &Order, streams: &[OwnedFd]) -> Result<App> {
+    let mut inside = App(accept_own(plan, listener).await?);
+    match inside.next().await? {
+        Some(Report::Proven { version }) if version == env!("CARGO_PKG_VERSION") => {}
+        Some(Report::Proven { version }) => bail!(
             "appfw is version {version} and appfw-run is {}: install both from one package",
             env!("CARGO_PKG_VERSION")
         ),
-        Report::Refused { message } => bail!(message),
-        Report::NotExecuted { code, message } => Err(anyhow::Error::new(NotExecuted { code, message })),
+        Some(report) => return Err(refusal(report)),
+        None => bail!("appfw inside ended before it reported, so nothing was run"),
+    }
+    inside = inside.send(order, streams)?;
+    // The socket closes by itself where `inside` becomes the program.
+    match inside.next().await? {
+        None | Some(Report::Executed) => Ok(inside),
+        Some(report) => Err(refusal(report)),
     }
 }
 
-async fn next_report(from: &mut (impl AsyncBufReadExt + Unpin)) -> Result<Option<Report>> {
-    let mut line = String::new();
-    let length = from.read_line(&mut line).await.context("cannot read from appfw inside")?;
-    if length == 0 {
-        return Ok(None);
+fn refusal(report: Report) -> anyhow::Error {
+    match report {
+        Report::Refused { message } => anyhow::Error::msg(message),
+        Report::NotExecuted { code, message } => anyhow::Error::new(NotExecuted { code, message }),
+        report => anyhow::anyhow!("appfw inside sent {report:?} out of turn"),
     }
-    serde_json::from_str(&line).map(Some).with_context(|| format!("appfw inside sent {line:?}"))
+}
+
+/// The connection to `inside`.
+#[derive(Debug)]
+pub struct App(UnixStream);
+
+impl App {
+    /// How the app's main process ended, where `inside` stays to tell; never returns elsewhere.
+    pub async fn ended(&mut self) -> Ended {
+        match self.next().await {
+            Ok(Some(Report::Ended(how))) => how,
+            // systemd tells of the main process then.
+            _ => std::future::pending().await,
+        }
+    }
+
+    fn send(self, order: &Order, streams: &[OwnedFd]) -> Result<Self> {
+        // Blocking for the moment of one send: `inside` waits for it and does nothing else.
+        let stream = self.0.into_std().context("cannot use a socket")?;
+        stream.set_nonblocking(false).context("cannot use a socket")?;
+        control::send_with(&stream, &order.to_bytes(), streams)?;
+        stream.set_nonblocking(true).context("cannot use a socket")?;
+        UnixStream::from_std(stream).map(Self).context("cannot use a socket")
+    }
+
+    /// The next report: one line, which `inside` writes as a whole.
+    async fn next(&mut self) -> Result<Option<Report>> {
+        let mut line = Vec::new();
+        loop {
+            let mut byte = [0];
+            let length = self.0.read(&mut byte).await.context("cannot read from appfw inside")?;
+            match byte[0] {
+                _ if length == 0 && line.is_empty() => return Ok(None),
+                b'\n' => break,
+                _ if length == 0 || line.len() == MAX_REPORT => bail!("appfw inside sent half a report"),
+                byte => line.push(byte),
+            }
+        }
+        let report = serde_json::from_slice(&line);
+        report.map(Some).with_context(|| format!("appfw inside sent {:?}", String::from_utf8_lossy(&line)))
+    }
 }
 
 /// The first client that belongs to the app's unit; any other gets nothing. As an ordinary user's

@@ -10,8 +10,10 @@ use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
 use crate::forward::Report;
 use crate::manager::{Changes, Life, Manager, Properties, Who};
 use crate::plan::Plan;
+use crate::reception::App;
 use crate::say::Say;
 use crate::terminal::Terminal;
+use crate::units::INNER;
 
 /// A unit's life, followed by its changes.
 pub struct Watch {
@@ -153,18 +155,22 @@ pub async fn until_over(
     signals: &mut Signals,
     manager: &Manager<'_>,
     terminal: Option<&Terminal>,
+    mut app: App,
     report: &std::os::unix::net::UnixListener,
 ) -> Result<u8> {
     let mut forwarder = Forwarder::new(report)?;
     let mut life = watch.life();
+    let mut main = None;
     let mut told = false;
     while !life.over {
-        if life.main.is_some() && !told {
+        main = main.or(life.main);
+        if main.is_some() && !told {
             told = true;
             name_what_stayed(plan, say, watch.unit(), manager).await;
         }
         tokio::select! {
             now = watch.changed() => life = now?,
+            how = app.ended(), if main.is_none() => main = Some(how),
             signal = signals.next() => match (signal, terminal) {
                 (Signal::Window, Some(terminal)) => terminal.resize(),
                 _ => signal.forward(manager, watch.unit()).await,
@@ -172,7 +178,7 @@ pub async fn until_over(
             report = forwarder.next() => forwarder.take(report, say),
         }
     }
-    let code = life.main.context("systemd does not say how the program ended")?.code();
+    let code = main.or(life.main).context("systemd does not say how the program ended")?.code();
     forwarder.drain(say).await;
     if code != 0 && plan.has_forwarder() && !forwarder.used {
         say.plain(&format!(
@@ -185,7 +191,8 @@ pub async fn until_over(
 
 async fn name_what_stayed(plan: &Plan, say: &Say, unit: &str, manager: &Manager<'_>) {
     const SHOWN: usize = 5;
-    let Ok(processes) = manager.processes(unit).await else { return };
+    let Ok(mut processes) = manager.processes(unit).await else { return };
+    processes.retain(|(_, command)| !command.starts_with(&format!("{INNER}/appfw inside ")));
     if processes.is_empty() {
         return;
     }

@@ -55,6 +55,12 @@ pub struct InsideArgs {
     /// The inode number of the launcher's network namespace, which must not be this one
     #[arg(long, value_name = "INODE")]
     pub outside: Option<u64>,
+    /// Stay as the init of a PID namespace and run the app as a child
+    #[arg(long)]
+    pub init: bool,
+    /// As init, end with the app's main process
+    #[arg(long, requires = "init")]
+    pub exit_with_main: bool,
     /// Take the terminal on standard input as the controlling one
     #[arg(long)]
     pub terminal: bool,

@@ -41,13 +41,13 @@ pub(super) async fn serve(forwarder: &Forwarder, client: TcpStream, is_full: boo
     let Traffic { sent, received } = &traffic;
     let (sent, received) = (sent.load(Relaxed), received.load(Relaxed));
     let ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+    if let Err(failure) = &outcome
+        && failure.blames_upstream
+    {
+        forwarder.reporter.upstream_failed(&failure.message);
+    }
     match outcome {
-        Err(failure) if sent + received == 0 => {
-            if failure.blames_upstream {
-                forwarder.reporter.upstream_failed(&failure.message);
-            }
-            warn!(%destination, via = forwarder.via, ms, "{failure}");
-        }
+        Err(failure) if sent + received == 0 => warn!(%destination, via = forwarder.via, ms, "{failure}"),
         Err(failure) => info!(%destination, via = forwarder.via, sent, received, ms, "{failure}"),
         Ok(()) => info!(%destination, via = forwarder.via, sent, received, ms, "done"),
     }

@@ -2,7 +2,7 @@
 //! app's user and without privileges, and becomes the app by execve, or exits with 125.
 
 mod descriptors;
-
+mod init;
 mod program;
 mod proof;
 
@@ -18,7 +18,8 @@ use crate::exit::{self, NotExecuted};
 
 pub use descriptors::refuse_socket;
 
-/// The story of the app's side of a launch. Returns only if the app was not executed.
+/// The story of the app's side of a launch. Returns if the app was not executed, or when it is
+/// over where this process stays as its init.
 #[must_use]
 pub fn run(args: &InsideArgs) -> ExitCode {
     let launcher = match connect(args) {
@@ -29,7 +30,7 @@ pub fn run(args: &InsideArgs) -> ExitCode {
         }
     };
     let error = match prove_and_become(args, &launcher) {
-        Ok(never) => match never {},
+        Ok(code) => return code,
         Err(error) => error,
     };
     let message = format!("{error:#}");
@@ -49,7 +50,7 @@ fn connect(args: &InsideArgs) -> Result<UnixStream> {
     UnixStream::connect(&args.control).context("cannot reach the launcher, who sends the command")
 }
 
-fn prove_and_become(args: &InsideArgs, launcher: &UnixStream) -> Result<std::convert::Infallible> {
+fn prove_and_become(args: &InsideArgs, launcher: &UnixStream) -> Result<ExitCode> {
     proof::prove(args)?;
     Report::Proven { version: env!("CARGO_PKG_VERSION").to_owned() }.send(launcher)?;
     let mut streams = Vec::new();
@@ -60,5 +61,10 @@ fn prove_and_become(args: &InsideArgs, launcher: &UnixStream) -> Result<std::con
         // systemd made this process a session leader; the pty is nobody's terminal yet.
         rustix::process::ioctl_tiocsctty(std::io::stdin()).context("cannot take the terminal")?;
     }
-    program::become_the_app(&order)
+    let mut app = program::prepare(&order)?;
+    if args.init {
+        init::run(app, launcher, args.exit_with_main)
+    } else {
+        Err(program::become_it(&mut app))
+    }
 }

@@ -1,6 +1,5 @@
 //! The last step: find the program, start where it shall start, execute it.
 
-use std::convert::Infallible;
 use std::ffi::{OsStr, OsString};
 use std::io::{ErrorKind, Read};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -9,27 +8,43 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Result, bail};
+use nix::unistd::Pid;
 
 use crate::control::Order;
 use crate::exit::{NOT_EXECUTABLE, NOT_FOUND, NotExecuted};
 
-/// Executes the order. Returns only on failure.
+/// Enters the order's directory and finds its program.
 ///
 /// # Errors
 /// [`NotExecuted`] with 126 or 127 as shells have them; a directory that cannot be entered.
-pub fn become_the_app(order: &Order) -> Result<Infallible> {
+pub fn prepare(order: &Order) -> Result<Command> {
     enter(&order.directories)?;
     let Some((program, arguments)) = order.command.split_first() else { bail!("the command is empty") };
     let path = order.environment.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value.as_os_str());
     let file = find(program, path.unwrap_or_default())?;
     refuse_foreign(&file)?;
-    let error = Command::new(&file)
-        .arg0(program)
-        .args(arguments)
-        .env_clear()
-        .envs(order.environment.iter().map(|(name, value)| (name, value)))
-        .exec();
-    Err(not_executable(&file, &error.to_string()))
+    let mut command = Command::new(&file);
+    command.arg0(program).args(arguments).env_clear();
+    command.envs(order.environment.iter().map(|(name, value)| (name, value)));
+    Ok(command)
+}
+
+/// Becomes the program. Returns only on failure.
+#[must_use]
+pub fn become_it(command: &mut Command) -> anyhow::Error {
+    let error = command.exec();
+    not_executable(command.get_program().as_ref(), &error.to_string())
+}
+
+/// Runs the program as a child.
+///
+/// # Errors
+/// [`NotExecuted`].
+pub fn spawn(command: &mut Command) -> Result<Pid> {
+    match command.spawn() {
+        Ok(child) => Ok(Pid::from_raw(i32::try_from(child.id())?)),
+        Err(error) => Err(not_executable(command.get_program().as_ref(), &error.to_string())),
+    }
 }
 
 /// Enters the first directory that can be.

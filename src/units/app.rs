@@ -60,6 +60,10 @@ fn inside(plan: &Plan, host: &Host) -> Vec<String> {
     command.extend(lists.canary().map(|canary| format!("--canary={canary}")));
     command.push(format!("--cgroup={}", plan.name.cgroup()));
     command.push(format!("--outside={}", host.network_namespace));
+    if confinement::has_pid_namespace(plan, host) {
+        command.push("--init".to_owned());
+        command.extend(plan.exit_with_main.then(|| "--exit-with-main".to_owned()));
+    }
     if matches!(plan.stdio, Stdio::Terminal { .. }) {
         command.push("--terminal".to_owned());
     }

@@ -1,0 +1,74 @@
+//! Where the app has a PID namespace of its own (PrivatePIDs=, systemd 257), its first process is
+//! that namespace's init: the kernel shields it from every signal it has no handler for, and ends
+//! the namespace with it. So `inside` stays as that process and runs the app as its child.
+
+use std::os::unix::net::UnixStream;
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result};
+use nix::errno::Errno;
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signalfd::SignalFd;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+use super::program;
+use crate::control::Report;
+use crate::exit::Ended;
+
+/// What the launcher sends to the main process alone, which here is the child.
+const PASSED_ON: [Signal; 2] = [Signal::SIGUSR1, Signal::SIGUSR2];
+
+/// Runs the app and returns its exit code once the last process is gone, or with its main process
+/// if `with_main`.
+///
+/// # Errors
+/// The app could not be executed.
+pub fn run(mut app: Command, launcher: &UnixStream, with_main: bool) -> Result<ExitCode> {
+    let mut awaited = SigSet::from_iter(PASSED_ON);
+    awaited.add(Signal::SIGCHLD);
+    // Blocked before the child exists, so that none is lost; std clears the mask in the child.
+    awaited.thread_block().context("cannot block signals")?;
+    let signals = SignalFd::new(&awaited).context("cannot receive signals")?;
+    let main = program::spawn(&mut app)?;
+    // A detached launch has nobody to tell.
+    let _ = Report::Executed.send(launcher);
+    let mut ended = None;
+    loop {
+        let signal = signals.read_signal().context("cannot receive signals")?;
+        for passed in PASSED_ON {
+            if signal.is_some_and(|info| info.ssi_signo == passed as u32) {
+                let _ = kill(main, passed);
+            }
+        }
+        let rest = reap(|pid, how| {
+            if pid == main {
+                ended = Some(how);
+                let _ = Report::Ended(how).send(launcher);
+            }
+        });
+        if let Some(how) = ended
+            && (with_main || rest == Rest::None)
+        {
+            return Ok(ExitCode::from(how.code()));
+        }
+    }
+}
+
+#[derive(PartialEq, Eq)]
+enum Rest {
+    None,
+    Some,
+}
+
+/// Collects what has ended: children, and orphans, which the kernel gives to init.
+fn reap(mut ended: impl FnMut(Pid, Ended)) -> Rest {
+    loop {
+        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::Exited(pid, code)) => ended(pid, Ended::Code(code)),
+            Ok(WaitStatus::Signaled(pid, signal, _)) => ended(pid, Ended::Signal(signal as i32)),
+            Err(Errno::ECHILD) => return Rest::None,
+            Ok(_) | Err(_) => return Rest::Some,
+        }
+    }
+}
