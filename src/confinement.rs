@@ -188,7 +188,7 @@ fn files(plan: &Plan, host: &Host) -> Vec<Setting> {
         Resolver::Off => hidden.extend(NAME_SERVICES.map(str::to_owned)),
     }
     hidden.extend(AGENTS_AT_HOME.iter().map(|file| user.home.join(file).display().to_string()));
-    hidden.extend(ssh_agent(host));
+    hidden.extend(host.ssh_agents.iter().cloned().chain(ssh_agent(host)));
     vec![
         set("TemporaryFileSystem", Value::FileSystems(over)),
         set("BindPaths", Value::Binds(binds)),

@@ -14,7 +14,7 @@ use crate::manager::{self, Manager};
 use crate::plan::{Directory, Plan};
 use crate::reception::{self, Reached};
 use crate::say::Say;
-use crate::state::{self, State};
+use crate::state::{self, Sockets, State};
 use crate::stdio::Streams;
 use crate::terminal::{Settings, Terminal};
 use crate::units::{Places, Units, text};
@@ -47,10 +47,10 @@ pub async fn launch(args: &LaunchArgs) -> Result<u8> {
     let manager = Manager::new(&bus).await?;
     let mut signals = Signals::new()?;
     let streams = Streams::open(&plan)?;
-    let state = State::create(&base, &plan, &host)?;
+    let (state, sockets) = State::create(&base, &plan, &host)?;
     let lifeline = streams.lifeline.try_clone().context("cannot duplicate a pipe")?;
-    let launch = Launch { plan: &plan, units: &units, host: &host, state: &state, say: &say };
-    let outcome = launch.run(&manager, &mut signals, streams, reservation).await;
+    let launch = Launch { plan: &plan, units: &units, host: &host, say: &say };
+    let outcome = launch.run(&manager, &mut signals, streams, sockets, reservation).await;
     lifeline::release(&lifeline);
     drop(lifeline);
     if !(plan.detach && outcome.is_ok()) {
@@ -97,7 +97,6 @@ struct Launch<'a> {
     plan: &'a Plan,
     units: &'a Units,
     host: &'a Host,
-    state: &'a State,
     say: &'a Say,
 }
 
@@ -107,6 +106,7 @@ impl Launch<'_> {
         manager: &Manager<'_>,
         signals: &mut Signals,
         streams: Streams,
+        sockets: Sockets,
         reservation: Option<Reservation>,
     ) -> Result<u8> {
         let saved = streams.terminal.as_ref().map(|_| Settings::of(std::io::stdin())).transpose()?;
@@ -125,7 +125,7 @@ impl Launch<'_> {
         drop(reservation); // the socket has its address
         let order = self.order(streams.app.len());
         let reached =
-            reception::receive(self.plan, self.state, &order, &streams.app, &mut watch, signals, manager).await;
+            reception::receive(self.plan, sockets.control, &order, &streams.app, &mut watch, signals, manager).await;
         // The pty reports its end once nobody holds the app's side.
         drop(streams.app);
         let code = match reached {
@@ -142,7 +142,7 @@ impl Launch<'_> {
                     manager,
                     terminal.as_ref(),
                     app,
-                    &self.state.report,
+                    sockets.report,
                 )
                 .await
             }

@@ -11,7 +11,6 @@ use crate::control::{self, Order, Report};
 use crate::exit::{Ended, NotExecuted};
 use crate::manager::Manager;
 use crate::plan::Plan;
-use crate::state::State;
 use crate::wait::{Signals, Watch};
 
 /// How long `inside` may take for its proof: its own probes wait five seconds at most.
@@ -34,15 +33,15 @@ pub enum Reached {
 /// The wall does not stand, or the program could not be executed: `inside`'s own sentence.
 pub async fn receive(
     plan: &Plan,
-    state: &State,
+    control: std::os::unix::net::UnixListener,
     order: &Order,
     streams: &[OwnedFd],
     watch: &mut Watch,
     signals: &mut Signals,
     manager: &Manager<'_>,
 ) -> Result<Reached> {
-    let listener = state.control.try_clone().context("cannot duplicate a socket")?;
-    let listener = UnixListener::from_std(listener).context("cannot use a socket")?;
+    // Closed when `inside` has been heard: nobody else has anything to say here.
+    let listener = UnixListener::from_std(control).context("cannot use a socket")?;
     let conversation = tokio::time::timeout(PATIENCE, converse(plan, &listener, order, streams));
     tokio::pin!(conversation);
     let mut signalled = None;

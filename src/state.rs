@@ -20,11 +20,16 @@ use crate::plan::Plan;
 pub struct State {
     /// The directory.
     pub directory: PathBuf,
-    /// Where `inside` reports.
+    _lock: Flock<File>,
+}
+
+/// The launch's sockets, in its directory.
+#[derive(Debug)]
+pub struct Sockets {
+    /// Where `inside` reports, once.
     pub control: UnixListener,
     /// Where the forwarder reports.
     pub report: UnixListener,
-    _lock: Flock<File>,
 }
 
 /// What is written of a plan: enough for people and later commands, no secret.
@@ -62,7 +67,7 @@ impl State {
     ///
     /// # Errors
     /// The name is in use; the directory cannot be written.
-    pub fn create(base: &Path, plan: &Plan, host: &Host) -> Result<Self> {
+    pub fn create(base: &Path, plan: &Plan, host: &Host) -> Result<(Self, Sockets)> {
         make_private(base, host.caller.uid)?;
         remove_stale(base);
         let directory = base.join(plan.name.to_string());
@@ -102,8 +107,8 @@ impl State {
             listener.set_nonblocking(true).with_context(failed)?;
             Ok(listener)
         };
-        let (control, report) = (listen("control")?, listen("report")?);
-        Ok(Self { directory, control, report, _lock: lock })
+        let sockets = Sockets { control: listen("control")?, report: listen("report")? };
+        Ok((Self { directory, _lock: lock }, sockets))
     }
 
     /// Removes it, if systemd hasn't yet.

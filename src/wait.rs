@@ -156,7 +156,7 @@ pub async fn until_over(
     manager: &Manager<'_>,
     terminal: Option<&Terminal>,
     mut app: App,
-    report: &std::os::unix::net::UnixListener,
+    report: std::os::unix::net::UnixListener,
 ) -> Result<u8> {
     let mut forwarder = Forwarder::new(report)?;
     let mut life = watch.life();
@@ -213,9 +213,9 @@ struct Forwarder {
 }
 
 impl Forwarder {
-    fn new(report: &std::os::unix::net::UnixListener) -> Result<Self> {
+    fn new(report: std::os::unix::net::UnixListener) -> Result<Self> {
         let listener =
-            report.try_clone().and_then(UnixListener::from_std).context("cannot read the forwarder's report")?;
+            UnixListener::from_std(report).context("cannot read the forwarder's report")?;
         Ok(Self { listener, lines: None, used: false })
     }
 

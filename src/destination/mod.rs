@@ -19,6 +19,8 @@ pub use inside::{inside_address, inside_name, is_inside};
 const MAX_NAME: usize = 253;
 /// The longest label DNS can carry.
 const MAX_LABEL: usize = 63;
+/// The longest text that is looked at: four bytes for each character of the longest name.
+const MAX_TEXT: usize = 4 * MAX_NAME;
 
 /// A host as the app named it: normalised, and never both.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -33,6 +35,9 @@ impl FromStr for Host {
     type Err = anyhow::Error;
 
     fn from_str(text: &str) -> Result<Self> {
+        if text.len() > MAX_TEXT {
+            bail!("`{}` is longer than the {MAX_NAME} bytes a name can have", printable(text));
+        }
         // A scope (`%eth0`) can only matter for link-local addresses; it plays no part in judging.
         let bare = text.strip_prefix('[').and_then(|inner| inner.strip_suffix(']'));
         let unscoped = bare.unwrap_or(text).split('%').next().unwrap_or_default();

@@ -2,6 +2,8 @@
 
 use std::fmt;
 use std::io::IsTerminal;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 use tracing::{Event, Level, Subscriber, level_filters::LevelFilter};
 use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
@@ -18,6 +20,26 @@ pub(super) fn start(level: Option<LevelFilter>) {
         .with_writer(std::io::stderr)
         .event_format(Line { terminal })
         .try_init();
+}
+
+/// Keeps what anyone can cause at will from filling the journal.
+#[derive(Default)]
+pub(super) struct Seldom {
+    last: Mutex<Option<Instant>>,
+}
+
+impl Seldom {
+    /// Whether it may be said again: once in ten seconds.
+    pub(super) fn now(&self) -> bool {
+        const PAUSE: Duration = Duration::from_secs(10);
+
+        let Ok(mut last) = self.last.lock() else { return false };
+        let due = last.is_none_or(|last| last.elapsed() >= PAUSE);
+        if due {
+            *last = Some(Instant::now());
+        }
+        due
+    }
 }
 
 struct Line {

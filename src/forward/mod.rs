@@ -28,7 +28,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, error, warn};
 
 use crate::cli::ForwardArgs;
 use crate::destination::AllowDestination;
@@ -37,7 +37,8 @@ use crate::via::Via;
 
 use admission::Admission;
 pub use limits::Limits;
-pub use peer::PeerWall;
+use log::Seldom;
+pub use peer::{Peer, PeerWall};
 pub use report::{Report, Reporter};
 use upstream::Upstream;
 
@@ -51,6 +52,15 @@ pub struct Forwarder {
     limits: Limits,
     places: Arc<Semaphore>,
     refusals: Arc<Semaphore>,
+    complaints: Complaints,
+}
+
+/// What is said seldom, each by its own clock.
+#[derive(Default)]
+struct Complaints {
+    stranger: Seldom,
+    full: Seldom,
+    accept: Seldom,
 }
 
 impl Forwarder {
@@ -65,6 +75,7 @@ impl Forwarder {
             limits,
             places: Arc::new(Semaphore::new(limits.connections)),
             refusals: Arc::new(Semaphore::new(limits::REFUSALS)),
+            complaints: Complaints::default(),
         })
     }
 
@@ -159,7 +170,9 @@ pub async fn serve(listener: TcpListener, forwarder: Arc<Forwarder>, shutdown: i
             // The client gave up while it waited.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
-                error!("cannot accept connections for the moment: {error}");
+                if forwarder.complaints.accept.now() {
+                    error!("cannot accept connections for the moment: {error}");
+                }
                 tokio::time::sleep(limits::ACCEPT_PAUSE).await;
             }
         }
@@ -169,28 +182,34 @@ pub async fn serve(listener: TcpListener, forwarder: Arc<Forwarder>, shutdown: i
 impl Forwarder {
     /// What becomes of a new connection; `None` if it is closed right here.
     fn receive(self: Arc<Self>, client: TcpStream, peer: SocketAddr) -> Option<impl Future<Output = ()> + use<>> {
-        if let Err(why) = self.admit(&client, peer) {
-            warn!("closed a connection from {peer}: {why}");
+        if !self.serves(&client, peer) {
             return None;
         }
         let place = Arc::clone(&self.places).try_acquire_owned();
         let is_full = place.is_err();
-        let Ok(place) = place.or_else(|_| Arc::clone(&self.refusals).try_acquire_owned()) else {
-            info!("closed a connection from {peer}: there are too many");
-            return None;
-        };
+        if is_full && self.complaints.full.now() {
+            warn!("as many connections as there can be ({}): more are refused", self.limits.connections);
+        }
+        let place = place.or_else(|_| Arc::clone(&self.refusals).try_acquire_owned()).ok()?;
         Some(async move {
             session::serve(&self, client, is_full).await;
             drop(place);
         })
     }
 
-    fn admit(&self, client: &TcpStream, peer: SocketAddr) -> Result<()> {
-        let Some(peers) = &self.peers else { return Ok(()) };
-        match peers.admits(peer, client.local_addr()?) {
-            Ok(true) => Ok(()),
-            Ok(false) => bail!("it does not belong to the app"),
-            Err(error) => bail!("whose it is cannot be told: {error}"),
+    /// Whether `peer` is one of those that this forwarder is for.
+    fn serves(&self, client: &TcpStream, peer: SocketAddr) -> bool {
+        let Some(peers) = &self.peers else { return true };
+        let why = match client.local_addr().and_then(|local| peers.peer(peer, local)) {
+            Ok(Peer::App) => return true,
+            Ok(Peer::Gone) => return false,
+            Ok(Peer::Stranger) => "it does not belong to the app".to_owned(),
+            // What cannot be told is not the app.
+            Err(error) => format!("whose it is cannot be told: {error}"),
+        };
+        if self.complaints.stranger.now() {
+            warn!("closed a connection from {peer}: {why}");
         }
+        false
     }
 }

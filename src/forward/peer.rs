@@ -25,6 +25,17 @@ const ANSWER_SECONDS: i64 = 1;
 /// Directories looked through below the app's own. An app that makes more has itself to blame.
 const MAX_CGROUPS: usize = 4096;
 
+/// Who is at the other end of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// The app.
+    App,
+    /// Somebody else on this host.
+    Stranger,
+    /// Nobody any more, or nobody that the kernel can tell.
+    Gone,
+}
+
 /// Lets one cgroup in, and what is below it.
 #[derive(Debug)]
 pub struct PeerWall {
@@ -37,14 +48,15 @@ impl PeerWall {
         Self { cgroup }
     }
 
-    /// Whether the socket at the other end of a connection was made in the cgroup.
+    /// Who made the socket at the other end of a connection.
     ///
     /// A socket keeps the cgroup it was made in. The directory is read anew each time: the unit
     /// restarts with another one, and the app makes sub-cgroups as it likes.
-    pub fn admits(&self, client: SocketAddr, local: SocketAddr) -> io::Result<bool> {
+    pub fn peer(&self, client: SocketAddr, local: SocketAddr) -> io::Result<Peer> {
         match cgroup_of(client, local)? {
-            Some(id) => contains(&self.cgroup, id),
-            None => Ok(false),
+            Some(id) if contains(&self.cgroup, id)? => Ok(Peer::App),
+            Some(_) => Ok(Peer::Stranger),
+            None => Ok(Peer::Gone),
         }
     }
 }

@@ -8,6 +8,8 @@ use std::sync::Mutex;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
+use super::failure::Failure;
+
 /// One event, a line of JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case", deny_unknown_fields)]
@@ -54,9 +56,11 @@ impl Reporter {
         self.once(|state| &mut state.requested, || Report::Request);
     }
 
-    /// The upstream failed.
-    pub(super) fn upstream_failed(&self, message: &str) {
-        self.once(|state| &mut state.failed, || Report::UpstreamFailed { message: message.to_owned() });
+    /// A request failed, perhaps by the upstream.
+    pub(super) fn failure(&self, failure: &Failure) {
+        if failure.blames_upstream {
+            self.once(|state| &mut state.failed, || Report::UpstreamFailed { message: failure.message.clone() });
+        }
     }
 
     fn once(&self, said: impl Fn(&mut State) -> &mut bool, report: impl Fn() -> Report) {
@@ -84,8 +88,9 @@ mod tests {
         let reporter = Reporter::to(ours).unwrap();
         reporter.request();
         reporter.request();
-        reporter.upstream_failed("a \"b\"");
-        reporter.upstream_failed("c");
+        reporter.failure(&Failure::general("not the upstream"));
+        reporter.failure(&Failure::general("a \"b\"").of_upstream());
+        reporter.failure(&Failure::general("c").of_upstream());
         drop(reporter);
         let lines: Vec<_> = BufReader::new(theirs).lines().map(Result::unwrap).collect();
         assert_eq!(lines, [r#"{"event":"request"}"#, r#"{"event":"upstream-failed","message":"a \"b\""}"#]);

@@ -13,7 +13,7 @@ use super::Forwarder;
 use super::failure::Failure;
 use super::limits::REFUSAL_TIME;
 use super::relay::{Traffic, relay, write_all};
-use super::request::{NoRequest, Plain, Request};
+use super::request::{NoRequest, Plain, Request, Unfinished, refuse};
 use super::stream::Stream;
 use super::upstream::Connected;
 
@@ -41,15 +41,11 @@ pub(super) async fn serve(forwarder: &Forwarder, client: TcpStream, is_full: boo
     let Traffic { sent, received } = &traffic;
     let (sent, received) = (sent.load(Relaxed), received.load(Relaxed));
     let ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-    if let Err(failure) = &outcome
-        && failure.blames_upstream
-    {
-        forwarder.reporter.upstream_failed(&failure.message);
-    }
     match outcome {
-        Err(failure) if sent + received == 0 => warn!(%destination, via = forwarder.via, ms, "{failure}"),
-        Err(failure) => info!(%destination, via = forwarder.via, sent, received, ms, "{failure}"),
         Ok(()) => info!(%destination, via = forwarder.via, sent, received, ms, "done"),
+        // Connections break off; that there is none is worth more attention.
+        Err(failure) if received > 0 => info!(%destination, via = forwarder.via, sent, received, ms, "{failure}"),
+        Err(failure) => warn!(%destination, via = forwarder.via, sent, ms, "{failure}"),
     }
 }
 
@@ -89,6 +85,8 @@ async fn connect(forwarder: &Forwarder, request: Request) -> Result<Open, Failur
     let upstream = match forwarder.upstream.tunnel(request.destination(), &forwarder.admission).await {
         Ok(upstream) => upstream,
         Err(failure) => {
+            // Before the app hears of it: it may be over at once, and the launcher with it.
+            forwarder.reporter.failure(&failure);
             request.refuse(&failure).await;
             return Err(failure);
         }
@@ -106,17 +104,33 @@ async fn carry(client: &Stream, early: &[u8], upstream: Connected, traffic: &Tra
     write_all(client, &answered).await?;
     traffic.sent.fetch_add(early.len() as u64, Relaxed);
     traffic.received.fetch_add(answered.len() as u64, Relaxed);
-    relay(client, &stream, traffic).await
+    let result = relay(client, &stream, traffic).await;
+    if result.is_err() {
+        // What broke off must not look like an end to either side.
+        client.reset_on_close();
+        stream.reset_on_close();
+    }
+    result
 }
 
 /// Carries one absolute-form request and its answer.
 async fn exchange(forwarder: &Forwarder, plain: Plain, traffic: &Traffic) -> Result<(), Failure> {
-    match forwarder.upstream.plain(&plain.destination, &forwarder.admission).await {
-        Ok((upstream, form)) => plain.exchange(upstream, &form, traffic).await,
+    let (upstream, form) = match forwarder.upstream.plain(&plain.destination, &forwarder.admission).await {
+        Ok(connected) => connected,
         Err(failure) => {
-            Request::Plain(Box::new(plain)).refuse(&failure).await;
+            forwarder.reporter.failure(&failure);
+            let _ = plain.refuse(&failure).await;
+            return Err(failure);
+        }
+    };
+    match plain.exchange(upstream, &form, traffic).await {
+        Ok(()) => Ok(()),
+        Err(Unfinished::Unanswered(client, failure)) => {
+            forwarder.reporter.failure(&failure);
+            let _ = refuse(client, &failure).await;
             Err(failure)
         }
+        Err(Unfinished::BrokenOff(failure)) => Err(failure),
     }
 }
 

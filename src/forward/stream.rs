@@ -45,6 +45,13 @@ impl Stream {
         either!(self, inner => inner.try_write(bytes))
     }
 
+    /// Makes the peer see a failure, not an end, once this is dropped.
+    pub(super) fn reset_on_close(&self) {
+        if let Stream::Tcp(stream) = self {
+            let _ = stream.set_zero_linger();
+        }
+    }
+
     /// Ends our half; the other one lives on.
     pub(super) fn shutdown_write(&self) -> io::Result<()> {
         let descriptor = either!(self, inner => inner.as_fd());

@@ -105,7 +105,9 @@ async fn direct_says_what_failed() {
 async fn names_that_are_none_are_refused() {
     let (upstream, log) = socks5(None, 0).await;
     let forwarder = start(&format!("socks5://{upstream}"), &[]).await;
-    for name in ["", ".", "a..b", "a b", "a\r\nb", "a\0b", "127.0.0.08", "1.2.3.4.5", "\u{202e}a", &"a.".repeat(127)] {
+    for name in
+        ["", ".", "a..b", "a b", "a\r\nb", "a\0b", "127.0.0.08", "1.2.3.4.5", "\u{202e}a", &("a.".repeat(127) + "a")]
+    {
         assert_eq!(socks(forwarder, name, 80).await.0, 1, "{name:?}");
     }
     assert_eq!(socks(forwarder, "a.test", 0).await.0, 1);

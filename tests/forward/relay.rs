@@ -79,7 +79,39 @@ async fn a_peer_that_dies_ends_both_sides() {
     let forwarder = start("direct", &["localhost"]).await;
     let (_, mut stream) = socks(forwarder, "127.0.0.1", dying.port()).await;
     let mut rest = Vec::new();
-    let _ = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut rest)).await.expect("the client is left hanging");
+    let end = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut rest)).await.expect("the client is left hanging");
+    assert_eq!(end.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset, "a failure looks like an end");
+}
+
+#[tokio::test]
+async fn an_answer_that_breaks_off_does_not_look_whole() {
+    let breaking = server(|stream| async move {
+        let mut stream = tokio::io::BufReader::new(stream);
+        head(&mut stream).await;
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf").await.unwrap();
+    })
+    .await;
+    let forwarder = start("direct", &["localhost"]).await;
+    let mut stream = TcpStream::connect(forwarder).await.unwrap();
+    stream.write_all(format!("GET http://{breaking}/ HTTP/1.1\r\n\r\n").as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    let end = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await.unwrap();
+    assert_eq!(end.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+}
+
+#[tokio::test]
+async fn a_request_that_breaks_off_does_not_look_whole() {
+    let (origin, log) = origin("HTTP/1.1 200 OK\r\n\r\n").await;
+    let forwarder = start("direct", &["localhost"]).await;
+    for body in ["3\r\nabc", "3\r\nabcdef\r\n0\r\n\r\n", "x\r\n", "3\nabc\n0\n\n", "fffffffffffffffff\r\n", "-1\r\n"] {
+        let mut stream = TcpStream::connect(forwarder).await.unwrap();
+        let request = format!("POST http://{origin}/ HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n{body}");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let _ = stream.shutdown().await;
+        let mut rest = Vec::new();
+        let _reset_or_end = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut rest)).await.unwrap();
+    }
+    assert!(seen(&log).iter().all(|request| !request.contains("\r\n0\r\n")), "{:?}", seen(&log));
 }
 
 #[tokio::test]

@@ -88,7 +88,15 @@ async fn http_upstream() {
 #[tokio::test]
 async fn wrong_http_password() {
     let (upstream, _) = http_proxy(Some("me:pw"), "").await;
-    let forwarder = start(&format!("http://me:other@{upstream}"), &[]).await;
+    let (ours, theirs) = StdUnixStream::pair().unwrap();
+    let forwarder = forwarder(&format!("http://me:other@{upstream}"), &[], Limits::default());
+    let forwarder = run(forwarder.with_reporter(Reporter::to(ours).unwrap())).await;
+    let plain = say(forwarder, "GET http://a.test/ HTTP/1.1\r\n\r\n").await;
+    assert!(plain.starts_with("HTTP/1.1 502 ") && plain.contains("another user and password"), "{plain}");
+    // What the launcher must know was there before the client's answer.
+    theirs.set_nonblocking(true).unwrap();
+    let reports: Vec<_> = StdBufReader::new(theirs).lines().take(2).map(Result::unwrap).collect();
+    assert!(reports[1].contains("upstream-failed") && !reports[1].contains("other@"), "{reports:?}");
     assert_eq!(socks(forwarder, "a.test", 1).await.0, 1);
     for request in ["CONNECT a.test:1 HTTP/1.1\r\n\r\n", "GET http://a.test/ HTTP/1.1\r\n\r\n"] {
         let answer = say(forwarder, request).await;
@@ -146,7 +154,7 @@ async fn a_dead_upstream_fails_and_is_reported_once() {
             let answer = say(forwarder, request).await;
             assert!(answer.starts_with("HTTP/1.1 502 ") && answer.contains("cannot be reached"), "{answer}");
         }
-        theirs.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+        theirs.set_nonblocking(true).unwrap();
         let lines = StdBufReader::new(theirs).lines().map_while(Result::ok);
         let reports: Vec<Report> = lines.map(|line| serde_json::from_str(&line).unwrap()).collect();
         assert!(matches!(&reports[..], [Report::Request, Report::UpstreamFailed { .. }]), "{reports:?}");

@@ -78,3 +78,56 @@ async fn read_line(from: &mut (impl AsyncBufRead + Unpin), limit: u64) -> io::Re
 fn malformed(what: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What is carried of `input`, what is left of it, and whether it went well.
+    fn carried(framing: Framing, input: &[u8]) -> (Vec<u8>, usize, bool) {
+        let (mut rest, mut output) = (input, Vec::new());
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let result = runtime.block_on(copy_body(framing, &mut rest, &mut output));
+        (output, rest.len(), result.is_ok())
+    }
+
+    #[test]
+    fn exact_ends() {
+        assert_eq!(carried(Framing::Length(3), b"abcdef"), (b"abc".to_vec(), 3, true));
+        assert_eq!(carried(Framing::Length(3), b"ab"), (b"ab".to_vec(), 0, false));
+        assert_eq!(carried(Framing::Unsaid, b"ab"), (b"ab".to_vec(), 0, true));
+        let chunks = b"003;a=b\r\nabc\r\n0\r\nX: y\r\n\r\nnext";
+        assert_eq!(carried(Framing::Chunked, chunks), (b"3\r\nabc\r\n0\r\n\r\n".to_vec(), 4, true));
+    }
+
+    #[test]
+    fn endless_lines_and_trailers_are_bounded() {
+        let line = [&b"1;"[..], &vec![b'x'; 10_000]].concat();
+        assert!(!carried(Framing::Chunked, &line).2);
+        let trailers = [&b"0\r\n"[..], &b"X: y\r\n".repeat(20_000), b"\r\n"].concat();
+        assert!(!carried(Framing::Chunked, &trailers).2);
+    }
+
+    proptest! {
+        #[test]
+        fn any_cut_into_chunks_comes_out_whole(pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..50), 0..9)) {
+            let mut input = Vec::new();
+            for piece in &pieces {
+                input.extend(format!("{:X}\r\n", piece.len()).into_bytes());
+                input.extend_from_slice(piece);
+                input.extend_from_slice(b"\r\n");
+            }
+            input.extend_from_slice(b"0\r\n\r\n");
+            let (output, rest, good) = carried(Framing::Chunked, &input);
+            prop_assert!(good && rest == 0);
+            prop_assert!(output.eq_ignore_ascii_case(&input));
+        }
+
+        #[test]
+        fn never_panics(input in prop::collection::vec(any::<u8>(), 0..100)) {
+            carried(Framing::Chunked, &input);
+        }
+    }
+}

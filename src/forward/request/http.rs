@@ -54,7 +54,7 @@ pub(super) async fn read(client: TcpStream) -> Result<Request, NoRequest> {
 }
 
 /// Tells an HTTP client why not, in words.
-pub(super) async fn refuse(mut client: TcpStream, failure: &Failure) -> io::Result<()> {
+pub(crate) async fn refuse(mut client: TcpStream, failure: &Failure) -> io::Result<()> {
     let reason = match failure.status {
         400 => "Bad Request",
         403 => "Forbidden",

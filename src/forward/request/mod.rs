@@ -16,8 +16,8 @@ use crate::destination::Destination;
 
 use super::failure::Failure;
 pub(super) use head::{HeadError, read_head};
-pub(super) use http::Tunnel;
-pub(super) use plain::{Form, Plain};
+pub(super) use http::{Tunnel, refuse};
+pub(super) use plain::{Form, Plain, Unfinished};
 pub(super) use socks5::Socks5;
 
 /// A complete request, not answered yet.
@@ -81,7 +81,7 @@ impl Request {
 
     /// Answers that it is not served.
     pub(super) async fn refuse(self, failure: &Failure) {
-        // The client may be gone already, and nothing more is owed to it then.
+        // The client may be gone already; then nothing more is owed to it.
         let _ = match self {
             Request::Socks5(socks) => socks.refuse(failure).await,
             Request::Tunnel(tunnel) => tunnel.refuse(failure).await,

@@ -41,7 +41,8 @@ impl Plain {
         Self { destination: line.destination.clone(), line, head, client }
     }
 
-    pub(super) async fn refuse(self, failure: &Failure) -> io::Result<()> {
+    /// Answers that it is not served.
+    pub(crate) async fn refuse(self, failure: &Failure) -> io::Result<()> {
         refuse(self.client.into_inner(), failure).await
     }
 
@@ -65,6 +66,14 @@ impl Plain {
     }
 }
 
+/// An exchange that came to no good end.
+pub(crate) enum Unfinished {
+    /// The client has heard nothing yet.
+    Unanswered(TcpStream, Failure),
+    /// It has, and it sees that this is not all.
+    BrokenOff(Failure),
+}
+
 /// What became of an answer.
 enum Answer {
     /// It was carried to its end.
@@ -75,7 +84,7 @@ enum Answer {
 
 impl Plain {
     /// Sends the request on and brings the answer back.
-    pub(crate) async fn exchange(self, upstream: Connected, form: &Form, traffic: &Traffic) -> Result<(), Failure> {
+    pub(crate) async fn exchange(self, upstream: Connected, form: &Form, traffic: &Traffic) -> Result<(), Unfinished> {
         let head = self.head_for(form);
         let Self { destination, line, head: Head { framing, .. }, client } = self;
         let early = client.buffer().to_vec();
@@ -118,12 +127,13 @@ impl Plain {
                 part(client).await;
                 Ok(())
             }
-            Ok(Answer::None(failure)) => {
-                // The client may be gone, and nothing more is owed to it then.
-                let _ = refuse(client, &failure).await;
-                Err(failure)
+            Ok(Answer::None(failure)) => Err(Unfinished::Unanswered(client, failure)),
+            Err(error) => {
+                // What broke off must not look like an end to the client.
+                let _ = client.set_zero_linger();
+                let what = format_args!("the exchange with {destination} broke off");
+                Err(Unfinished::BrokenOff(Failure::system(what, &error)))
             }
-            Err(error) => Err(Failure::system(format_args!("the exchange with {destination} broke off"), &error)),
         }
     }
 }
