@@ -41,7 +41,7 @@ counted() {
         awk '{ sum += $1 } END { print sum + 0 }'
 }
 
-scripts() { find . -name target -prune -o -name '*.sh' -print0 | xargs -0 shellcheck --external-sources .ci/run; }
+scripts() { find . -name target -prune -o -name '*.sh' -print0 | xargs -0 shellcheck --external-sources .ci/run units/[!R]*; }
 
 lab() { APPFW_LAB=$1 APPFW_BINARIES=target/release /usr/bin/python3 -m pytest -q tests/lab; }
 
@@ -50,7 +50,7 @@ bench() { /usr/bin/python3 tests/bench/launch_cost.py --binaries target/release 
 licences() {
     command -v cargo-deny >/dev/null || PATH=$PWD/target/tools/bin:$PATH
     command -v cargo-deny >/dev/null || cargo install cargo-deny --locked --root target/tools || return
-    cargo-deny --all-features check licenses bans sources
+    cargo-deny --all-features check --hide-inclusion-graph licenses bans sources
 }
 
 report() {
