@@ -142,11 +142,12 @@ fn privileges(plan: &Plan, host: &Host) -> Vec<Setting> {
         // The family filter does not know 32-bit socketcall(2).
         set("SystemCallArchitectures", Value::Words(vec!["native".into()])),
         // io_uring makes sockets past the family filter; ENOSYS because programs then do without,
-        // where a kill would end them.
+        // where a kill would end them. A file handle opens what is hidden under a mount, for who has
+        // CAP_DAC_READ_SEARCH.
         filter(
             "SystemCallFilter",
             false,
-            &["io_uring_setup:ENOSYS", "io_uring_enter:ENOSYS", "io_uring_register:ENOSYS"],
+            &["io_uring_setup:ENOSYS", "io_uring_enter:ENOSYS", "io_uring_register:ENOSYS", "open_by_handle_at:EPERM"],
         ),
         set("IgnoreSIGPIPE", Value::Bool(false)),
     ];

@@ -145,7 +145,8 @@ fn find_appfw() -> Result<PathBuf> {
 fn ssh_agents(root: &Path) -> Vec<String> {
     let Ok(entries) = std::fs::read_dir(root.join("tmp")) else { return Vec::new() };
     let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
-    let plain = |name: &String| name.strip_prefix("ssh-").is_some_and(|rest| rest.chars().all(|c| c.is_ascii_alphanumeric()));
+    let plain =
+        |name: &String| name.strip_prefix("ssh-").is_some_and(|rest| rest.chars().all(|c| c.is_ascii_alphanumeric()));
     names.filter(plain).map(|name| format!("/tmp/{name}")).collect()
 }
 

@@ -28,6 +28,11 @@ pub fn release(mut pipe: impl Write) {
 /// The unit's side.
 #[must_use]
 pub fn run() -> ExitCode {
+    // Without capabilities it would be open to an app of root's: /proc/PID/root, ptrace(2).
+    if let Err(error) = nix::sys::prctl::set_dumpable(false) {
+        eprintln!("appfw lifeline: cannot close itself to others: {error}");
+        return ExitCode::FAILURE;
+    }
     let mut settings: Option<Settings> = None;
     for line in stdin().lock().lines().map_while(Result::ok) {
         settings = if line == DONE { None } else { serde_json::from_str(&line).ok() };

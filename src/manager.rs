@@ -174,9 +174,8 @@ impl<'a> Manager<'a> {
     /// The job failed, or that of a unit the app needs: its main process never ran.
     pub async fn start(&self, units: &Units) -> Result<()> {
         let app = &units.app.name;
-        let call = async {
-            self.proxy.start_unit(app, "fail").await.with_context(|| format!("systemd did not start {app}"))
-        };
+        let call =
+            async { self.proxy.start_unit(app, "fail").await.with_context(|| format!("systemd did not start {app}")) };
         match (self.finished(app, call).await?.as_str(), &units.forwarder) {
             ("done", _) => Ok(()),
             ("dependency", Some((socket, _))) => {

@@ -1,6 +1,8 @@
 //! From the program's execve to its end: signals, window size, the forwarder's report, what stays
 //! behind, and the exit code.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::Signal as Number;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
@@ -14,6 +16,9 @@ use crate::reception::App;
 use crate::say::Say;
 use crate::terminal::Terminal;
 use crate::units::INNER;
+
+/// How long after the main process's end the launch is said to go on.
+const LINGERS: Duration = Duration::from_millis(200);
 
 /// A unit's life, followed by its changes.
 pub struct Watch {
@@ -164,13 +169,14 @@ pub async fn until_over(
     let mut told = false;
     while !life.over {
         main = main.or(life.main);
-        if main.is_some() && !told {
-            told = true;
-            name_what_stayed(plan, say, watch.unit(), manager).await;
-        }
         tokio::select! {
             now = watch.changed() => life = now?,
             how = app.ended(), if main.is_none() => main = Some(how),
+            // The unit's own end is on its way more often than not.
+            () = tokio::time::sleep(LINGERS), if main.is_some() && !told => {
+                told = true;
+                name_what_stayed(plan, say, watch.unit(), manager).await;
+            }
             signal = signals.next() => match (signal, terminal) {
                 (Signal::Window, Some(terminal)) => terminal.resize(),
                 _ => signal.forward(manager, watch.unit()).await,
@@ -214,8 +220,7 @@ struct Forwarder {
 
 impl Forwarder {
     fn new(report: std::os::unix::net::UnixListener) -> Result<Self> {
-        let listener =
-            UnixListener::from_std(report).context("cannot read the forwarder's report")?;
+        let listener = UnixListener::from_std(report).context("cannot read the forwarder's report")?;
         Ok(Self { listener, lines: None, used: false })
     }
 
@@ -247,7 +252,7 @@ impl Forwarder {
 
     /// Takes what has come until now.
     async fn drain(&mut self, say: &Say) {
-        while let Ok(line) = tokio::time::timeout(std::time::Duration::ZERO, self.next()).await {
+        while let Ok(line) = tokio::time::timeout(Duration::ZERO, self.next()).await {
             self.take(line, say);
         }
     }

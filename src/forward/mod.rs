@@ -95,6 +95,8 @@ impl Forwarder {
 /// `appfw forward`: runs until it is told to stop.
 pub fn run(args: ForwardArgs) -> Result<()> {
     log::start(std::env::var("APPFW_LOG").ok().and_then(|level| level.parse().ok()));
+    // An app of root's can take on any user, this one too, but not then look in here.
+    nix::sys::prctl::set_dumpable(false).context("cannot close the forwarder to other processes")?;
     let limits = Limits::of_this_process()?;
     let mut via = Via::from_args(&args.via)?;
     if via.wants_tor() {

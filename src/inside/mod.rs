@@ -58,13 +58,13 @@ fn prove_and_become(args: &InsideArgs, launcher: &UnixStream) -> Result<ExitCode
     let order = Order::read(first.as_slice().chain(launcher))?;
     descriptors::install(&order, streams)?;
     if args.terminal {
-        // systemd made this process a session leader; the pty is nobody's terminal yet.
+        if args.init {
+            // systemd makes its child a session leader, and init is a child of that one.
+            nix::unistd::setsid().context("cannot make a session for the terminal")?;
+        }
+        // The pty is nobody's terminal yet.
         rustix::process::ioctl_tiocsctty(std::io::stdin()).context("cannot take the terminal")?;
     }
     let mut app = program::prepare(&order)?;
-    if args.init {
-        init::run(app, launcher, args.exit_with_main)
-    } else {
-        Err(program::become_it(&mut app))
-    }
+    if args.init { init::run(app, launcher, args.exit_with_main) } else { Err(program::become_it(&mut app)) }
 }

@@ -103,12 +103,12 @@ fn lists(via: &Via) -> IpLists {
 ///
 /// Left out: ProtectKernelTunables= and PrivateDevices=, whose mounts take longer than the rest of a
 /// launch together (tests/bench). A user without capabilities can't write tunables, and
-/// DevicePolicy= closes the devices.
+/// DevicePolicy= closes the devices. PrivateUsers=: root owns such a namespace, and an app that runs
+/// as root would so have every capability over the forwarder in it, ptrace(2) among them.
 fn harden(unit: &mut Unit) {
     for directive in [
         "DynamicUser",
         "NoNewPrivileges",
-        "PrivateUsers",
         "PrivateTmp",
         "ProtectClock",
         "ProtectControlGroups",
