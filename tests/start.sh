@@ -7,14 +7,15 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 become_root() {
     [ "$(id -u)" != 0 ] || return 0
     command -v sudo >/dev/null || { echo "$0 must be root: it boots a systemd of its own in namespaces" >&2; exit 1; }
-    exec sudo APPFW_PATH="$PATH" bash "$0" "$@"
+    exec sudo APPFW_PATH="$PATH" bash "tests/$(basename "$0")" "$@"
 }
 
 # Cargo of whoever called sudo: the toolchain is theirs, and so are the files it makes.
 cargo() {
+    local home
     if [ -n "${SUDO_USER:-}" ] && [ -n "${APPFW_PATH:-}" ]; then
-        sudo --user="$SUDO_USER" --set-home PATH="$APPFW_PATH:$(getent passwd "$SUDO_USER" | cut -d: -f6)/.cargo/bin" \
-            ${CI:+CI="$CI"} ${APPFW_MUST_WORK:+APPFW_MUST_WORK="$APPFW_MUST_WORK"} cargo "$@"
+        home=$(getent passwd "$SUDO_USER" | cut -d: -f6)
+        runuser -u "$SUDO_USER" -- env HOME="$home" PATH="$APPFW_PATH:$home/.cargo/bin" cargo "$@"
     else
         PATH=$PATH:$HOME/.cargo/bin command cargo "$@"
     fi
@@ -29,7 +30,7 @@ need_cargo() {
 $0 needs Rust $need or later and found ${have:-none}. The packages of Debian 12 and 13 are older.
 Install rustup (Debian 13: apt install rustup; Debian 12: see https://rustup.rs), then
     rustup default stable
-and run this again. It downloads no toolchain by itself.
+and run this again. This script downloads no toolchain.
 TEXT
         exit 1
     fi
