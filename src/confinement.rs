@@ -225,3 +225,144 @@ pub fn capability_names(mask: u64) -> String {
     let names = CAPABILITIES.iter().filter(|(_, bit)| mask & 1 << bit != 0);
     names.map(|(name, _)| *name).collect::<Vec<_>>().join(" ")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::{self, host, host_of, plan, plan_on};
+    use std::path::Path;
+
+    fn get(settings: &[Setting], directive: &str) -> Option<Value> {
+        settings.iter().find(|setting| setting.directive == directive).map(|setting| setting.value.clone())
+    }
+
+    fn paths(settings: &[Setting], directive: &str) -> Vec<String> {
+        match get(settings, directive) {
+            Some(Value::Paths(paths)) => paths,
+            other => panic!("{directive}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_capabilities_are_those_of_the_contract_and_none_that_opens_the_wall() {
+        let Some(Value::Capabilities(mask)) =
+            get(&settings(&plan("--via direct x").unwrap(), &host()), "CapabilityBoundingSet")
+        else {
+            panic!("no bounding set")
+        };
+        assert_eq!(mask, fixture::CAPABILITIES.iter().map(|(_, bit)| 1 << bit).sum::<u64>());
+        assert_eq!(mask, 0x2184_05ff);
+        assert_eq!(capability_names(mask), fixture::CAPABILITIES.map(|(name, _)| name).join(" "));
+        // NET_ADMIN, NET_RAW, SYS_MODULE, SYS_RAWIO, SYS_PTRACE, SYS_ADMIN, BPF
+        for bit in [12, 13, 16, 17, 19, 21, 39] {
+            assert_eq!(mask >> bit & 1, 0, "capability {bit}");
+        }
+    }
+
+    #[test]
+    fn root_is_kept_from_the_kernel_and_others_in_a_user_namespace() {
+        const KERNEL: [&str; 4] =
+            ["ProtectKernelTunables", "ProtectKernelModules", "ProtectKernelLogs", "ProtectControlGroups"];
+        let on = Some(Value::Bool(true));
+        let root = settings(&plan("--via direct x").unwrap(), &host());
+        let alice = settings(&plan("--via direct --uid alice x").unwrap(), &host());
+        let caller = host_of("alice");
+        let by_polkit = settings(&plan_on(&caller, &["--system", "--via", "direct", "x"]).unwrap(), &caller);
+        for directive in KERNEL {
+            assert_eq!(get(&root, directive), on, "{directive}");
+        }
+        assert_eq!(get(&root, "PrivateUsers"), None);
+        for other in [alice, by_polkit] {
+            assert_eq!(get(&other, "PrivateUsers"), on);
+            assert_eq!(get(&other, "NoNewPrivileges"), on);
+        }
+    }
+
+    #[test]
+    fn a_pid_namespace_is_for_root_and_for_a_systemd_that_has_one() {
+        for (version, line, expected) in [
+            (Some(257), "--via direct x", true),
+            (Some(256), "--via direct x", false),
+            (None, "--via direct x", false),
+            (Some(257), "--via direct --uid alice x", false),
+        ] {
+            let host = Host { systemd: version, ..host() };
+            let settings = settings(&plan(line).unwrap(), &host);
+            assert_eq!(get(&settings, "PrivatePIDs").is_some(), expected, "{version:?} {line}");
+        }
+    }
+
+    #[test]
+    fn only_the_address_wall_has_the_hosts_network() {
+        for (line, private) in [
+            ("--via direct x", true),
+            ("--via none x", true),
+            ("--via direct --wall address x", false),
+            ("--via none --deny any x", false),
+        ] {
+            let settings = settings(&plan(line).unwrap(), &host());
+            assert_eq!(get(&settings, "PrivateNetwork"), private.then_some(Value::Bool(true)), "{line}");
+            assert!(
+                matches!(get(&settings, "IPAddressDeny"), Some(Value::Networks(deny)) if !deny.is_empty()),
+                "{line}"
+            );
+            assert!(
+                !matches!(get(&settings, "IPAddressAllow"), Some(Value::Networks(allow)) if allow.is_empty()),
+                "{line}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_hidden_is_what_is_there() {
+        let plan = plan("--via direct --uid alice x").unwrap();
+        let mut host = host();
+        host.environment.push(("SSH_AUTH_SOCK".into(), "/tmp/ssh-x/agent.7".into()));
+        let hidden = paths(&settings(&plan, &host), "InaccessiblePaths");
+        let expected =
+            ["/run/docker.sock", "/run/nscd", "/home/alice/.gnupg/S.gpg-agent", "/tmp/ssh-y", "/tmp/ssh-x/agent.7"];
+        assert_eq!(hidden, expected.map(|path| format!("-{path}")));
+
+        host.exists = |_| false;
+        assert!(paths(&settings(&plan, &host), "InaccessiblePaths").is_empty());
+        host.exists = |path| path.starts_with("/run/user") || path == Path::new("/run/avahi-daemon");
+        assert_eq!(paths(&settings(&plan, &host), "InaccessiblePaths"), ["-/run/avahi-daemon"]);
+    }
+
+    #[test]
+    fn roots_program_cannot_write_what_root_runs_outside() {
+        let mut host = host();
+        host.exists = |_| true;
+        let read_only = paths(&settings(&plan("--via direct x").unwrap(), &host), "ReadOnlyPaths");
+        for place in ["/etc/systemd", "/usr/lib/systemd", "/etc/cron.d", "/etc/crontab", "/var/spool/cron", "/etc/udev"]
+        {
+            assert!(read_only.contains(&format!("-{place}")), "{place}: {read_only:?}");
+        }
+    }
+
+    #[test]
+    fn an_agent_at_a_strange_place_is_no_unit_syntax() {
+        for (socket, hidden) in [("/tmp/ssh-x/agent.7", true), ("agent.7", false), ("-/tmp/ssh-x/agent.7", false)] {
+            let mut host = host();
+            host.environment.push(("SSH_AUTH_SOCK".into(), socket.into()));
+            assert_eq!(ssh_agent(&host).is_some(), hidden, "{socket}");
+        }
+    }
+
+    #[test]
+    fn the_hosts_resolver_is_shown_where_it_is_the_apps_and_buses_never_are() {
+        for (line, shown) in [("--via none --deny 8.8.8.8 x", true), ("--via none --deny any x", false)] {
+            let settings = settings(&plan(line).unwrap(), &host());
+            let Some(Value::Binds(binds)) = get(&settings, "BindPaths") else { panic!("no binds") };
+            assert_eq!(binds.contains(&Bind::same("/run/systemd/resolve")), shown, "{line}");
+            let nscd = paths(&settings, "InaccessiblePaths").contains(&"-/run/nscd".to_owned());
+            assert_eq!(nscd, !shown, "{line}");
+            let Some(Value::FileSystems(over)) = get(&settings, "TemporaryFileSystem") else {
+                panic!("nothing hidden")
+            };
+            for hidden in ["/run/dbus", "/run/user", "/run/systemd", "/run/appfw"] {
+                assert!(over.iter().any(|(path, _)| path == hidden), "{line}: {hidden}");
+            }
+        }
+    }
+}

@@ -129,3 +129,117 @@ fn is_kept_for_others(name: &OsStr) -> bool {
     let name = name.to_string_lossy();
     name.starts_with("LC_") || KEPT_FOR_OTHERS.contains(&&*name)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::{host, host_of, plan, plan_on};
+    use std::collections::BTreeMap;
+
+    /// The app's environment, the caller having `variables`.
+    fn app(plan: &Plan, variables: &[&str]) -> BTreeMap<String, String> {
+        let split = |variable: &&str| variable.split_once('=').map(|(name, value)| (name.into(), value.into()));
+        let caller: Vec<(OsString, OsString)> = variables.iter().filter_map(split).collect();
+        let text = |word: OsString| word.into_string().unwrap();
+        let app = app_environment(plan, &caller);
+        let names: std::collections::BTreeSet<_> = app.iter().map(|(name, _)| name).collect();
+        assert_eq!(names.len(), app.len(), "a name stands twice");
+        app.into_iter().map(|(name, value)| (text(name), text(value))).collect()
+    }
+
+    #[test]
+    fn the_caller_keeps_what_does_not_lead_past_the_forwarder() {
+        let kept = ["PATH=/bin", "EDITOR=vi", "LANG=C", "HOME=/root", "npm_config_cache=/x", "PROXY_X=1", "proxy=1"];
+        let dropped = [
+            "http_proxy=http://evil",
+            "Https_Proxy=x",
+            "NO_PROXY=*",
+            "no_proxy=*",
+            "ftp_proxy=x",
+            "npm_config_https_proxy=x",
+            "NPM_CONFIG_PROXY=x",
+            "npm_config_noproxy=*",
+            "SOCKS_SERVER=x",
+            "GIT_PROXY_COMMAND=x",
+            "REQUEST_METHOD=GET",
+            "SSH_AUTH_SOCK=/tmp/x",
+            "SSH_AGENT_PID=1",
+            "GPG_AGENT_INFO=x",
+            "DBUS_SESSION_BUS_ADDRESS=x",
+            "DBUS_SYSTEM_BUS_ADDRESS=x",
+            "LD_PRELOAD=x",
+            "LD_LIBRARY_PATH=x",
+            "NOTIFY_SOCKET=x",
+            "LISTEN_FDS=3",
+            "INVOCATION_ID=x",
+            "CREDENTIALS_DIRECTORY=x",
+        ];
+        let app = app(&plan("--via none x").unwrap(), &[&kept[..], &dropped[..]].concat());
+        let expected = kept.iter().filter_map(|word| word.split_once('='));
+        assert_eq!(app, expected.map(|(name, value)| (name.into(), value.into())).collect());
+    }
+
+    #[test]
+    fn another_user_gets_little_of_the_caller() {
+        let caller = ["PATH=/bin", "LANG=C", "LC_TIME=C", "TZ=UTC", "TERM=xterm", "COLORTERM=1", "NO_COLOR=1"];
+        let not_theirs = ["HOME=/root", "USER=root", "XDG_RUNTIME_DIR=/run/user/0", "EDITOR=vi", "LS_COLORS=x"];
+        let app = app(&plan("--via none --uid alice x").unwrap(), &[&caller[..], &not_theirs[..]].concat());
+        let own = ["HOME=/home/alice", "USER=alice", "LOGNAME=alice", "SHELL=/bin/sh"];
+        let expected = caller.iter().chain(&own).filter_map(|word| word.split_once('='));
+        assert_eq!(app, expected.map(|(name, value)| (name.into(), value.into())).collect());
+    }
+
+    #[test]
+    fn only_root_loses_the_runtime_directory_and_nobody_is_without_a_path() {
+        let variables = ["XDG_RUNTIME_DIR=/run/user/1000"];
+        let root = app(&plan("--via none x").unwrap(), &variables);
+        assert_eq!(root.get("XDG_RUNTIME_DIR"), None);
+        assert_eq!(root["PATH"], DEFAULT_PATH);
+        let alice = plan_on(&host_of("alice"), &["--system", "--via", "none", "x"]).unwrap();
+        assert_eq!(app(&alice, &variables)["XDG_RUNTIME_DIR"], "/run/user/1000");
+    }
+
+    #[test]
+    fn the_proxy_variables_are_ours_unless_env_says_otherwise() {
+        let app = app(
+            &plan("--via direct --env all_proxy=mine --env NEW=1 x").unwrap(),
+            &["http_proxy=theirs", "RSYNC_PROXY=theirs", "NO_PROXY=*"],
+        );
+        let ours = "http://127.100.90.50:1080";
+        for (name, value) in [("http_proxy", ours), ("HTTPS_PROXY", ours), ("all_proxy", "mine"), ("NEW", "1")] {
+            assert_eq!(app[name], value, "{name}");
+        }
+        assert_eq!(app["RSYNC_PROXY"], "127.100.90.50:1080");
+        assert!(!app.contains_key("NO_PROXY") && !app.contains_key("no_proxy"));
+    }
+
+    #[test]
+    fn each_scheme_stands_in_all_six_variables_and_node_gets_http_alone() {
+        for (option, scheme) in [
+            ("", "http"),
+            ("--env-scheme http ", "http"),
+            ("--env-scheme socks5h ", "socks5h"),
+            ("--env-scheme socks5 ", "socks5"),
+            ("--env-scheme socks ", "socks"),
+        ] {
+            let plan = plan(&format!("--via direct {option}x")).unwrap();
+            let variables: BTreeMap<_, _> = plan.proxy_variables.into_iter().collect();
+            for name in ["http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"] {
+                assert_eq!(variables[name], format!("{scheme}://127.100.90.50:1080"), "{name}");
+            }
+            assert_eq!(variables["RSYNC_PROXY"], "127.100.90.50:1080");
+            assert_eq!(variables.contains_key("NODE_USE_ENV_PROXY"), scheme == "http", "{scheme}");
+        }
+        assert!(plan("--via none x").unwrap().proxy_variables.is_empty());
+    }
+
+    #[test]
+    fn what_the_address_wall_lets_through_needs_no_proxy() {
+        let plan = plan("--via direct --wall address --allow 10.0.0.0/24 --allow 10.1.0.9 --allow ::1 x").unwrap();
+        let app = app(&plan, &[]);
+        assert_eq!(app["NO_PROXY"], "10.0.0.0/24,10.1.0.9,::1");
+        assert_eq!(app["no_proxy"], app["NO_PROXY"]);
+        let names = host().environment;
+        assert!(app_environment(&plan, &names).iter().any(|(name, _)| name == "LANG"));
+    }
+}

@@ -47,3 +47,10 @@ pub mod forward;
 pub mod tor;
 
 pub mod exit;
+
+// The fake machine of the integration tests, which name this crate from outside.
+#[cfg(test)]
+extern crate self as appfw;
+#[cfg(test)]
+#[path = "../tests/fixture/mod.rs"]
+mod fixture;

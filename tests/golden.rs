@@ -1,6 +1,6 @@
 //! Golden tests: `tests/golden/NN-name/` holds a command line and the units that follow from it.
 //!
-//! - `args`: one argument a line, `\n` in it for a line break
+//! - `args`: one argument a line, `\n` in it for a line break; or `example`: a script of `units/`
 //! - `host` (optional): what differs from the fake host, `key=value` a line: `user`, `terminal`
 //!   (which of `in`, `out`, `err` are terminals), `appfw`, `systemd`, `env.NAME`
 //! - `expected`: the units as text; `UPDATE_GOLDEN=1` rewrites it
@@ -36,12 +36,37 @@ fn cases() -> Vec<Case> {
 }
 
 fn case(directory: PathBuf) -> Case {
-    let args = fs::read_to_string(directory.join("args")).unwrap();
-    let args: Vec<String> = args.lines().map(|line| line.replace("\\n", "\n")).collect();
+    let args: Vec<String> = match fs::read_to_string(directory.join("example")) {
+        Ok(name) => example(name.trim()),
+        Err(_) => {
+            let args = fs::read_to_string(directory.join("args")).unwrap();
+            args.lines().map(|line| line.replace("\\n", "\n")).collect()
+        }
+    };
     let host = host(&fs::read_to_string(directory.join("host")).unwrap_or_default());
     let plan = fixture::plan_on(&host, &args).unwrap_or_else(|error| panic!("{}: {error:#}", directory.display()));
     let units = fixture::units(&plan, &host);
     Case { directory, units }
+}
+
+fn examples() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("units")
+}
+
+/// The command line of a shipped example, its program being `true`.
+fn example(name: &str) -> Vec<String> {
+    let script = fs::read_to_string(examples().join(name)).unwrap();
+    let line = script.lines().find_map(|line| line.strip_prefix("exec appfw-run ")).unwrap();
+    line.strip_suffix(" \"$@\"").unwrap().split(' ').chain(["true"]).map(str::to_owned).collect()
+}
+
+#[test]
+fn every_shipped_example_is_a_case() {
+    let is_named = |name: &str| cases().iter().any(|case| case.directory.to_string_lossy().ends_with(name));
+    for entry in fs::read_dir(examples()).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        assert!(name == "README.md" || is_named(&format!("-example-{name}")), "{name}");
+    }
 }
 
 fn host(tweaks: &str) -> Host {

@@ -196,3 +196,102 @@ impl clap::FromArgMatches for LaterArgs {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::parse;
+    use clap::CommandFactory;
+    use clap::error::ErrorKind;
+
+    /// The launcher's options in the contract (cli.md).
+    const OPTIONS: [&str; 38] = [
+        "via direct",
+        "dns off",
+        "isolate launch",
+        "only x.test",
+        "block x.test",
+        "allow-destination 10.0.0.1",
+        "allow any",
+        "deny any",
+        "ingress-filter /x",
+        "egress-filter /x",
+        "wall strict",
+        "wall namespace",
+        "wall address",
+        "capture",
+        "no-capture",
+        "publish 80",
+        "address 127.0.0.9",
+        "dbus none",
+        "system",
+        "user",
+        "standalone",
+        "uid alice",
+        "property A=b",
+        "profile x",
+        "no-profile",
+        "own-profile",
+        "env A",
+        "env-scheme http",
+        "env-scheme socks5h",
+        "env-scheme socks5",
+        "env-scheme socks",
+        "workdir /",
+        "unit x",
+        "detach",
+        "exit-with-main",
+        "dry-run",
+        "quiet",
+        "verbose",
+    ];
+
+    #[test]
+    fn every_option_of_the_contract_is_known_and_none_is_taken_for_the_command() {
+        for option in OPTIONS.iter().chain(&["log-destinations yes"]) {
+            let line = format!("--{option} curl -v");
+            let args = parse(&line.split(' ').collect::<Vec<_>>()).unwrap_or_else(|error| panic!("{option}: {error}"));
+            assert_eq!(args.command, ["curl", "-v"], "{option}");
+        }
+    }
+
+    #[test]
+    fn no_option_is_there_beside_the_contract() {
+        let known = |name: &str| OPTIONS.iter().any(|option| option.split(' ').next() == Some(name));
+        for arg in LaunchArgs::command().get_arguments().filter_map(|arg| arg.get_long()) {
+            assert!(known(arg) || ["help", "version", "log-destinations"].contains(&arg), "--{arg}");
+        }
+    }
+
+    #[test]
+    fn the_first_word_begins_the_command_and_its_options_are_its_own() {
+        for (line, command) in [
+            ("--via direct curl --via tor -q", "curl --via tor -q"),
+            ("--via direct -- curl -v", "curl -v"),
+            ("--via direct -- --via", "--via"),
+            ("curl -- --via direct", "curl -- --via direct"),
+            ("-q -- check", "check"),
+            ("stop x", "stop x"),
+        ] {
+            let args = parse(&line.split(' ').collect::<Vec<_>>()).unwrap_or_else(|error| panic!("{line}: {error}"));
+            assert_eq!(args.command, command.split(' ').collect::<Vec<_>>(), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_mistake_is_a_usage_error_and_never_a_command() {
+        for (line, kind) in [
+            ("--vai direct curl", ErrorKind::UnknownArgument),
+            ("-z curl", ErrorKind::UnknownArgument),
+            ("--via direct", ErrorKind::MissingRequiredArgument),
+            ("--wall strong curl", ErrorKind::InvalidValue),
+            ("--env-scheme ftp curl", ErrorKind::InvalidValue),
+            ("--quiet --verbose curl", ErrorKind::ArgumentConflict),
+            ("--help", ErrorKind::DisplayHelp),
+            ("-V", ErrorKind::DisplayVersion),
+        ] {
+            let error = parse(&line.split(' ').collect::<Vec<_>>()).expect_err(line);
+            assert_eq!(error.kind(), kind, "{line}");
+        }
+    }
+}
