@@ -42,7 +42,8 @@ pub async fn receive(
 ) -> Result<Reached> {
     // Closed when `inside` has been heard: nobody else has anything to say here.
     let listener = UnixListener::from_std(control).context("cannot use a socket")?;
-    let conversation = tokio::time::timeout(PATIENCE, converse(plan, &listener, order, streams));
+    let conversation = async { converse(accept_own(plan, &listener).await?, order, streams).await };
+    let conversation = tokio::time::timeout(PATIENCE, conversation);
     tokio::pin!(conversation);
     let mut signalled = None;
     loop {
@@ -71,8 +72,8 @@ pub async fn receive(
     }
 }
 
-async fn converse(plan: &Plan, listener: &UnixListener, order: &Order, streams: &[OwnedFd]) -> Result<App> {
-    let mut inside = App(accept_own(plan, listener).await?);
+async fn converse(inside: UnixStream, order: &Order, streams: &[OwnedFd]) -> Result<App> {
+    let mut inside = App(inside);
     match inside.next().await? {
         Some(Report::Proven { version }) if version == env!("CARGO_PKG_VERSION") => {}
         Some(Report::Proven { version }) => bail!(
@@ -150,6 +151,91 @@ async fn accept_own(plan: &Plan, listener: &UnixListener) -> Result<UnixStream> 
             .is_some_and(|text| text.lines().any(|line| line.starts_with("0::") && line.ends_with(&plan.name.cgroup())))
         {
             return Ok(stream);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::{Read, Write};
+    use std::net::Shutdown;
+    use std::os::unix::net::UnixStream as Std;
+
+    use super::*;
+    use crate::exit;
+
+    fn order() -> Order {
+        let environment = vec![("A".into(), "b\nc".into())];
+        Order { command: vec!["curl".into(), "".into()], environment, directories: vec!["/".into()], descriptors: 1 }
+    }
+
+    fn proven() -> String {
+        format!("{{\"proven\":{{\"version\":\"{}\"}}}}\n", env!("CARGO_PKG_VERSION"))
+    }
+
+    /// A conversation with an `inside` that says `first`, and `then` once it has the order.
+    async fn converse_with(first: String, then: &'static str) -> Result<(App, Option<Order>)> {
+        let (ours, mut theirs) = Std::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let inside = std::thread::spawn(move || {
+            theirs.write_all(first.as_bytes()).unwrap();
+            if first != proven() {
+                theirs.shutdown(Shutdown::Write).unwrap();
+                // Nothing is ordered from an inside that has proven nothing.
+                assert_eq!(theirs.read(&mut [0]).unwrap(), 0);
+                return None;
+            }
+            let mut descriptors = Vec::new();
+            let start = control::receive_with(&theirs, &mut descriptors).unwrap();
+            assert_eq!(descriptors.len(), 1);
+            let order = Order::read(start.as_slice()).unwrap();
+            theirs.write_all(then.as_bytes()).unwrap();
+            Some(order)
+        });
+        let streams = [File::open("/dev/null").unwrap().into()];
+        let ours = UnixStream::from_std(ours).unwrap();
+        let outcome = tokio::time::timeout(Duration::from_secs(20), converse(ours, &order(), &streams)).await;
+        let order = inside.join().unwrap();
+        outcome.expect("it hangs").map(|app| (app, order))
+    }
+
+    #[tokio::test]
+    async fn a_proven_wall_is_answered_with_the_whole_order() {
+        for then in ["", "\"executed\"\n"] {
+            let (_, ordered) = converse_with(proven(), then).await.unwrap();
+            assert_eq!(ordered, Some(order()));
+        }
+    }
+
+    #[tokio::test]
+    async fn where_inside_stays_it_tells_how_the_app_ended() {
+        let (mut app, _) = converse_with(proven(), "\"executed\"\n{\"ended\":{\"code\":7}}\n").await.unwrap();
+        assert_eq!(app.ended().await, Ended::Code(7));
+    }
+
+    #[tokio::test]
+    async fn what_inside_refuses_is_the_launchers_own_sentence_and_code() {
+        let half = "{\"refused\"".to_owned();
+        let endless = "x".repeat(MAX_REPORT + 1);
+        let other = "{\"proven\":{\"version\":\"0.0.0\"}}\n".to_owned();
+        let refused = "{\"refused\":{\"message\":\"::1 is open\"}}\n";
+        let not_found = "{\"not-executed\":{\"code\":127,\"message\":\"x was not found\"}}\n";
+        for (first, then, code, expected) in [
+            (refused.to_owned(), "", exit::OURS, "::1 is open"),
+            (other, "", exit::OURS, "appfw is version 0.0.0 and appfw-run is"),
+            (String::new(), "", exit::OURS, "appfw inside ended before it reported, so nothing was run"),
+            (half, "", exit::OURS, "appfw inside sent half a report"),
+            (endless, "", exit::OURS, "appfw inside sent half a report"),
+            ("HTTP/1.1 400\n".to_owned(), "", exit::OURS, "appfw inside sent \"HTTP/1.1 400\""),
+            ("\"executed\"\n".to_owned(), "", exit::OURS, "appfw inside sent Executed out of turn"),
+            (proven(), refused, exit::OURS, "::1 is open"),
+            (proven(), not_found, exit::NOT_FOUND, "x was not found"),
+            (proven(), "{}\n", exit::OURS, "appfw inside sent \"{}\""),
+        ] {
+            let error = converse_with(first, then).await.expect_err(expected);
+            assert!(format!("{error:#}").starts_with(expected), "{expected}: {error:#}");
+            assert_eq!(exit::code_of(&error), code, "{expected}");
         }
     }
 }

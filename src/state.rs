@@ -198,10 +198,91 @@ fn without_host_lookups(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fixture::{host, host_of, plan_on};
 
     #[test]
     fn only_the_hosts_line_of_nsswitch_is_replaced() {
         let text = "passwd: files systemd\n# hosts: no\n hosts: files resolve [!UNAVAIL=return] dns\ngroup: files";
         assert_eq!(without_host_lookups(text), "passwd: files systemd\n# hosts: no\ngroup: files\nhosts: files\n");
+    }
+
+    /// A place for launches of this process's user, and that user's host.
+    fn place() -> (tempfile::TempDir, PathBuf, Host) {
+        let place = tempfile::tempdir().unwrap();
+        let base = place.path().join("appfw");
+        let mut host = host();
+        host.caller.uid = nix::unistd::geteuid().as_raw();
+        (place, base, host)
+    }
+
+    fn planned(host: &Host, line: &str) -> Plan {
+        plan_on(host, &format!("--system {line}").split(' ').collect::<Vec<_>>()).unwrap()
+    }
+
+    #[test]
+    fn the_password_stands_in_a_private_file_alone() {
+        let (_place, base, host) = place();
+        let plan = planned(&host, "--via socks5h://alice:hunter2@203.0.113.20 --unit web curl");
+        let (state, _sockets) = State::create(&base, &plan, &host).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
+        assert_eq!((mode(&base), mode(&state.directory)), (0o700, 0o700));
+        for (name, expected) in
+            [("plan.json", 0o600), ("via", 0o600), ("resolv.conf", 0o644), ("nsswitch.conf", 0o644), ("control", 0o666)]
+        {
+            let file = state.directory.join(name);
+            assert_eq!(mode(&file), expected, "{name}");
+            let text = fs::read_to_string(&file).unwrap_or_default();
+            assert_eq!(text.contains("hunter2"), name == "via", "{name}");
+        }
+        state.remove();
+        assert!(!state.directory.exists());
+    }
+
+    #[test]
+    fn a_name_in_use_is_told_with_its_holder_and_a_stale_one_is_free() {
+        let (_place, base, host) = place();
+        let plan = planned(&host, "--via direct --unit web curl");
+        let held = State::create(&base, &plan, &host).unwrap();
+        let message = format!("{:#}", State::create(&base, &plan, &host).unwrap_err());
+        let holder = format!("process {} running \"curl\"", std::process::id());
+        assert_eq!(message, format!("the name web is in use by {holder}; choose another --unit"));
+
+        drop(held); // as a launcher that was killed
+        fs::create_dir(base.join("not-ours")).unwrap();
+        State::create(&base, &plan, &host).unwrap();
+        assert!(base.join("not-ours").exists());
+    }
+
+    #[test]
+    fn a_directory_that_others_could_write_is_refused() {
+        let (_place, base, host) = place();
+        let plan = planned(&host, "--via direct curl");
+        fs::create_dir(&base).unwrap();
+        fs::set_permissions(&base, fs::Permissions::from_mode(0o777)).unwrap();
+        let message = State::create(&base, &plan, &host).unwrap_err().to_string();
+        assert!(message.ends_with("is not a directory of the caller's alone; remove it"), "{message}");
+        fs::remove_dir(&base).unwrap();
+        std::os::unix::fs::symlink("/tmp", &base).unwrap();
+        assert!(State::create(&base, &plan, &host).is_err());
+    }
+
+    #[test]
+    fn programs_that_resolve_themselves_are_refused_at_once() {
+        for (line, server) in
+            [("--via direct x", "192.0.2.1"), ("--via direct --wall address --allow 192.0.2.0/24 x", "198.51.100.1")]
+        {
+            let text = resolv_conf(&planned(&host(), line));
+            assert!(text.contains(&format!("\nnameserver {server}\n")), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_state_is_where_the_caller_has_it() {
+        let root = Path::new("/root-of-test");
+        assert_eq!(base(root, &host()).unwrap(), root.join("run/appfw"));
+        let mut alice = host_of("alice");
+        assert!(base(root, &alice).unwrap_err().to_string().contains("XDG_RUNTIME_DIR is not set"));
+        alice.environment.push(("XDG_RUNTIME_DIR".into(), "/run/user/1000".into()));
+        assert_eq!(base(root, &alice).unwrap(), Path::new("/run/user/1000/appfw"));
     }
 }

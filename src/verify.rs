@@ -54,12 +54,10 @@ pub async fn all(manager: &Manager<'_>, units: &Units) -> Result<()> {
         }
     };
     let namespace = async {
+        let held = manager.property(&unit.name, "JoinsNamespaceOf").await?;
         match unit.get("JoinsNamespaceOf") {
-            Some(Value::Words(asked)) => {
-                let held = manager.property(&unit.name, "JoinsNamespaceOf").await?;
-                joins(&unit.name, asked, &held)
-            }
-            _ => Ok(()),
+            Some(Value::Words(asked)) => joins(&unit.name, asked, &held),
+            _ => joins(&unit.name, &[], &held),
         }
     };
     let of_slices = async {

@@ -139,3 +139,84 @@ fn not_executable(file: &Path, why: &str) -> anyhow::Error {
 fn not_found(message: &str) -> anyhow::Error {
     anyhow::Error::new(NotExecuted { code: NOT_FOUND, message: message.to_owned() })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{Permissions, create_dir, set_permissions, write};
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::exit;
+
+    /// A directory of programs: `good`, `plain` without permission to execute, a directory `sub`.
+    fn programs() -> tempfile::TempDir {
+        let place = tempfile::tempdir().unwrap();
+        for (name, mode) in [("good", 0o755), ("plain", 0o644)] {
+            write(place.path().join(name), "#!/bin/sh\n").unwrap();
+            set_permissions(place.path().join(name), Permissions::from_mode(mode)).unwrap();
+        }
+        create_dir(place.path().join("sub")).unwrap();
+        place
+    }
+
+    #[test]
+    fn programs_are_found_and_refused_as_shells_do() {
+        let place = programs();
+        let path = OsString::from(format!("/nowhere:{}:", place.path().display()));
+        let at = |name: &str| place.path().join(name).into_os_string();
+        for (word, expected) in [
+            ("good".into(), None),
+            (at("good"), None),
+            ("plain".into(), Some((exit::NOT_EXECUTABLE, "no permission to execute it"))),
+            (at("plain"), Some((exit::NOT_EXECUTABLE, "no permission to execute it"))),
+            (at("sub"), Some((exit::NOT_EXECUTABLE, "it is a directory"))),
+            (at("good/x"), Some((exit::NOT_EXECUTABLE, "Not a directory"))),
+            ("sub".into(), Some((exit::NOT_FOUND, "sub was not found in PATH"))),
+            ("absent".into(), Some((exit::NOT_FOUND, "absent was not found in PATH"))),
+            (at("absent"), Some((exit::NOT_FOUND, "does not exist"))),
+        ] {
+            match (find(&word, &path), expected) {
+                (Ok(file), None) => assert_eq!(file, place.path().join("good")),
+                (Err(error), Some((code, phrase))) => {
+                    assert_eq!(exit::code_of(&error), code, "{word:?}");
+                    assert!(error.to_string().contains(phrase), "{word:?}: {error}");
+                }
+                (found, _) => panic!("{word:?}: {found:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_32_bit_program_is_refused_also_as_the_interpreter_of_a_script() {
+        let place = tempfile::tempdir().unwrap();
+        let file = |name: &str, content: &[u8]| {
+            write(place.path().join(name), content).unwrap();
+            place.path().join(name)
+        };
+        let foreign = file("foreign", b"\x7fELF\x01\x01\x01");
+        let script = file("script", format!("#! {} -x\n", foreign.display()).as_bytes());
+        for program in [&foreign, &script] {
+            let error = refuse_foreign(program).unwrap_err();
+            assert_eq!(exit::code_of(&error), exit::NOT_EXECUTABLE);
+            assert!(
+                error.to_string().starts_with(&format!("{} cannot be executed: it is a 32-bit", foreign.display()))
+            );
+        }
+        let endless = place.path().join("endless");
+        for program in [
+            file("native", b"\x7fELF\x02\x01\x01"),
+            file("text", b"#!/bin/sh\n"),
+            file("endless", format!("#!{}\n", endless.display()).as_bytes()),
+            file("bare", b"#!"),
+            place.path().join("absent"),
+        ] {
+            refuse_foreign(&program).unwrap_or_else(|error| panic!("{}: {error}", program.display()));
+        }
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_entered_is_named() {
+        let message = enter(&["/absent/one".into(), "/absent/two".into()]).unwrap_err().to_string();
+        assert!(message.starts_with("cannot start in /absent/one: "), "{message}");
+    }
+}

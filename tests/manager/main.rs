@@ -206,6 +206,9 @@ async fn what_was_not_asked_for_must_not_be_there() {
         let message = sentence(line, Script { held: vec![(APP, property, held)], ..Script::default() }).await;
         assert_eq!(message, format!("{APP}: {property}= is set from outside"));
     }
+    let vpn = vec![(APP, "JoinsNamespaceOf", words(&["vpn.service"]))];
+    let message = sentence(line, Script { held: vpn, ..Script::default() }).await;
+    assert_eq!(message, format!("{APP}: systemd holds another JoinsNamespaceOf= than was asked for"));
 }
 
 #[tokio::test]

@@ -240,6 +240,7 @@ fn held(sent: Sent) -> Held {
         ("Delegate".into(), value(false)),
         ("Environment".into(), value(Value::new(Vec::<String>::new()))),
         ("IPAddressAllow".into(), no_networks()),
+        ("JoinsNamespaceOf".into(), value(Value::new(Vec::<String>::new()))),
         ("DropInPaths".into(), value(Value::new(Vec::<String>::new()))),
         ("ActiveState".into(), value("inactive")),
     ]);

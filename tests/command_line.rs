@@ -1,0 +1,64 @@
+//! The two programs as a user meets them before anything is started: sentences and exit codes.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::process::{Command, Output};
+
+fn run(program: &str, line: &str) -> (Option<i32>, String, String) {
+    let words = line.split(' ').filter(|word| !word.is_empty());
+    let Output { status, stdout, stderr } =
+        Command::new(program).args(words).env("XDG_RUNTIME_DIR", "/run/user/x").output().unwrap();
+    (status.code(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
+}
+
+const LAUNCHER: &str = env!("CARGO_BIN_EXE_appfw-run");
+const APPFW: &str = env!("CARGO_BIN_EXE_appfw");
+
+#[test]
+fn what_cannot_be_run_is_125_and_one_sentence() {
+    for (program, line, phrase) in [
+        (LAUNCHER, "firefox", "appfw-run: where may firefox go? --via tor, --via socks5h://HOST:PORT, "),
+        (LAUNCHER, "--via socks6://203.0.113.20 curl", "appfw-run: `socks6://` is no scheme"),
+        (LAUNCHER, "--via direct --via none curl", "appfw-run: `direct` and `none` stand alone"),
+        (LAUNCHER, "--via @/absent/file curl", "/absent/file"),
+        (LAUNCHER, "--via direct --system --capture curl", "appfw-run: --capture is not there yet"),
+        (APPFW, "check", "appfw: appfw check is not there yet"),
+        (APPFW, "stpo web", "did you mean appfw stop?"),
+        (APPFW, "stop a/b", "launch name \"a/b\""),
+        (APPFW, "frobnicate", "there is no appfw frobnicate"),
+    ] {
+        let (code, said, complaint) = run(program, line);
+        assert_eq!((code, said.as_str()), (Some(125), ""), "{line}");
+        assert!(complaint.contains(phrase), "{line}: {complaint}");
+        assert_eq!(complaint.lines().count(), 1, "{line}: {complaint}");
+    }
+}
+
+#[test]
+fn a_usage_error_is_125_too_and_help_is_0() {
+    for (program, line, code) in [
+        (LAUNCHER, "--vai tor curl", 125),
+        (LAUNCHER, "", 125),
+        (LAUNCHER, "--via", 125),
+        (APPFW, "stop", 125),
+        (APPFW, "inside --wall strict", 125),
+        (LAUNCHER, "--help", 0),
+        (LAUNCHER, "--version", 0),
+        (APPFW, "--help", 0),
+    ] {
+        assert_eq!(run(program, line).0, Some(code), "{program} {line}");
+    }
+}
+
+#[test]
+fn a_password_in_the_command_line_is_warned_of_and_shown_nowhere() {
+    let (code, units, warning) =
+        run(LAUNCHER, "--system --dry-run --via socks5h://alice:hunter2@203.0.113.20 --via-typo curl");
+    assert_eq!((code, units.as_str()), (Some(125), ""));
+    assert!(!warning.contains("hunter2"), "{warning}");
+
+    let (code, units, warning) = run(LAUNCHER, "--system --dry-run --via socks5h://alice:hunter2@203.0.113.20 curl");
+    assert_eq!(code, Some(0), "{warning}");
+    assert!(warning.contains("seen by everyone in the process list") && warning.contains("--via @FILE"), "{warning}");
+    assert!(units.contains("LoadCredential=via:") && !(units + &warning).contains("hunter2"));
+}
