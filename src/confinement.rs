@@ -51,7 +51,7 @@ const RESOLVED: &str = "/run/systemd/resolve";
 const NAME_SERVICES: [&str; 2] = ["/run/nscd", "/run/avahi-daemon"];
 
 /// Sockets whose holders act on the network, or as root, for whoever asks.
-const AGENTS: [&str; 22] = [
+const AGENTS: [&str; 23] = [
     "/run/docker.sock",
     "/run/docker",
     "/run/podman",
@@ -67,6 +67,8 @@ const AGENTS: [&str; 22] = [
     "/run/snapd.socket",
     "/run/snapd-snap.socket",
     "/run/tor",
+    // A command typed into a session outside runs outside.
+    "/run/screen",
     "/run/cups",
     // sssd's other responders; pipes/nss stays, the passwd database needs it.
     "/var/lib/sss/pipes/private",
@@ -189,7 +191,7 @@ fn files(plan: &Plan, host: &Host) -> Vec<Setting> {
         Resolver::Off => hidden.extend(NAME_SERVICES.map(str::to_owned)),
     }
     hidden.extend(AGENTS_AT_HOME.iter().map(|file| user.home.join(file).display().to_string()));
-    hidden.extend(host.ssh_agents.iter().cloned().chain(ssh_agent(host)));
+    hidden.extend(host.session_sockets.iter().cloned().chain(ssh_agent(host)));
     vec![
         set("TemporaryFileSystem", Value::FileSystems(over)),
         set("BindPaths", Value::Binds(binds)),

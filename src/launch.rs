@@ -19,7 +19,7 @@ use crate::stdio::Streams;
 use crate::terminal::{Settings, Terminal};
 use crate::units::{Places, Units, text};
 use crate::via::Via;
-use crate::wait::{self, Signals, Watch};
+use crate::wait::{Attendance, Signals, Watch};
 use crate::{lifeline, tor, verify};
 
 /// Runs the command of `args` behind its wall; returns the exit code.
@@ -134,17 +134,9 @@ impl Launch<'_> {
                 return Ok(0);
             }
             Ok(Reached::Executed(app)) => {
-                wait::until_over(
-                    self.plan,
-                    self.say,
-                    &mut watch,
-                    signals,
-                    manager,
-                    terminal.as_ref(),
-                    app,
-                    sockets.report,
-                )
-                .await
+                let terminal = terminal.as_ref();
+                let attendance = Attendance { plan: self.plan, say: self.say, manager, terminal };
+                attendance.until_over(&mut watch, signals, app, sockets.report).await
             }
             Ok(Reached::Ended(code)) => Ok(code),
             Err(error) => Err(self.hint(error)),

@@ -211,14 +211,12 @@ fn is_empty(value: &OwnedValue) -> bool {
         Variant::Array(array) => array.inner().is_empty(),
         Variant::Str(text) => text.is_empty(),
         Variant::U64(mask) => *mask == 0,
-        Variant::Structure(pair) => match pair.fields() {
-            // (ss), (bs): "not set" is empty strings.
-            fields => fields.iter().all(|field| match field {
-                Variant::Str(text) => text.is_empty(),
-                Variant::Bool(on) => !on,
-                _ => false,
-            }),
-        },
+        // (ss), (bs): "not set" is empty strings.
+        Variant::Structure(pair) => pair.fields().iter().all(|field| match field {
+            Variant::Str(text) => text.is_empty(),
+            Variant::Bool(on) => !on,
+            _ => false,
+        }),
         _ => false,
     }
 }

@@ -149,50 +149,62 @@ impl Signals {
     }
 }
 
-/// Waits until the app is over; returns its exit code.
-///
-/// # Errors
-/// The connection to systemd is lost.
-pub async fn until_over(
-    plan: &Plan,
-    say: &Say,
-    watch: &mut Watch,
-    signals: &mut Signals,
-    manager: &Manager<'_>,
-    terminal: Option<&Terminal>,
-    mut app: App,
-    report: std::os::unix::net::UnixListener,
-) -> Result<u8> {
-    let mut forwarder = Forwarder::new(report)?;
-    let mut life = watch.life();
-    let mut main = None;
-    let mut told = false;
-    while !life.over {
-        main = main.or(life.main);
-        tokio::select! {
-            now = watch.changed() => life = now?,
-            how = app.ended(), if main.is_none() => main = Some(how),
-            // The unit's own end is on its way more often than not.
-            () = tokio::time::sleep(LINGERS), if main.is_some() && !told => {
-                told = true;
-                name_what_stayed(plan, say, watch.unit(), manager).await;
+/// What an app under way is watched with.
+pub struct Attendance<'a> {
+    /// Its plan.
+    pub plan: &'a Plan,
+    /// The launcher's voice.
+    pub say: &'a Say,
+    /// The manager.
+    pub manager: &'a Manager<'a>,
+    /// The caller's terminal, if the app has a pty.
+    pub terminal: Option<&'a Terminal>,
+}
+
+impl Attendance<'_> {
+    /// Waits until the app is over; returns its exit code.
+    ///
+    /// # Errors
+    /// The connection to systemd is lost.
+    pub async fn until_over(
+        &self,
+        watch: &mut Watch,
+        signals: &mut Signals,
+        mut app: App,
+        report: std::os::unix::net::UnixListener,
+    ) -> Result<u8> {
+        let Self { plan, say, manager, terminal } = *self;
+        let mut forwarder = Forwarder::new(report)?;
+        let mut life = watch.life();
+        let mut main = None;
+        let mut told = false;
+        while !life.over {
+            main = main.or(life.main);
+            tokio::select! {
+                now = watch.changed() => life = now?,
+                how = app.ended(), if main.is_none() => main = Some(how),
+                // The unit's own end is on its way more often than not.
+                () = tokio::time::sleep(LINGERS), if main.is_some() && !told => {
+                    told = true;
+                    name_what_stayed(plan, say, watch.unit(), manager).await;
+                }
+                signal = signals.next() => match (signal, terminal) {
+                    (Signal::Window, Some(terminal)) => terminal.resize(),
+                    _ => signal.forward(manager, watch.unit()).await,
+                },
+                report = forwarder.next() => forwarder.take(report, say),
             }
-            signal = signals.next() => match (signal, terminal) {
-                (Signal::Window, Some(terminal)) => terminal.resize(),
-                _ => signal.forward(manager, watch.unit()).await,
-            },
-            report = forwarder.next() => forwarder.take(report, say),
         }
-    }
-    let code = main.or(life.main).context("systemd does not say how the program ended")?.code();
-    forwarder.drain(say).await;
-    if code != 0 && plan.has_forwarder() && !forwarder.used {
-        say.plain(&format!(
+        let code = main.or(life.main).context("systemd does not say how the program ended")?.code();
+        forwarder.drain(say).await;
+        if code != 0 && plan.has_forwarder() && !forwarder.used {
+            say.plain(&format!(
             "{} never used the proxy; a later version's --wall namespace captures programs that ignore the variables",
             plan.program()
         ));
+        }
+        Ok(code)
     }
-    Ok(code)
 }
 
 async fn name_what_stayed(plan: &Plan, say: &Say, unit: &str, manager: &Manager<'_>) {

@@ -19,6 +19,9 @@ pub(super) fn unit(plan: &Plan, host: &Host, places: &Places) -> Unit {
     unit.kind("StandardInput", Value::Descriptor(descriptor::LIFELINE));
     unit.kind("StandardOutput", if places.terminal { Value::Descriptor(descriptor::TERMINAL) } else { word("null") });
     unit.kind("StandardError", word("journal"));
+    if !host.caller.is_root() {
+        unit.kind("User", word(&host.caller.name));
+    }
     unit.kind("NoNewPrivileges", Value::Bool(true));
     unit.kind("CapabilityBoundingSet", Value::Capabilities(0));
     unit.kind("RestrictAddressFamilies", Value::NoFamilies);
