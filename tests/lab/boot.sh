@@ -69,6 +69,7 @@ identify() {
     printf '127.0.0.1 localhost lab\n::1 localhost ip6-localhost\n' >"$root/etc/hosts"
     # Says to everything inside that addresses such as 8.8.8.8 lead to the lab's own world.
     mkdir "$root/run/appfw-lab"
+    cp "$repository/target/lab/ca/ca.pem" "$root/run/appfw-lab/"
 }
 
 set_up_resolver() {
@@ -99,6 +100,7 @@ add_users() {
 }
 
 add_bait() {
+    mkdir -p "$root/etc/cron.d" "$root/run/udev/rules.d"
     cat >"$units/lab-bait.service" <<UNIT
 [Service]
 Type=notify
@@ -126,7 +128,10 @@ add_users
 add_bait
 hostname lab
 ip link set lo up
-# The world joins its wire meanwhile (world_daemon.py). systemd-resolved 257 stays "Network is down" if that comes later.
+# As systemd's own sysctl file has it, which is masked here: anyone may ping.
+echo 0 2147483647 >"$root/proc/sys/net/ipv4/ping_group_range"
+# The world joins its wire meanwhile (world_daemon.py). If that came after systemd-resolved 257, it would go on
+# saying "Network is down".
 until [ -n "$(ip -6 route show default)" ]; do
     sleep 0.02
 done

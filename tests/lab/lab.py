@@ -2,8 +2,9 @@
 """Boots a real systemd as PID 1 of its own namespaces, without a virtual machine.
 
     lab.py up 252|257 [--no-bpf] [--tor]    boot a lab that stays
-    lab.py run 252 [--user bob] [--tty] -- COMMAND…
-    lab.py down [252|257]                   end it, or all of them
+    lab.py run 252 [--user bob] -- COMMAND… run something in it
+    lab.py down 252                         end it
+    lab.py sweep                            remove what labs have left whose systemd is gone; live ones are let be
 
 Needs root. 252 is this machine's own systemd and root file system, 257 a Debian trixie tree (see setup.sh).
 """
@@ -31,6 +32,7 @@ REPOSITORY = HERE.parent.parent
 STORE = REPOSITORY / "target" / "lab"
 RUNNING = STORE / "running"
 BOOT_LIMIT = 60  # seconds; a boot takes 2 to 7 on two idle cores
+NEEDED = ["dbus.service", "systemd-logind.service", "lab-bait.service"]
 TREES = {"252": pathlib.Path("/"), "257": STORE / "trixie"}
 TIOCGPTN, TIOCSPTLCK = 0x80045430, 0x40045431  # <asm-generic/ioctls.h>; Python has them from 3.13 on
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -49,6 +51,35 @@ def cgroup2_mount():
     raise LabError("no cgroup2 is mounted")
 
 
+def lab_cgroup(name):
+    return cgroup2_mount() / f"appfw-lab-{name}"
+
+
+def start_time(pid):
+    """When the process was started, in ticks since the machine's boot: with its pid, a name that is never reused."""
+    return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+
+
+def is_alive(state):
+    """Whether the PID 1 of the lab that wrote this state is still there. Someone else may be using it."""
+    try:
+        return start_time(state["pid"]) == state["started"]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def clear_away(name):
+    """Ends all processes of that lab, and removes its cgroups and files."""
+    cgroup = lab_cgroup(name)
+    if cgroup.exists():
+        # One write for systemd, everything in it, the world and Tor.
+        (cgroup / "cgroup.kill").write_text("1")
+        wait_until(lambda: "populated 0" in (cgroup / "cgroup.events").read_text(), 10, "the lab's end")
+        for directory, _, _ in os.walk(cgroup, topdown=False):
+            os.rmdir(directory)
+    shutil.rmtree(RUNNING / name, ignore_errors=True)
+
+
 class Lab:
     """One booted systemd and the world at the other end of its wire. A context manager."""
 
@@ -61,7 +92,7 @@ class Lab:
         self.binaries = binaries or REPOSITORY / "target" / "debug"
         self.name = name or f"{version}-{os.getpid()}-{time.monotonic_ns()}"
         self.directory = RUNNING / self.name
-        self.cgroup = cgroup2_mount() / f"appfw-lab-{self.name}"
+        self.cgroup = lab_cgroup(self.name)
         self.world = World(self)
         self.tor = TorNetwork(self)
         self.pid = None
@@ -103,18 +134,12 @@ class Lab:
 
     def stop(self):
         """Ends everything and leaves nothing on the machine. Mounts and networks go with their last process."""
-        if self.cgroup.exists():
-            # One write for systemd, everything in it, the world and Tor.
-            (self.cgroup / "cgroup.kill").write_text("1")
-            wait_until(lambda: "populated 0" in (self.cgroup / "cgroup.events").read_text(), 10, "the lab's end")
-            for directory, _, _ in os.walk(self.cgroup, topdown=False):
-                os.rmdir(directory)
+        clear_away(self.name)
         for process in filter(None, [self._process, *self._companions]):
             process.wait()
-        shutil.rmtree(self.directory, ignore_errors=True)
 
     def start_companion(self, command, output):
-        """Starts a process of the machine's that belongs to this lab and is ended with it; it writes to the file OUTPUT."""
+        """Starts a process beside systemd that ends with this lab; it writes to the file OUTPUT."""
         with open(output, "wb") as log:
             process = subprocess.Popen([*self._in_cgroup("world"), *command], stdin=subprocess.DEVNULL,
                                        stdout=log, stderr=log, start_new_session=True)
@@ -139,17 +164,18 @@ class Lab:
                 command, stdin=subprocess.DEVNULL, stdout=console, stderr=console, start_new_session=True
             )
         self.pid = self._process.pid
-        state = {"pid": self.pid, "version": self.version, "bpf": self.bpf}
+        state = {"pid": self.pid, "started": start_time(self.pid), "version": self.version, "bpf": self.bpf}
         (self.directory / "lab.json").write_text(json.dumps(state))
         wait_until(self._has_own_network, BOOT_LIMIT, "the lab's namespaces")
 
     def _finish_boot(self):
         wait_until(self._manager_listens, BOOT_LIMIT, "systemd's start")
         (self.cgroup / "systemd" / "outside").mkdir()
+        # The machine's image may well have a unit that fails in here; these must not.
         self.run(["systemctl", "is-system-running", "--wait"], timeout=BOOT_LIMIT)
-        failed = self.run(["systemctl", "--failed", "--plain", "--no-legend"]).stdout.decode()
-        if failed.strip():
-            raise LabError(f"units that failed at boot:\n{failed}")
+        for unit in NEEDED:
+            if self.run(["systemctl", "is-active", unit]).returncode != 0:
+                raise LabError(f"{unit} is not active:\n{self.journal(unit)}")
         for user in "bob", "eve":
             bus = self.path(self._account(user)["XDG_RUNTIME_DIR"] + "/bus")
             wait_until(bus.exists, BOOT_LIMIT, f"the user manager of {user}")
@@ -309,15 +335,23 @@ def up(options):
 
 
 def run(options):
-    with Lab.attach(options.version).popen(options.command, user=options.user, tty=False) as process:
+    with Lab.attach(options.version).popen(options.command, user=options.user) as process:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the program's to handle
         sys.exit(process.wait())
 
 
 def down(options):
-    names = [options.version] if options.version else [entry.name for entry in RUNNING.glob("*")]
-    for name in names:
-        Lab.attach(name).stop()
+    Lab.attach(options.version).stop()
+
+
+def sweep(_):
+    for directory in RUNNING.glob("*"):
+        try:
+            state = json.loads((directory / "lab.json").read_text())
+        except FileNotFoundError:
+            continue  # being booted
+        if not is_alive(state):
+            clear_away(directory.name)
 
 
 def main():
@@ -334,9 +368,13 @@ def main():
     command.add_argument("command", nargs="+")
     command.set_defaults(action=run)
     command = commands.add_parser("down")
-    command.add_argument("version", choices=TREES, nargs="?")
+    command.add_argument("version", choices=TREES)
     command.set_defaults(action=down)
+    command = commands.add_parser("sweep")
+    command.set_defaults(action=sweep)
     options = parser.parse_args()
+    if os.geteuid() != 0:
+        sys.exit("lab: must be root")
     try:
         options.action(options)
     except LabError as error:

@@ -1,10 +1,10 @@
-#!/bin/sh
+#!/bin/bash
 # Installs what the lab needs on a fresh Debian, and makes under target/lab/
 #   trixie/    the root tree of the lab with systemd 257
 #   ca/        a certificate authority and the world's certificate
 #   connect    a static program that connects by address
 # Run as root. Idempotent: what is there is kept.
-set -eu
+set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
 lab=$(cd "$here/../.." && pwd)/target/lab

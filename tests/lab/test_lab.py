@@ -1,11 +1,14 @@
-"""The lab itself: what it filters is filtered, what it lets through is seen. Without this no other test proves anything."""
+"""The lab itself: what it filters is filtered, what it lets through is seen. Else no other test proves anything."""
 
+import json
 import os
 import subprocess
+import sys
 
 import pytest
 
-from lab import Lab, cgroup2_mount, resize_terminal
+from lab import HERE, RUNNING, Lab, cgroup2_mount, is_alive, lab_cgroup, resize_terminal
+from waiting import wait_until
 from world_map import MULTICAST, MULTICAST6, ORIGIN, ORIGIN6, UPSTREAM
 
 WAIT = ["systemd-run", "--quiet", "--wait", "--pipe", "--collect"]
@@ -81,9 +84,7 @@ def test_world_reaches_into_the_lab(lab, world, src, dst):
 
 
 def test_world_serves_https(lab):
-    ca = lab.path("/tmp/ca.pem")
-    ca.write_bytes((lab.directory.parents[1] / "ca" / "ca.pem").read_bytes())
-    lab.run([*CURL, "--cacert", "/tmp/ca.pem", "https://tls.test/"], check=True)
+    lab.run([*CURL, "--cacert", "/run/appfw-lab/ca.pem", "https://tls.test/"], check=True)
 
 
 @pytest.mark.parametrize("proxy, server, auth", [
@@ -129,7 +130,8 @@ def test_process_is_the_program_itself(lab):
 
 
 def test_terminal(lab):
-    script = "tty; stty size; trap 'stty size' WINCH; trap 'echo caught; exit 3' INT; echo ready; while sleep 0.05; do :; done"
+    traps = "trap 'stty size' WINCH; trap 'echo caught; exit 3' INT"
+    script = f"tty; stty size; {traps}; echo ready; while sleep 0.05; do :; done"
     process = lab.popen(["bash", "-c", script], user="bob", tty=True)
     shown = b""
 
@@ -159,3 +161,16 @@ def test_labs_live_side_by_side_and_leave_nothing():
     assert not [entry for entry in cgroup2_mount().iterdir() if any(name in entry.name for name in names)]
     assert not any(os.path.exists(f"/proc/{pid}") for pid in pids)
     assert not any(name in line for name in names for line in open("/proc/self/mounts"))
+
+
+def test_killed_caller_takes_its_lab_along_and_sweep_spares_the_living(lab):
+    script = "from lab import Lab; import time; print(Lab('252').start().name, flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", script], cwd=HERE, stdout=subprocess.PIPE, text=True) as caller:
+        name = caller.stdout.readline().strip()
+        systemd = json.loads((RUNNING / name / "lab.json").read_text())
+        assert is_alive(systemd)
+        caller.kill()
+    wait_until(lambda: not is_alive(systemd), 10, "the end of the lab's systemd")
+    subprocess.run([sys.executable, HERE / "lab.py", "sweep"], check=True)
+    assert not (RUNNING / name).exists() and not lab_cgroup(name).exists()
+    assert lab.run(["true"]).returncode == 0

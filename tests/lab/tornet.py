@@ -1,4 +1,5 @@
-"""A private Tor network with the real `tor`: an authority and two exits in the world, a client on the lab's 127.0.0.1:9050.
+"""A private Tor network with the real `tor`: an authority and two exits in the world, a client on the lab's own
+127.0.0.1:9050.
 
 Everything here is what facts were measured for: fewer relays never finish a circuit, KIST is ten times slower on
 a loopback, and without RefuseUnknownExits one first request in eight fails.
@@ -91,6 +92,7 @@ class TorNetwork:
 
     def _bring_up(self):
         try:
+            self.directory.mkdir()
             authority, *exits = world_map.TOR_RELAYS
             trust = self._make_authority(authority)
             self._run("authority", self._lab.world.pid, trust, COMMON, SERVER, AUTHORITY, self._place(authority),
@@ -130,7 +132,7 @@ class TorNetwork:
 
     def _data(self, name):
         data = self.directory / name
-        data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        data.mkdir(mode=0o700, exist_ok=True)
         return data
 
     def _tor(self, data, torrc=None):

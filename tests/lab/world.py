@@ -4,6 +4,7 @@ Its network namespace, its servers and its packet capture are one process, world
 sees to a log of JSON lines. A leak is a packet that arrives there and should not: `watch()` tells.
 """
 
+import functools
 import json
 import os
 import pathlib
@@ -39,7 +40,7 @@ class World:
 
         wait_until(ready, 10, "the world")
 
-    @property
+    @functools.cached_property
     def pid(self):
         """The daemon's process id, by which its network namespace can be entered."""
         events, _ = self.read()

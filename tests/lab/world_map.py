@@ -29,6 +29,7 @@ NAMES = {
     "v4.test": [ORIGIN],
     "upstream.test": [UPSTREAM],
     "ten.test": ["10.0.0.7"],
+    "localhost": ["127.0.0.1"],
     "loopback.test": ["127.0.0.1", "::1"],  # a name that tries to lead a proxy to itself
 }
 # Known to EXIT_DNS alone: who has fetched from it has come through Tor.

@@ -28,7 +28,7 @@ async def start(log):
         await _listen(Datagrams(log, "udp-sink", address), address, 9)
         await _listen(Dns(log, "dns", address, world_map.NAMES), address, 53)
     await _listen(Dns(log, "exit-dns", world_map.DNS, world_map.EXIT_NAMES), *world_map.EXIT_DNS)
-    await _listen(Marker(log, "settle", world_map.SETTLE[0]), *world_map.SETTLE)
+    await _listen(Marker(log), *world_map.SETTLE)
     await _join_multicast(log)
 
 
@@ -126,11 +126,14 @@ class Echo(Datagrams):
         self.transport.sendto(data, peer)
 
 
-class Marker(Datagrams):
-    """World.settle()'s: not an event of any server."""
+class Marker(asyncio.DatagramProtocol):
+    """Where World.settle() sends to. Not a server whose events anyone asks for."""
+
+    def __init__(self, log):
+        self.log = log
 
     def datagram_received(self, data, peer):
-        self.log.func("marker-served", token=data.decode())
+        self.log("marker-served", token=data.decode())
 
 
 class Dns(Datagrams):
