@@ -8,7 +8,7 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal, kill};
-use nix::sys::signalfd::SignalFd;
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
@@ -29,7 +29,7 @@ pub fn run(mut app: Command, launcher: &UnixStream, with_main: bool) -> Result<E
     awaited.add(Signal::SIGCHLD);
     // Blocked before the child exists, so that none is lost; std clears the mask in the child.
     awaited.thread_block().context("cannot block signals")?;
-    let signals = SignalFd::new(&awaited).context("cannot receive signals")?;
+    let signals = SignalFd::with_flags(&awaited, SfdFlags::SFD_CLOEXEC).context("cannot receive signals")?;
     let main = program::spawn(&mut app)?;
     // A detached launch has nobody to tell.
     let _ = Report::Executed.send(launcher);
