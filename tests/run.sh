@@ -43,7 +43,10 @@ counted() {
 
 scripts() { find . -name target -prune -o -name '*.sh' -print0 | xargs -0 shellcheck --external-sources .ci/run units/[!R]*; }
 
-lab() { APPFW_LAB=$1 APPFW_BINARIES=target/release /usr/bin/python3 -m pytest -q tests/lab; }
+# Signals as they were: the shell has what runs in its background ignore Ctrl-C, and the tests' own programs would too.
+lab() {
+    APPFW_LAB=$1 APPFW_BINARIES=target/release env --default-signal=INT,QUIT /usr/bin/python3 -m pytest -q tests/lab
+}
 
 bench() { /usr/bin/python3 tests/bench/launch_cost.py --binaries target/release ${all:+--assert}; }
 
