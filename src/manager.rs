@@ -294,6 +294,8 @@ pub enum Kind {
     Unit,
     /// Of a service.
     Service,
+    /// Of a socket.
+    Socket,
     /// Of a slice.
     Slice,
 }
@@ -303,6 +305,7 @@ impl Kind {
         match self {
             Self::Unit => "org.freedesktop.systemd1.Unit",
             Self::Service => "org.freedesktop.systemd1.Service",
+            Self::Socket => "org.freedesktop.systemd1.Socket",
             Self::Slice => "org.freedesktop.systemd1.Slice",
         }
     }

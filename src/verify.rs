@@ -13,7 +13,7 @@ use crate::units::{Setting, Unit, Units, Value, transient};
 
 /// Settings that would run something else, elsewhere or before the proof, each with the interface
 /// value that means "not set". Any other value is refused, whoever set it.
-const MUST_BE_EMPTY: [&str; 21] = [
+const MUST_BE_EMPTY: [&str; 22] = [
     "ExecCondition",
     "ExecStartPre",
     "ExecStartPost",
@@ -25,6 +25,8 @@ const MUST_BE_EMPTY: [&str; 21] = [
     "RootDirectory",
     "RootImage",
     "BindReadOnlyPaths",
+    // Reopens what is read-only above it.
+    "ReadWritePaths",
     "EnvironmentFiles",
     "PassEnvironment",
     "AmbientCapabilities",
@@ -40,18 +42,17 @@ const MUST_BE_EMPTY: [&str; 21] = [
 /// What else must hold whatever the plan says: name and the only value accepted.
 const MUST_BE_FALSE: [&str; 3] = ["Delegate", "RemainAfterExit", "RootDirectoryStartOnly"];
 
-/// Reads the app's unit and the slices above it back, and judges them.
+/// Reads the launch's units and the slices above them back, and judges them.
 ///
 /// # Errors
 /// One of them differs from the plan, or cannot be read; with the drop-ins that may be why.
 pub async fn all(manager: &Manager<'_>, units: &Units) -> Result<()> {
     let unit = &units.app;
-    let of_app = async {
-        let held = manager.properties(&unit.name, Kind::Service).await?;
-        match app(unit, &held) {
-            Ok(()) => Ok(()),
-            Err(error) => Err(blame(manager, &unit.name, error).await),
-        }
+    let of_app = compared(manager, unit, Kind::Service, app);
+    let of_forwarder = async {
+        let Some((socket, forwarder)) = &units.forwarder else { return Ok(()) };
+        let of_socket = compared(manager, socket, Kind::Socket, settings);
+        tokio::try_join!(of_socket, compared(manager, forwarder, Kind::Service, settings)).map(drop)
     };
     let namespace = async {
         let held = manager.property(&unit.name, "JoinsNamespaceOf").await?;
@@ -72,7 +73,21 @@ pub async fn all(manager: &Manager<'_>, units: &Units) -> Result<()> {
         Ok(())
     };
     // The app's own Slice= is among the settings compared.
-    tokio::try_join!(of_app, namespace, of_slices).map(drop)
+    tokio::try_join!(of_app, namespace, of_forwarder, of_slices).map(drop)
+}
+
+/// One unit, read back and judged.
+async fn compared(
+    manager: &Manager<'_>,
+    unit: &Unit,
+    kind: Kind,
+    judge: impl Fn(&Unit, &Properties) -> Result<()>,
+) -> Result<()> {
+    let held = manager.properties(&unit.name, kind).await?;
+    match judge(unit, &held) {
+        Ok(()) => Ok(()),
+        Err(error) => Err(blame(manager, &unit.name, error).await),
+    }
 }
 
 /// Adds the drop-ins of a unit to what is wrong with it.

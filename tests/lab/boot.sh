@@ -140,5 +140,8 @@ mkdir -p .outside
 pivot_root . .outside
 umount --lazy /.outside
 rmdir /.outside
+# As every real boot has them, which systemd sees to except in a container: it hands credentials over by a mount that
+# must propagate (src/core/credential.c).
+mount --make-rshared /
 exec env -i container=appfw-lab PATH=/usr/sbin:/usr/bin:/sbin:/bin \
     /lib/systemd/systemd --unit=multi-user.target </dev/null
