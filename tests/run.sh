@@ -16,6 +16,8 @@ become_root "$@"
 need_cargo
 export APPFW_MUST_WORK=1
 logs=target/tests
+# Seconds; a lab takes three to four minutes beside another one.
+LAB_LIMIT=900
 began=$SECONDS
 
 # part NAME COMMAND…: runs one part. Parts run side by side where they don't disturb one another.
@@ -45,7 +47,8 @@ scripts() { find . -name target -prune -o -name '*.sh' -print0 | xargs -0 shellc
 
 # Signals as they were: the shell has what runs in its background ignore Ctrl-C, and the tests' own programs would too.
 lab() {
-    APPFW_LAB=$1 APPFW_BINARIES=target/release env --default-signal=INT,QUIT /usr/bin/python3 -m pytest -q tests/lab
+    APPFW_LAB=$1 APPFW_BINARIES=target/release timeout --signal=INT --kill-after=60 "$LAB_LIMIT" \
+        env --default-signal=INT,QUIT /usr/bin/python3 -m pytest -q tests/lab
 }
 
 bench() { /usr/bin/python3 tests/bench/launch_cost.py --binaries target/release ${all:+--assert}; }
