@@ -40,5 +40,6 @@ fn print(sentence: &str) {
     use std::io::{IsTerminal, Write};
     let mut errors = std::io::stderr();
     let end = if errors.is_terminal() { "\r\n" } else { "\n" };
-    let _ = write!(errors, "appfw-run: {sentence}{end}");
+    // In one write: the app writes to the same place.
+    let _ = errors.write_all(format!("appfw-run: {sentence}{end}").as_bytes());
 }

@@ -68,12 +68,15 @@ def is_alive(state):
         return False
 
 
-def clear_away(name):
-    """Ends all processes of that lab, and removes its cgroups and files."""
+def clear_away(name, programs=()):
+    """Ends all processes of that lab, and removes its cgroups and files. PROGRAMS are the caller's own children in it:
+    PID 1 isn't gone before every process of its namespace has been reaped."""
     cgroup = lab_cgroup(name)
     if cgroup.exists():
         # One write for systemd, everything in it, the world and Tor.
         (cgroup / "cgroup.kill").write_text("1")
+        for process in programs:
+            process.wait()
         wait_until(lambda: "populated 0" in (cgroup / "cgroup.events").read_text(), 10, "the lab's end")
         for directory, _, _ in os.walk(cgroup, topdown=False):
             os.rmdir(directory)
@@ -98,6 +101,7 @@ class Lab:
         self.pid = None
         self._process = None
         self._companions = []
+        self._programs = []
 
     # Life and death
 
@@ -134,7 +138,7 @@ class Lab:
 
     def stop(self):
         """Ends everything and leaves nothing on the machine. Mounts and networks go with their last process."""
-        clear_away(self.name)
+        clear_away(self.name, self._programs)
         for process in filter(None, [self._process, *self._companions]):
             process.wait()
 
@@ -238,6 +242,7 @@ class Lab:
             options.update(stdin=inner, stdout=inner, stderr=inner)
         with children_in_pid_namespace(self.pid):
             process = subprocess.Popen(command, **options)
+        self._programs.append(process)
         if tty:
             os.close(inner)
             process.terminal = terminal
