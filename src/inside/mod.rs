@@ -9,6 +9,7 @@ mod proof;
 use std::io::Read;
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
@@ -17,6 +18,9 @@ use crate::control::{Order, Report, receive_with};
 use crate::exit::{self, NotExecuted};
 
 pub use descriptors::refuse_socket;
+
+/// How long a launcher on a machine under load may take to hear why the app does not run.
+const HEARING: Duration = Duration::from_secs(5);
 
 /// The story of the app's side of a launch. Returns if the app was not executed, or when it is
 /// over where this process stays as its init.
@@ -39,10 +43,20 @@ pub fn run(args: &InsideArgs) -> ExitCode {
         Ok(failure) => Report::NotExecuted { code, message: failure.message },
         Err(_) => Report::Refused { message },
     };
-    if let Err(error) = report.send(&launcher) {
-        eprintln!("appfw inside: {error:#}");
+    match report.send(&launcher) {
+        Ok(()) => wait_until_heard(&launcher),
+        Err(error) => eprintln!("appfw inside: {error:#}"),
     }
     ExitCode::from(code)
+}
+
+/// The launcher takes a report from the unit's own processes alone, and whose it is can't be told
+/// of one that is gone. It closes the connection when it has heard.
+fn wait_until_heard(mut launcher: &UnixStream) {
+    if launcher.set_read_timeout(Some(HEARING)).is_ok() {
+        // Whether it ended or took too long: there is nothing more to say.
+        let _ = launcher.read(&mut [0]);
+    }
 }
 
 fn connect(args: &InsideArgs) -> Result<UnixStream> {
