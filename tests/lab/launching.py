@@ -20,8 +20,7 @@ GONE = 2  # seconds in which nothing of a launch may be left
 
 
 def share_mounts(lab):
-    """Makes the lab's mounts shared, as every real boot has them: systemd hands credentials over by a mount that
-    must propagate (src/core/credential.c), and its own boot does this, but not in a container."""
+    """Makes the lab's mounts shared, as every real boot has them, if boot.sh has not: credentials need it."""
     if "shared:" not in lab.path("/proc/1/mountinfo").read_text().splitlines()[0]:
         lab.run(["mount", "--make-rshared", "/"], check=True)
 
@@ -90,24 +89,11 @@ class Output:
 
 
 @contextlib.contextmanager
-def launched(lab, *words, name=None, tty=False, **options):
-    """An appfw-run whose program has been executed: it must write "ready" first. `.name`, `.shown` (an Output) and,
-    without a terminal, `.stdin` are the process's. Ended at the block's end, if it has not by itself."""
-    name = name or unique("launch")
-    command = ["appfw-run", "--unit", name, *words]
-    if not tty:
-        options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
-    process = lab.popen(command, tty=tty, **options)
-    process.name = name
-    process.shown = Output(process.terminal if tty else process.stdout.fileno())
-    process.said = None if tty or not process.stderr else Output(process.stderr.fileno())
+def started(lab, command, **options):
+    """A process in the lab that is over, and has been waited for, at the block's end, however that comes: the lab's
+    PID 1 cannot end before."""
+    process = lab.popen(command, **options)
     try:
-        try:
-            process.shown.until(b"ready")
-        except AssertionError as error:
-            process.kill()
-            said = process.said.to_the_end().decode() if process.said else ""
-            raise AssertionError(f"the launch did not come up: {said}") from error
         yield process
     finally:
         if process.poll() is None:
@@ -116,8 +102,31 @@ def launched(lab, *words, name=None, tty=False, **options):
         for stream in process.stdin, process.stdout, process.stderr:
             if stream:
                 stream.close()
-        if tty:
+        if options.get("tty"):
             os.close(process.terminal)
+
+
+@contextlib.contextmanager
+def launched(lab, *words, name=None, tty=False, **options):
+    """An appfw-run whose program has been executed: it must write "ready" first. `.name`, `.shown` (an Output) and,
+    without a terminal, `.stdin` are the process's. Ended at the block's end, if it has not by itself."""
+    name = name or unique("launch")
+    command = ["appfw-run", "--unit", name, *words]
+    if not tty:
+        options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+    try:
+        with started(lab, command, tty=tty, **options) as process:
+            process.name = name
+            process.shown = Output(process.terminal if tty else process.stdout.fileno())
+            process.said = None if tty or not process.stderr else Output(process.stderr.fileno())
+            try:
+                process.shown.until(b"ready")
+            except AssertionError as error:
+                process.kill()
+                said = process.said.to_the_end().decode() if process.said else ""
+                raise AssertionError(f"the launch did not come up: {said}") from error
+            yield process
+    finally:
         wait_until(lambda: not left(lab, name), 10, f"the end of {name}")
 
 
