@@ -11,7 +11,7 @@ use crate::control::{self, Order, Report};
 use crate::exit::{Ended, NotExecuted};
 use crate::manager::Manager;
 use crate::plan::Plan;
-use crate::wait::{Signals, Watch};
+use crate::wait::{Signal, Signals, Watch};
 
 /// How long `inside` may take for its proof: its own probes wait five seconds at most.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -45,14 +45,25 @@ pub async fn receive(
     let conversation = async { converse(accept_own(plan, &listener).await?, order, streams).await };
     let conversation = tokio::time::timeout(PATIENCE, conversation);
     tokio::pin!(conversation);
-    let mut signalled = None;
+    let mut signalled: Option<Signal> = None;
     loop {
         tokio::select! {
             // The report comes first: it says why the unit ended.
             biased;
             result = &mut conversation => {
-                let app = result.context("appfw inside did not report: the wall is not proven, so nothing was run")??;
-                return Ok(Reached::Executed(app));
+                let told = result.context("appfw inside did not report: the wall is not proven, so nothing was run")?;
+                return match (told, signalled) {
+                    (Ok(app), Some(signal)) if app.stays => {
+                        // Until it had a child, `inside` was shielded from it, as every init is.
+                        signal.forward(manager, watch.unit()).await;
+                        Ok(Reached::Executed(app))
+                    }
+                    (Err(error), Some(signal)) if is_gone(&error) => {
+                        watch.over().await?;
+                        Ok(Reached::Ended(signal.code()))
+                    }
+                    (told, _) => told.map(Reached::Executed),
+                };
             }
             signal = signals.next() => {
                 signalled = Some(signal);
@@ -73,7 +84,7 @@ pub async fn receive(
 }
 
 async fn converse(inside: UnixStream, order: &Order, streams: &[OwnedFd]) -> Result<App> {
-    let mut inside = App(inside);
+    let mut inside = App { stream: inside, stays: false };
     match inside.next().await? {
         Some(Report::Proven { version }) if version == env!("CARGO_PKG_VERSION") => {}
         Some(Report::Proven { version }) => bail!(
@@ -81,12 +92,13 @@ async fn converse(inside: UnixStream, order: &Order, streams: &[OwnedFd]) -> Res
             env!("CARGO_PKG_VERSION")
         ),
         Some(report) => return Err(refusal(report)),
-        None => bail!("appfw inside ended before it reported, so nothing was run"),
+        None => bail!(Unheard),
     }
     inside = inside.send(order, streams)?;
     // The socket closes by itself where `inside` becomes the program.
     match inside.next().await? {
-        None | Some(Report::Executed) => Ok(inside),
+        None => Ok(inside),
+        Some(Report::Executed) => Ok(App { stays: true, ..inside }),
         Some(report) => Err(refusal(report)),
     }
 }
@@ -99,9 +111,34 @@ fn refusal(report: Report) -> anyhow::Error {
     }
 }
 
+/// Whether the conversation failed because `inside` ended, as it does by a signal.
+fn is_gone(error: &anyhow::Error) -> bool {
+    // What `inside` reports has no cause of these kinds.
+    let gone = |cause: &(dyn std::error::Error + 'static)| {
+        cause.is::<Unheard>() || cause.is::<std::io::Error>() || cause.is::<rustix::io::Errno>()
+    };
+    error.chain().any(gone)
+}
+
+/// `inside` ended without a word.
+#[derive(Debug)]
+struct Unheard;
+
+impl std::fmt::Display for Unheard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("appfw inside ended before it reported, so nothing was run")
+    }
+}
+
+impl std::error::Error for Unheard {}
+
 /// The connection to `inside`.
 #[derive(Debug)]
-pub struct App(UnixStream);
+pub struct App {
+    stream: UnixStream,
+    /// Whether `inside` runs the app as its child.
+    stays: bool,
+}
 
 impl App {
     /// How the app's main process ended, where `inside` stays to tell; never returns elsewhere.
@@ -115,11 +152,12 @@ impl App {
 
     fn send(self, order: &Order, streams: &[OwnedFd]) -> Result<Self> {
         // Blocking for the moment of one send: `inside` waits for it and does nothing else.
-        let stream = self.0.into_std().context("cannot use a socket")?;
+        let stream = self.stream.into_std().context("cannot use a socket")?;
         stream.set_nonblocking(false).context("cannot use a socket")?;
         control::send_with(&stream, &order.to_bytes(), streams)?;
         stream.set_nonblocking(true).context("cannot use a socket")?;
-        UnixStream::from_std(stream).map(Self).context("cannot use a socket")
+        let stream = UnixStream::from_std(stream).context("cannot use a socket")?;
+        Ok(Self { stream, ..self })
     }
 
     /// The next report: one line, which `inside` writes as a whole.
@@ -127,7 +165,7 @@ impl App {
         let mut line = Vec::new();
         loop {
             let mut byte = [0];
-            let length = self.0.read(&mut byte).await.context("cannot read from appfw inside")?;
+            let length = self.stream.read(&mut byte).await.context("cannot read from appfw inside")?;
             match byte[0] {
                 _ if length == 0 && line.is_empty() => return Ok(None),
                 b'\n' => break,

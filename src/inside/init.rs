@@ -25,22 +25,18 @@ const PASSED_ON: [Signal; 2] = [Signal::SIGUSR1, Signal::SIGUSR2];
 /// # Errors
 /// The app could not be executed.
 pub fn run(mut app: Command, launcher: &UnixStream, with_main: bool) -> Result<ExitCode> {
+    // Before anything is blocked, as the child inherits that. What comes until then is lost here,
+    // and the launcher sends it again when it hears of the program's execution.
+    let main = program::spawn(&mut app)?;
     let mut awaited = SigSet::from_iter(PASSED_ON);
     awaited.add(Signal::SIGCHLD);
-    // Blocked before the child exists, so that none is lost; std clears the mask in the child.
     awaited.thread_block().context("cannot block signals")?;
     let signals = SignalFd::with_flags(&awaited, SfdFlags::SFD_CLOEXEC).context("cannot receive signals")?;
-    let main = program::spawn(&mut app)?;
     // A detached launch has nobody to tell.
     let _ = Report::Executed.send(launcher);
     let mut ended = None;
     loop {
-        let signal = signals.read_signal().context("cannot receive signals")?;
-        for passed in PASSED_ON {
-            if signal.is_some_and(|info| info.ssi_signo == passed as u32) {
-                let _ = kill(main, passed);
-            }
-        }
+        // First, as the end of a child of short life is among what was lost.
         let rest = reap(|pid, how| {
             if pid == main {
                 ended = Some(how);
@@ -51,6 +47,12 @@ pub fn run(mut app: Command, launcher: &UnixStream, with_main: bool) -> Result<E
             && (with_main || rest == Rest::None)
         {
             return Ok(ExitCode::from(how.code()));
+        }
+        let signal = signals.read_signal().context("cannot receive signals")?;
+        for passed in PASSED_ON {
+            if signal.is_some_and(|info| info.ssi_signo == passed as u32) {
+                let _ = kill(main, passed);
+            }
         }
     }
 }

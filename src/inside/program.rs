@@ -41,10 +41,21 @@ pub fn become_it(command: &mut Command) -> anyhow::Error {
 /// # Errors
 /// [`NotExecuted`].
 pub fn spawn(command: &mut Command) -> Result<Pid> {
-    match command.spawn() {
+    match command.spawn().or_else(|error| spawn_script(command, error)) {
         Ok(child) => Ok(Pid::from_raw(i32::try_from(child.id())?)),
         Err(error) => Err(not_executable(command.get_program().as_ref(), &error.to_string())),
     }
+}
+
+/// A file without a format of its own is the shell's, as execvp(3) has it, which [`become_it`] uses.
+fn spawn_script(command: &Command, error: std::io::Error) -> std::io::Result<std::process::Child> {
+    if error.raw_os_error() != Some(nix::libc::ENOEXEC) {
+        return Err(error);
+    }
+    let mut shell = Command::new("/bin/sh");
+    shell.arg(command.get_program()).args(command.get_args()).env_clear();
+    shell.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    shell.spawn()
 }
 
 /// Enters the first directory that can be.
