@@ -19,12 +19,6 @@ PROXY_VARIABLES = ["http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTP
 GONE = 2  # seconds in which nothing of a launch may be left
 
 
-def share_mounts(lab):
-    """Makes the lab's mounts shared, as every real boot has them, if boot.sh has not: credentials need it."""
-    if "shared:" not in lab.path("/proc/1/mountinfo").read_text().splitlines()[0]:
-        lab.run(["mount", "--make-rshared", "/"], check=True)
-
-
 def unique(stem):
     """A launch name that no other test uses."""
     return f"{stem}-{uuid.uuid4().hex[:8]}"

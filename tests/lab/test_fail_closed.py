@@ -13,7 +13,7 @@ import pytest
 import conftest
 from conftest import BINARIES, VERSIONS, boot
 from lab import Lab
-from launching import SOCKS, listeners, secret_file, share_mounts, unique
+from launching import SOCKS, listeners, secret_file, unique
 from waiting import wait_until
 from world_map import ORIGIN, UPSTREAM
 
@@ -83,12 +83,6 @@ def runs(lab, *words, user="root", env=None):
     assert place.exists()
     wait_until(lambda: not left_of_launches(lab), GONE, "the launch's end")
     return done.stdout.decode().strip()
-
-
-@pytest.fixture(autouse=True)
-def shared_mounts(request):
-    if "lab" in request.fixturenames:
-        share_mounts(request.getfixturevalue("lab"))
 
 
 @pytest.mark.parametrize("wall", WALLS)
