@@ -12,14 +12,14 @@ const TRIES: u32 = 64;
 
 /// An address that no other launch takes while this is held.
 ///
-/// It was bound without SO_REUSEADDR, which fails if anybody holds the port, and has it set since,
-/// so that PID 1, which sets it on every listener, can bind the same address beside it; it never
-/// listens, so no connection comes here.
+/// Between launches the datagram socket decides, which only one can bind. The stream socket tells of
+/// listeners: it has SO_REUSEADDR, as PID 1 sets it on its own, so that PID 1 can bind beside it and
+/// the last connections of an earlier launch (TIME_WAIT) are not in the way. Neither is ever used.
 #[derive(Debug)]
 pub struct Reservation {
     /// The address.
     pub address: SocketAddrV4,
-    _socket: OwnedFd,
+    _sockets: [OwnedFd; 2],
 }
 
 /// Reserves `wanted`, or a free address of 127.100.0.0/16 (from `seed` on) if its address is 0.0.0.0.
@@ -53,15 +53,20 @@ pub fn reserve(wanted: SocketAddrV4, seed: u32) -> Result<Reservation> {
 }
 
 fn try_reserve(address: SocketAddrV4) -> Result<Option<Reservation>> {
-    let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)
-        .context("cannot make a socket to reserve an address")?;
-    match bind(socket.as_raw_fd(), &SockaddrIn::from(address)) {
-        Ok(()) => {}
-        Err(Errno::EADDRINUSE) => return Ok(None),
-        Err(error) => return Err(error).with_context(|| format!("cannot bind {}", SocketAddr::V4(address))),
+    let make = |kind| {
+        socket(AddressFamily::Inet, kind, SockFlag::SOCK_CLOEXEC, None)
+            .context("cannot make a socket to reserve an address")
+    };
+    let (claim, stream) = (make(SockType::Datagram)?, make(SockType::Stream)?);
+    setsockopt(&stream, sockopt::ReuseAddr, &true).context("cannot share a reserved address with systemd")?;
+    for socket in [&claim, &stream] {
+        match bind(socket.as_raw_fd(), &SockaddrIn::from(address)) {
+            Ok(()) => {}
+            Err(Errno::EADDRINUSE) => return Ok(None),
+            Err(error) => return Err(error).with_context(|| format!("cannot bind {}", SocketAddr::V4(address))),
+        }
     }
-    setsockopt(&socket, sockopt::ReuseAddr, &true).context("cannot share a reserved address with systemd")?;
-    Ok(Some(Reservation { address, _socket: socket }))
+    Ok(Some(Reservation { address, _sockets: [claim, stream] }))
 }
 
 #[cfg(test)]
@@ -86,6 +91,17 @@ mod tests {
         let listener = std::net::TcpListener::bind(held.address).unwrap();
         drop(held);
         assert!(reserve(SocketAddrV4::new(*listener_ip(&listener), ANY.port()), 0).is_err());
+    }
+
+    #[test]
+    fn the_last_connection_of_an_earlier_launch_is_not_in_the_way() {
+        let address = reserve(ANY, 4321).unwrap().address;
+        let listener = std::net::TcpListener::bind(address).unwrap();
+        let client = std::net::TcpStream::connect(address).unwrap();
+        // Who closes first keeps the address for a minute.
+        drop(listener.accept().unwrap());
+        drop((client, listener));
+        assert!(reserve(address, 0).is_ok());
     }
 
     fn listener_ip(listener: &std::net::TcpListener) -> &'static Ipv4Addr {

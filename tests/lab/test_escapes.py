@@ -10,7 +10,7 @@ import subprocess
 import pytest
 
 from conftest import VERSIONS, boot
-from launching import launched, secret_file, share_mounts, unique, wait_gone
+from launching import launched, secret_file, unique, wait_gone
 from waiting import wait_until
 from world_map import ORIGIN, UPSTREAM
 
@@ -130,7 +130,6 @@ def prepared(request):
     """What probes look for; and folders that the packages bring which are to be protected."""
     if "lab" in request.fixturenames:
         lab = request.getfixturevalue("lab")
-        share_mounts(lab)
         write_handle(lab)
         serve_terminal_multiplexers(lab)
         lab.run(["mkdir", "-p", "/var/spool/cron/crontabs", "/etc/cron.d", "/etc/cron.daily", "/etc/udev/rules.d"],
@@ -282,7 +281,7 @@ ADDRESSES = (f"127.101.0.{last}" for last in range(1, 255))
 
 
 def next_address():
-    """One of its own for each launch: the last connection of another keeps an address for a minute."""
+    """One of its own for each launch: a launch may outlast its launcher by a moment."""
     return next(ADDRESSES)
 
 
@@ -313,6 +312,12 @@ def test_apps_do_not_share_forwarders(lab, world):
                         *FETCHES["by http"](launch.address)])
         assert done.returncode != 0 and done.stdout == b""
     assert w.foreign() == []
+
+
+def test_address_is_free_again_as_soon_as_its_launch_is_over(lab):
+    words = ["--via=direct", "--wall=address", f"--address={next_address()}", "--unit", unique("again")]
+    for _ in range(2):
+        lab.run(["appfw-run", *words, "curl", "-sS", "http://v4.test/"], check=True)
 
 
 def test_children_and_grandchildren_in_cgroups_of_their_own_are_the_app(lab):
@@ -350,7 +355,6 @@ def worn_lab(request):
     """A lab of its own: what is restarted here, others need."""
     booted = boot(request.param)
     try:
-        share_mounts(booted)
         yield booted
     finally:
         booted.stop()
