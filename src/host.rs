@@ -68,6 +68,8 @@ pub struct Host {
     pub network_namespace: u64,
     /// Where `appfw` is.
     pub appfw: PathBuf,
+    /// Whether every user, in every unit, can execute it there.
+    pub appfw_is_public: bool,
     /// The file that /etc/resolv.conf is, its links followed; `None` if there is none.
     pub resolv_conf: Option<PathBuf>,
     /// The text of /etc/nsswitch.conf, if there is one.
@@ -94,6 +96,7 @@ impl Host {
     pub fn read(root: &Path) -> Result<Self> {
         let namespace = root.join("proc/self/ns/net");
         let nsswitch = root.join("etc/nsswitch.conf");
+        let appfw = find_appfw()?;
         Ok(Self {
             caller: User::find(&unistd::geteuid().to_string())?,
             environment: std::env::vars_os().collect(),
@@ -107,7 +110,8 @@ impl Host {
             network_namespace: std::fs::metadata(&namespace)
                 .with_context(|| format!("cannot read {}", namespace.display()))?
                 .ino(),
-            appfw: find_appfw()?,
+            appfw_is_public: is_public(&appfw),
+            appfw,
             resolv_conf: root.join("etc/resolv.conf").canonicalize().ok(),
             nsswitch: match std::fs::read_to_string(&nsswitch) {
                 Ok(text) => Some(text),
@@ -122,6 +126,13 @@ impl Host {
             find_user: User::find,
         })
     }
+}
+
+/// Programs of the system are below /usr or /opt, which no setting of our units hides.
+fn is_public(program: &Path) -> bool {
+    let below = program.starts_with("/usr") || program.starts_with("/opt");
+    let open = |path: &Path| path.metadata().is_ok_and(|found| found.mode() & 0o001 != 0);
+    below && program.ancestors().all(open)
 }
 
 /// `appfw` stands beside this executable, or in the directory given at build time; never found by

@@ -353,8 +353,14 @@ impl Life {
             .get("Job")
             .and_then(|value| value.downcast_ref::<(u32, ObjectPath<'_>)>().ok())
             .is_some_and(|(id, _)| id != 0);
+        // A unit that is loaded and not started yet is inactive, too: a change of that time may still come.
+        let entered = properties.get("InactiveEnterTimestampMonotonic").and_then(|value| u64::try_from(value).ok());
+        let ended = match text("ActiveState") {
+            Some("inactive") => entered != Some(0),
+            state => state == Some("failed"),
+        };
         Self {
-            over: matches!(text("ActiveState"), Some("inactive" | "failed")) && !job,
+            over: ended && !job,
             main: Ended::from_main(number("ExecMainCode"), number("ExecMainStatus")),
         }
     }
@@ -362,7 +368,21 @@ impl Life {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
+
+    #[test]
+    fn a_unit_that_was_never_started_is_not_over() {
+        let life = |state: &str, entered: Option<u64>| {
+            let mut read = Properties::from([("ActiveState".to_owned(), Value::from(state).try_to_owned().unwrap())]);
+            let entered = entered.map(|entered| Value::from(entered).try_to_owned().unwrap());
+            read.extend(entered.map(|entered| ("InactiveEnterTimestampMonotonic".to_owned(), entered)));
+            Life::of(&read).over
+        };
+        assert!(!life("inactive", Some(0)) && life("inactive", Some(7)) && life("inactive", None));
+        assert!(life("failed", Some(0)) && !life("active", Some(7)));
+    }
 
     #[test]
     fn unit_paths_are_encoded_as_systemd_does() {

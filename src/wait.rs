@@ -15,7 +15,6 @@ use crate::plan::Plan;
 use crate::reception::App;
 use crate::say::Say;
 use crate::terminal::Terminal;
-use crate::units::INNER;
 
 /// How long after the main process's end the launch is said to go on.
 const LINGERS: Duration = Duration::from_millis(200);
@@ -210,7 +209,7 @@ impl Attendance<'_> {
 async fn name_what_stayed(plan: &Plan, say: &Say, unit: &str, manager: &Manager<'_>) {
     const SHOWN: usize = 5;
     let Ok(mut processes) = manager.processes(unit).await else { return };
-    processes.retain(|(_, command)| !command.starts_with(&format!("{INNER}/appfw inside ")));
+    processes.retain(|(_, command)| !command.contains("/appfw inside --wall="));
     if processes.is_empty() {
         return;
     }

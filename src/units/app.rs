@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::{Bind, INNER, Places, Setting, Unit, Value, bind_appfw, word, words};
+use super::{Bind, INNER, Places, Setting, Unit, Value, appfw, bind_appfw, word, words};
 use crate::cli::WallKind;
 use crate::confinement;
 use crate::host::Host;
@@ -51,7 +51,7 @@ pub(super) fn unit(plan: &Plan, host: &Host, places: &Places) -> Unit {
 
 fn inside(plan: &Plan, host: &Host) -> Vec<String> {
     let lists = plan.lists();
-    let mut command = vec![format!("{INNER}/appfw"), "inside".to_owned(), format!("--wall={}", plan.wall.as_str())];
+    let mut command = vec![appfw(host), "inside".to_owned(), format!("--wall={}", plan.wall.as_str())];
     if plan.has_forwarder() {
         command.push(format!("--forwarder={}", plan.address));
     }
@@ -74,7 +74,8 @@ fn inside(plan: &Plan, host: &Host) -> Vec<String> {
 /// Adds our own files to the binds that the confinement asks for.
 fn bind(settings: &mut [Setting], plan: &Plan, places: &Places, host: &Host) {
     let file = |name: &str, target: &Path| Bind { source: places.state.join(name), target: target.to_owned() };
-    let mut own = vec![bind_appfw(host), file("control", &Path::new(INNER).join("control"))];
+    let mut own: Vec<Bind> = bind_appfw(host).into_iter().collect();
+    own.push(file("control", &Path::new(INNER).join("control")));
     if plan.resolver == Resolver::Off {
         own.extend(host.resolv_conf.iter().map(|target| file("resolv.conf", target)));
         own.extend(host.nsswitch.iter().map(|_| file("nsswitch.conf", Path::new("/etc/nsswitch.conf"))));

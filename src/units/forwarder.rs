@@ -1,7 +1,7 @@
 //! The forwarder's service: in the host's network namespace, without privileges, filtered to its
 //! upstream where that is an address.
 
-use super::{Bind, INNER, Places, Setting, Unit, Value, bind_appfw, own_directory, word, words};
+use super::{Bind, INNER, Places, Setting, Unit, Value, appfw, bind_appfw, own_directory, word, words};
 use crate::cli::WallKind;
 use crate::host::Host;
 use crate::network::{self, IpLists};
@@ -39,13 +39,13 @@ pub(super) fn unit(plan: &Plan, host: &Host, places: &Places) -> Unit {
     unit.kind("Type", word("exec"));
     unit.kind("Restart", word("on-failure"));
     unit.kind("RestartSec", Value::Span(std::time::Duration::ZERO));
-    unit.kind("ExecStart", Value::Exec(command(plan, &name)));
+    unit.kind("ExecStart", Value::Exec(command(plan, host, &name)));
     if plan.via.has_secret() {
         let file = places.state.join(CREDENTIAL).display().to_string();
         unit.kind("LoadCredential", Value::Pairs(vec![(CREDENTIAL.into(), file)]));
     }
     let report = Bind { source: places.state.join("report"), target: format!("{INNER}/report").into() };
-    unit.kind.extend(own_directory(vec![bind_appfw(host), report]));
+    unit.kind.extend(own_directory(bind_appfw(host).into_iter().chain([report]).collect()));
     unit.kind("StandardInput", word("null"));
     unit.kind("StandardOutput", word("null"));
     unit.kind("StandardError", word("journal"));
@@ -55,17 +55,12 @@ pub(super) fn unit(plan: &Plan, host: &Host, places: &Places) -> Unit {
     unit
 }
 
-fn command(plan: &Plan, name: &str) -> Vec<String> {
+fn command(plan: &Plan, host: &Host, name: &str) -> Vec<String> {
     let via = match &plan.via {
         via if via.has_secret() => format!("@/run/credentials/{name}/{CREDENTIAL}"),
         via => via.secret_spec(),
     };
-    let mut command = vec![
-        "/run/appfw/appfw".to_owned(),
-        "forward".into(),
-        format!("--report={INNER}/report"),
-        format!("--via={via}"),
-    ];
+    let mut command = vec![appfw(host), "forward".into(), format!("--report={INNER}/report"), format!("--via={via}")];
     command.extend(plan.allow_destination.iter().map(|destination| format!("--allow-destination={destination}")));
     if plan.wall == WallKind::Address {
         // On the host's loopback anybody can knock: only the app's own cgroup is served.

@@ -215,9 +215,15 @@ fn own_directory(binds: Vec<Bind>) -> [Setting; 2] {
     ]
 }
 
-/// The program `appfw`, bound in so that it works from ~/.cargo/bin and target/ for any user.
-fn bind_appfw(host: &Host) -> Bind {
-    Bind { source: host.appfw.clone(), target: format!("{INNER}/appfw").into() }
+/// Where units execute `appfw`.
+fn appfw(host: &Host) -> String {
+    if host.appfw_is_public { host.appfw.display().to_string() } else { format!("{INNER}/appfw") }
+}
+
+/// The program `appfw`, bound in where it would not be found, so that it works from ~/.cargo/bin
+/// and target/ for any user.
+fn bind_appfw(host: &Host) -> Option<Bind> {
+    (!host.appfw_is_public).then(|| Bind { source: host.appfw.clone(), target: format!("{INNER}/appfw").into() })
 }
 
 fn words<const N: usize>(list: [&str; N]) -> Value {

@@ -48,7 +48,7 @@ def test_filter_applies_to_udp_and_spares_what_is_allowed(lab, world):
     with world.watch() as w:
         assert lab.run([*WAIT, *walls, "python3", "-c", script.format(UPSTREAM)]).returncode == 0
         assert lab.run([*WAIT, *walls, "python3", "-c", script.format(ORIGIN)]).returncode != 0
-    assert [(packet["dst"], packet["dport"]) for packet in w.packets()] == [(UPSTREAM, 9)]
+    assert [(packet["dst"], packet["dport"]) for packet in w.foreign()] == [(UPSTREAM, 9)]
     assert [event["at"] for event in w.events(server="udp-sink")] == [UPSTREAM]
 
 
@@ -63,7 +63,7 @@ def test_lying_kernel_lets_a_denied_unit_out(lying_lab):
 def test_nothing_is_seen_when_nothing_is_done(world):
     with world.watch() as w:
         pass
-    assert w.packets() == []
+    assert w.foreign() == []
     assert w.events() == []
 
 
