@@ -359,10 +359,7 @@ impl Life {
             Some("inactive") => entered != Some(0),
             state => state == Some("failed"),
         };
-        Self {
-            over: ended && !job,
-            main: Ended::from_main(number("ExecMainCode"), number("ExecMainStatus")),
-        }
+        Self { over: ended && !job, main: Ended::from_main(number("ExecMainCode"), number("ExecMainStatus")) }
     }
 }
 

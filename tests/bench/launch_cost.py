@@ -3,7 +3,8 @@
 
     launch_cost.py [--binaries DIR] [--runs N] [--assert [RATIO]] [252] [257]
 
-Prints medians and quartiles of alternating runs, and the ratio of each median to systemd-run's. Exits with 1 under
+Prints medians and quartiles of alternating runs, and the ratio of each median to systemd-run's; "same hardening" is
+systemd-run with the settings that harden a launch's app. Exits with 1 under
 --assert if a launch as root in the strict wall costs more than RATIO (1.5) times as much.
 """
 
@@ -23,19 +24,34 @@ from lab import Lab, TREES  # noqa: E402
 BOUND = 1.5
 WARM_UP = 3  # runs that don't count: pages and libraries are read from disk
 BESIDE, BOUNDED = "systemd-run", "appfw-run"
+SYSTEMD_RUN = ["systemd-run", "--quiet", "--wait", "--pipe", "-p", "PrivateNetwork=yes"]
 COMMANDS = {
-    BESIDE: ["systemd-run", "--quiet", "--wait", "--pipe", "-p", "PrivateNetwork=yes", "true"],
+    BESIDE: [*SYSTEMD_RUN, "true"],
     BOUNDED: ["appfw-run", "--via", "direct", "true"],
     "--uid bob": ["appfw-run", "--via", "direct", "--uid", "bob", "true"],
     "--wall address": ["appfw-run", "--via", "direct", "--wall", "address", "true"],
 }
 
 
+# What hardens the app's unit, apart from what needs a launch's own files.
+HARDENING = ("Capability", "IPAddress", "Inaccessible", "NoNewPrivileges", "PrivatePIDs", "Protect", "ReadOnlyPaths",
+             "Restrict", "SystemCall", "TemporaryFileSystem")
+
+
+def hardened():
+    """systemd-run with the settings of the app's unit of a launch as root: the price of those alone."""
+    units = subprocess.run(["appfw-run", "--dry-run", "--unit=x", *COMMANDS[BOUNDED][1:]], capture_output=True,
+                           text=True, check=True).stdout
+    app = units.partition("# appfw-x.service")[2].splitlines()
+    return [*SYSTEMD_RUN, *(word for line in app if line.startswith(HARDENING) for word in ("-p", line)), "true"]
+
+
 def measure(runs):
     """Seconds of each run by command, alternating, so that what slows the machine slows both."""
-    times = {name: [] for name in COMMANDS}
+    commands = {**COMMANDS, "same hardening": hardened()}
+    times = {name: [] for name in commands}
     for number in range(WARM_UP + runs):
-        for name, command in COMMANDS.items():
+        for name, command in commands.items():
             started = time.perf_counter()
             subprocess.run(command, stdin=subprocess.DEVNULL, check=True)
             if number >= WARM_UP:
