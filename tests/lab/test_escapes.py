@@ -335,10 +335,14 @@ def test_children_and_grandchildren_in_cgroups_of_their_own_are_the_app(lab):
         unit = lab.path(f"/sys/fs/cgroup/appfw.slice/appfw-{launch.name}.service")
         deeper = unit / "sub" / "deeper"
         deeper.mkdir(parents=True)
-        pids = (unit / "cgroup.procs").read_text().split()
-        commands = {pid: pathlib.Path(f"/proc/{pid}/cmdline").read_bytes() for pid in pids}
-        child, = [pid for pid, command in commands.items() if command.startswith(b"sh\0-c\0read line")]
-        (deeper / "cgroup.procs").write_text(child)
+
+        def child():
+            """Once it is executed, which may be after its parent says that it is ready."""
+            pids = (unit / "cgroup.procs").read_text().split()
+            commands = {pid: pathlib.Path(f"/proc/{pid}/cmdline").read_bytes() for pid in pids}
+            return next((pid for pid, command in commands.items() if command.startswith(b"sh\0-c\0read line")), None)
+
+        (deeper / "cgroup.procs").write_text(wait_until(child, 5, "the child that reads"))
         launch.stdin.write(b"go\n")
         launch.stdin.flush()
         launch.shown.until(b"world ")
