@@ -4,9 +4,8 @@
 
 use crate::cli::WallKind;
 use crate::host::Host;
-use crate::network::IpLists;
 use crate::plan::{Plan, Resolver};
-use crate::units::{Bind, INNER, Setting, Value};
+use crate::units::{Bind, INNER, Setting, Value, lists};
 
 /// Capabilities that programs run as root need for their work on files, users and processes. None
 /// of them opens a raw socket, mounts, traces, loads modules or enters another namespace.
@@ -126,11 +125,7 @@ fn network(plan: &Plan) -> Vec<Setting> {
     if plan.wall != WallKind::Address {
         settings.push(set("PrivateNetwork", Value::Bool(true)));
     }
-    let IpLists { allow, deny } = plan.lists();
-    settings.push(set("IPAddressDeny", Value::Networks(deny)));
-    if !allow.is_empty() {
-        settings.push(set("IPAddressAllow", Value::Networks(allow)));
-    }
+    settings.extend(lists(plan.lists()));
     // AF_PACKET, AF_VSOCK, AF_BLUETOOTH … are not filtered by address at all.
     settings.push(filter("RestrictAddressFamilies", true, &["AF_UNIX", "AF_INET", "AF_INET6", "AF_NETLINK"]));
     settings
@@ -185,9 +180,8 @@ fn files(plan: &Plan, host: &Host) -> Vec<Setting> {
     let mut binds: Vec<Bind> = vec![Bind::same(SHOWN_OF_SYSTEMD)];
     let mut hidden: Vec<String> = AGENTS.map(str::to_owned).to_vec();
     match plan.resolver {
-        Resolver::Host => {
-            binds.extend([RESOLVED].into_iter().filter(|path| (host.exists)(path.as_ref())).map(Bind::same));
-        }
+        Resolver::Host if (host.exists)(RESOLVED.as_ref()) => binds.push(Bind::same(RESOLVED)),
+        Resolver::Host => {}
         Resolver::Off => hidden.extend(NAME_SERVICES.map(str::to_owned)),
     }
     hidden.extend(AGENTS_AT_HOME.iter().map(|file| user.home.join(file).display().to_string()));

@@ -1,5 +1,6 @@
 //! The story of a launch.
 
+use std::io::Write;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
@@ -11,7 +12,7 @@ use crate::environment::app_environment;
 use crate::exit::{self, NotExecuted};
 use crate::host::Host;
 use crate::manager::{self, Manager};
-use crate::plan::{Directory, Plan};
+use crate::plan::{Directory, Plan, program_of};
 use crate::reception::{self, Reached};
 use crate::say::Say;
 use crate::state::{self, Sockets, State};
@@ -34,12 +35,13 @@ pub async fn launch(args: &LaunchArgs) -> Result<u8> {
     let reservation = settle(&mut plan, &host)?;
     let base = state::base(Path::new("/"), &host)?;
     let bus = manager::connect().await;
-    if let Ok(bus) = &bus {
+    // The version decides on a PID namespace, which root's apps alone get.
+    if let (Ok(bus), true) = (&bus, plan.app.user().is_root()) {
         host.systemd = manager::version(bus).await;
     }
     let units = Units::new(&plan, &host, &Places::new(&base, &plan));
     if args.dry_run {
-        print!("{}", text::all(&units));
+        std::io::stdout().write_all(text::all(&units).as_bytes()).context("cannot print the units")?;
         return Ok(0);
     }
     say.detail(&format!("launch {} in the {} wall, via {}", plan.name, plan.wall.as_str(), plan.via));
@@ -67,9 +69,9 @@ pub async fn launch(args: &LaunchArgs) -> Result<u8> {
 /// `--via`, with files read and a word on passwords that the process list shows.
 fn way_out(args: &LaunchArgs, say: &Say) -> Result<Via> {
     if args.via.is_empty() {
-        let program = args.command.first().map(|word| word.to_string_lossy()).unwrap_or_default();
         bail!(
-            "where may {program} go? --via tor, --via socks5h://HOST:PORT, --via direct, or --via none with --deny and --allow"
+            "where may {} go? --via tor, --via socks5h://HOST:PORT, --via direct, or --via none with --deny and --allow",
+            program_of(&args.command)
         );
     }
     let via = Via::from_args(&args.via)?;

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 
+use crate::say;
 use crate::terminal::Settings;
 
 /// Written by a launcher that ended in order and restored its terminal itself.
@@ -30,7 +31,7 @@ pub fn release(mut pipe: impl Write) {
 pub fn run() -> ExitCode {
     // Without capabilities it would be open to an app of root's: /proc/PID/root, ptrace(2).
     if let Err(error) = nix::sys::prctl::set_dumpable(false) {
-        eprintln!("appfw lifeline: cannot close itself to others: {error}");
+        say::failure("appfw lifeline", &anyhow::Error::from(error).context("cannot close itself to others"));
         return ExitCode::FAILURE;
     }
     let mut settings: Option<Settings> = None;

@@ -97,8 +97,7 @@ pub async fn connect() -> Result<Connection> {
 
 /// systemd's major version, if it tells.
 pub async fn version(bus: &Connection) -> Option<u32> {
-    let proxy = ManagerProxy::builder(bus).cache_properties(zbus::proxy::CacheProperties::No).build().await.ok()?;
-    let version = proxy.version().await.ok()?;
+    let version = Manager::new(bus).await.ok()?.proxy.version().await.ok()?;
     version.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 

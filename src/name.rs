@@ -73,11 +73,24 @@ impl LaunchName {
         format!("appfw-{self}-lifeline.service")
     }
 
+    /// The directory of the app's cgroup.
+    #[must_use]
+    pub fn cgroup_directory(&self) -> String {
+        format!("/sys/fs/cgroup{}", self.cgroup())
+    }
+
     /// The app's cgroup as `/proc/PID/cgroup` shows it.
     #[must_use]
     pub fn cgroup(&self) -> String {
         format!("/{SLICE}/{}", self.app())
     }
+}
+
+/// The path that the text of a /proc/PID/cgroup gives in the unified hierarchy (cgroups(7)), to be
+/// compared from its end: in a container the root of the hierarchy may show before it.
+#[must_use]
+pub fn unified_cgroup(text: &str) -> Option<&str> {
+    text.lines().find_map(|line| line.strip_prefix("0::"))
 }
 
 impl fmt::Display for LaunchName {

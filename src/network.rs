@@ -98,9 +98,16 @@ pub fn parse_list(option: &str, words: &[String]) -> Result<Vec<IpNet>> {
     Ok(list)
 }
 
+/// The keyword that `word` is, and its networks.
+#[must_use]
+pub fn keyword(word: &str) -> Option<(&'static str, Vec<IpNet>)> {
+    let (keyword, networks) = KEYWORDS.iter().find(|(keyword, _)| *keyword == word)?;
+    Some((*keyword, networks.iter().filter_map(|network| network.parse().ok()).collect()))
+}
+
 fn parse(option: &str, word: &str) -> Result<Vec<IpNet>> {
-    if let Some((_, networks)) = KEYWORDS.iter().find(|(keyword, _)| *keyword == word) {
-        return Ok(networks.iter().filter_map(|network| network.parse().ok()).collect());
+    if let Some((_, networks)) = keyword(word) {
+        return Ok(networks);
     }
     if let Ok(address) = word.parse::<IpAddr>() {
         return Ok(vec![host(address)]);

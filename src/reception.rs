@@ -10,6 +10,7 @@ use tokio::net::{UnixListener, UnixStream};
 use crate::control::{self, Order, Report};
 use crate::exit::{Ended, NotExecuted};
 use crate::manager::Manager;
+use crate::name::unified_cgroup;
 use crate::plan::Plan;
 use crate::wait::{Signal, Signals, Watch};
 
@@ -184,10 +185,9 @@ async fn accept_own(plan: &Plan, listener: &UnixListener) -> Result<UnixStream> 
     loop {
         let (stream, _) = listener.accept().await.context("cannot accept on the control socket")?;
         let pid = stream.peer_cred().ok().and_then(|peer| peer.pid());
-        let cgroup = pid.and_then(|pid| std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok());
-        if cgroup
-            .is_some_and(|text| text.lines().any(|line| line.starts_with("0::") && line.ends_with(&plan.name.cgroup())))
-        {
+        let text = pid.and_then(|pid| std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok());
+        let cgroup = text.as_deref().and_then(unified_cgroup);
+        if cgroup.is_some_and(|cgroup| cgroup.ends_with(&plan.name.cgroup())) {
             return Ok(stream);
         }
     }

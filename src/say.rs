@@ -1,4 +1,4 @@
-//! What the launcher says on standard error, in one place.
+//! What goes to standard error, in one place.
 
 /// The launcher's voice.
 #[derive(Debug, Clone, Copy)]
@@ -17,7 +17,7 @@ impl Say {
     /// What the user should know, unless `--quiet`.
     pub fn plain(&self, sentence: &str) {
         if !self.quiet {
-            print(sentence);
+            print("appfw-run", sentence);
         }
     }
 
@@ -29,17 +29,22 @@ impl Say {
     /// What is done, with `--verbose`.
     pub fn detail(&self, sentence: &str) {
         if self.verbose {
-            print(sentence);
+            print("appfw-run", sentence);
         }
     }
 }
 
+/// What `program` failed of, with its causes.
+pub fn failure(program: &str, error: &anyhow::Error) {
+    print(program, &format!("{error:#}"));
+}
+
 /// One line on standard error. A terminal in raw mode needs the carriage return, and shows no
 /// difference otherwise; a closed standard error leaves nobody to tell.
-fn print(sentence: &str) {
+fn print(program: &str, sentence: &str) {
     use std::io::{IsTerminal, Write};
     let mut errors = std::io::stderr();
     let end = if errors.is_terminal() { "\r\n" } else { "\n" };
     // In one write: the app writes to the same place.
-    let _ = errors.write_all(format!("appfw-run: {sentence}{end}").as_bytes());
+    let _ = errors.write_all(format!("{program}: {sentence}{end}").as_bytes());
 }

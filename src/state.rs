@@ -13,6 +13,7 @@ use nix::fcntl::{Flock, FlockArg};
 use serde::Serialize;
 
 use crate::host::Host;
+use crate::name::LaunchName;
 use crate::plan::Plan;
 
 /// A launch's directory, held by a lock as long as its launcher lives.
@@ -142,12 +143,11 @@ fn lock(directory: &Path) -> Result<Option<Flock<File>>> {
 fn remove_stale(base: &Path) {
     let Ok(entries) = fs::read_dir(base) else { return };
     for directory in entries.flatten().map(|entry| entry.path()) {
-        let running = Path::new("/sys/fs/cgroup/appfw.slice")
-            .join(format!("appfw-{}.service", directory.file_name().unwrap_or_default().to_string_lossy()))
-            .is_dir();
-        // Only what we wrote: a launch's directory has a plan in it.
-        let ours = directory.join("plan.json").is_file();
-        if ours && !running && matches!(lock(&directory), Ok(Some(_))) {
+        // Only what we wrote: a launch's directory has its name, and a plan in it.
+        let name = directory.file_name().and_then(|name| LaunchName::new(name.to_str()?).ok());
+        let Some(name) = name.filter(|_| directory.join("plan.json").is_file()) else { continue };
+        let running = Path::new(&name.cgroup_directory()).is_dir();
+        if !running && matches!(lock(&directory), Ok(Some(_))) {
             let _ = fs::remove_dir_all(&directory);
         }
     }

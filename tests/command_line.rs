@@ -35,6 +35,22 @@ fn what_cannot_be_run_is_125_and_one_sentence() {
 }
 
 #[test]
+fn a_closed_output_is_no_panic() {
+    let closed = || {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        writer
+    };
+    let dry_run = ["--system", "--dry-run", "--via", "direct", "curl"];
+    let out = Command::new(LAUNCHER).args(dry_run).stdout(closed()).output().unwrap();
+    let said = String::from_utf8(out.stderr).unwrap();
+    assert_eq!((out.status.code(), said.lines().count()), (Some(125), 1), "{said}");
+    assert!(said.contains("cannot print the units"), "{said}");
+    let error = Command::new(LAUNCHER).arg("curl").stderr(closed()).output().unwrap();
+    assert_eq!(error.status.code(), Some(125));
+}
+
+#[test]
 fn a_usage_error_is_125_too_and_help_is_0() {
     for (program, line, code) in [
         (LAUNCHER, "--vai tor curl", 125),

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use appfw::cli::{self, LaunchArgs, Parsed};
-use appfw::{exit, launch};
+use appfw::{exit, launch, say};
 
 fn main() -> ExitCode {
     let args = match cli::parse::<LaunchArgs>() {
@@ -15,7 +15,7 @@ fn main() -> ExitCode {
     match outcome {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            eprintln!("appfw-run: {error:#}");
+            say::failure("appfw-run", &error);
             ExitCode::from(exit::code_of(&error))
         }
     }

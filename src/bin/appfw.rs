@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use appfw::cli::{self, Appfw, Parsed, Subcommand};
-use appfw::{exit, forward, inside, lifeline, stop};
+use appfw::{exit, forward, inside, lifeline, say, stop};
 
 fn main() -> ExitCode {
     let args = match cli::parse::<Appfw>() {
@@ -20,7 +20,7 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("appfw: {error:#}");
+            say::failure("appfw", &error);
             ExitCode::from(exit::code_of(&error))
         }
     }

@@ -1,14 +1,15 @@
 //! `--allow-destination`: the only thing that opens an inside destination.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::Ipv6Addr;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 use anyhow::{Result, bail};
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ipnet::IpNet;
 
 use super::{Destination, Host, parse_port, printable};
+use crate::network;
 
 /// One value of `--allow-destination`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,35 +24,8 @@ enum Hosts {
     /// `*.x`: every name below x at any depth, not x.
     Below(String),
     Net(IpNet),
-    Keyword(Keyword),
-}
-
-/// The words that systemd's IPAddressAllow= knows too, with the same networks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Keyword {
-    Any,
-    Localhost,
-    LinkLocal,
-    Multicast,
-}
-
-impl Keyword {
-    const ALL: [(&str, Keyword); 4] = [
-        ("any", Keyword::Any),
-        ("localhost", Keyword::Localhost),
-        ("link-local", Keyword::LinkLocal),
-        ("multicast", Keyword::Multicast),
-    ];
-
-    fn networks(self) -> (Ipv4Net, Ipv6Net) {
-        let (v4, v4_len, v6, v6_len) = match self {
-            Keyword::Any => ([0, 0, 0, 0], 0, 0, 0),
-            Keyword::Localhost => ([127, 0, 0, 0], 8, 1, 128),
-            Keyword::LinkLocal => ([169, 254, 0, 0], 16, 0xfe80 << 112, 64),
-            Keyword::Multicast => ([224, 0, 0, 0], 4, 0xff00 << 112, 8),
-        };
-        (Ipv4Net::new_assert(Ipv4Addr::from(v4), v4_len), Ipv6Net::new_assert(Ipv6Addr::from_bits(v6), v6_len))
-    }
+    /// A word that systemd's IPAddressAllow= knows too, with the same networks.
+    Keyword(&'static str, Vec<IpNet>),
 }
 
 impl AllowDestination {
@@ -65,19 +39,11 @@ impl AllowDestination {
             (Hosts::Below(parent), Host::Name(name)) => {
                 name.strip_suffix(parent.as_str()).is_some_and(|rest| rest.ends_with('.'))
             }
-            (Hosts::Keyword(Keyword::Any), _) => true,
-            (Hosts::Keyword(Keyword::Localhost), Host::Name(name)) => {
-                name == "localhost" || name.ends_with(".localhost")
-            }
+            (Hosts::Keyword("any", _), _) => true,
+            (Hosts::Keyword("localhost", _), Host::Name(name)) => name == "localhost" || name.ends_with(".localhost"),
             // `::ffff:a.b.c.d` is a.b.c.d to every kernel; other wrappings need their own rule.
             (Hosts::Net(net), Host::Ip(address)) => net.contains(&address.to_canonical()),
-            (Hosts::Keyword(keyword), Host::Ip(address)) => {
-                let (v4, v6) = keyword.networks();
-                match address.to_canonical() {
-                    IpAddr::V4(address) => v4.contains(&address),
-                    IpAddr::V6(address) => v6.contains(&address),
-                }
-            }
+            (Hosts::Keyword(_, networks), Host::Ip(address)) => network::covers(networks, address.to_canonical()),
             _ => false,
         }
     }
@@ -123,8 +89,8 @@ fn parse_ports(text: &str) -> Option<RangeInclusive<u16>> {
 }
 
 fn parse_hosts(text: &str) -> Option<Hosts> {
-    if let Some((_, keyword)) = Keyword::ALL.iter().find(|(word, _)| *word == text) {
-        return Some(Hosts::Keyword(*keyword));
+    if let Some((word, networks)) = network::keyword(text) {
+        return Some(Hosts::Keyword(word, networks));
     }
     if let Some(parent) = text.strip_prefix("*.") {
         return match parent.parse().ok()? {
@@ -149,11 +115,7 @@ impl fmt::Display for AllowDestination {
             Hosts::Net(net) if net.prefix_len() == net.max_prefix_len() => Host::Ip(net.addr()).to_string(),
             Hosts::Net(IpNet::V4(net)) => net.to_string(),
             Hosts::Net(IpNet::V6(net)) => format!("[{net}]"),
-            Hosts::Keyword(keyword) => Keyword::ALL
-                .iter()
-                .find_map(|(word, other)| (keyword == other).then_some(*word))
-                .unwrap_or_default()
-                .to_owned(),
+            Hosts::Keyword(word, _) => (*word).to_owned(),
         };
         f.write_str(&host)?;
         match (*self.ports.start(), *self.ports.end()) {

@@ -2,11 +2,6 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Whether `address` is inside; see [`inside_address`].
-pub fn is_inside(address: IpAddr, own: &[IpAddr]) -> bool {
-    inside_address(address, own).is_some()
-}
-
 /// Says what makes `address` an inside one, `None` if it is outside. `own` are the host's addresses.
 ///
 /// An IPv4 address carried inside an IPv6 one is judged as itself, whatever carries it: a gateway

@@ -13,7 +13,7 @@ use std::str::FromStr;
 use anyhow::{Context, Result, bail};
 
 pub use allow::AllowDestination;
-pub use inside::{inside_address, inside_name, is_inside};
+pub use inside::{inside_address, inside_name};
 
 /// The longest name DNS can carry, written out (RFC 1035, 255 octets on the wire).
 const MAX_NAME: usize = 253;

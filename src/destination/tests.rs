@@ -9,7 +9,7 @@ fn host(text: &str) -> Host {
 fn inside(text: &str) -> bool {
     match host(text) {
         Host::Name(name) => inside_name(&name, &["box.example.org".into()]),
-        Host::Ip(address) => is_inside(address, &["203.0.113.9".parse().unwrap()]),
+        Host::Ip(address) => inside_address(address, &["203.0.113.9".parse().unwrap()]).is_some(),
     }
 }
 

@@ -37,14 +37,14 @@ pub fn run(mut app: Command, launcher: &UnixStream, with_main: bool) -> Result<E
     let mut ended = None;
     loop {
         // First, as the end of a child of short life is among what was lost.
-        let rest = reap(|pid, how| {
+        let all_gone = reap(|pid, how| {
             if pid == main {
                 ended = Some(how);
                 let _ = Report::Ended(how).send(launcher);
             }
         });
         if let Some(how) = ended
-            && (with_main || rest == Rest::None)
+            && (with_main || all_gone)
         {
             return Ok(ExitCode::from(how.code()));
         }
@@ -57,20 +57,15 @@ pub fn run(mut app: Command, launcher: &UnixStream, with_main: bool) -> Result<E
     }
 }
 
-#[derive(PartialEq, Eq)]
-enum Rest {
-    None,
-    Some,
-}
-
-/// Collects what has ended: children, and orphans, which the kernel gives to init.
-fn reap(mut ended: impl FnMut(Pid, Ended)) -> Rest {
+/// Collects what has ended: children, and orphans, which the kernel gives to init. Returns whether
+/// none is left.
+fn reap(mut ended: impl FnMut(Pid, Ended)) -> bool {
     loop {
         match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
             Ok(WaitStatus::Exited(pid, code)) => ended(pid, Ended::Code(code)),
             Ok(WaitStatus::Signaled(pid, signal, _)) => ended(pid, Ended::Signal(signal as i32)),
-            Err(Errno::ECHILD) => return Rest::None,
-            Ok(_) | Err(_) => return Rest::Some,
+            Err(Errno::ECHILD) => return true,
+            Ok(_) | Err(_) => return false,
         }
     }
 }

@@ -16,6 +16,7 @@ use anyhow::{Context, Result};
 use crate::cli::InsideArgs;
 use crate::control::{Order, Report, receive_with};
 use crate::exit::{self, NotExecuted};
+use crate::say;
 
 pub use descriptors::refuse_socket;
 
@@ -29,7 +30,7 @@ pub fn run(args: &InsideArgs) -> ExitCode {
     let launcher = match connect(args) {
         Ok(launcher) => launcher,
         Err(error) => {
-            eprintln!("appfw inside: {error:#}");
+            say::failure("appfw inside", &error);
             return ExitCode::from(exit::OURS);
         }
     };
@@ -45,7 +46,7 @@ pub fn run(args: &InsideArgs) -> ExitCode {
     };
     match report.send(&launcher) {
         Ok(()) => wait_until_heard(&launcher),
-        Err(error) => eprintln!("appfw inside: {error:#}"),
+        Err(error) => say::failure("appfw inside", &error),
     }
     ExitCode::from(code)
 }

@@ -13,6 +13,7 @@ use anyhow::{Context, Result, bail};
 use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::cli::{InsideArgs, WallKind};
+use crate::name::unified_cgroup;
 use crate::network::IpLists;
 
 /// The discard port: nothing is expected to listen where the probes go.
@@ -43,8 +44,7 @@ pub fn prove(args: &InsideArgs) -> Result<()> {
 /// PAM and AttachProcessesToUnit move processes out of the cgroup that is filtered.
 fn own_cgroup(expected: &str) -> Result<()> {
     let text = std::fs::read_to_string("/proc/self/cgroup").context("cannot tell the own cgroup")?;
-    match text.lines().find_map(|line| line.strip_prefix("0::")) {
-        // In a container the root of the hierarchy may show before it.
+    match unified_cgroup(&text) {
         Some(path) if path.ends_with(expected) => Ok(()),
         Some(path) => bail!("the app was moved to the cgroup {path}, which has no wall; expected {expected}"),
         None => bail!(

@@ -1,7 +1,7 @@
 //! The forwarder's service: in the host's network namespace, without privileges, filtered to its
 //! upstream where that is an address.
 
-use super::{Bind, INNER, Places, Setting, Unit, Value, appfw, bind_appfw, own_directory, word, words};
+use super::{Bind, INNER, Places, Setting, Unit, Value, appfw, bind_appfw, lists, own_directory, word, words};
 use crate::cli::WallKind;
 use crate::host::Host;
 use crate::network::{self, IpLists};
@@ -49,7 +49,7 @@ pub(super) fn unit(plan: &Plan, host: &Host, places: &Places) -> Unit {
     unit.kind("StandardInput", word("null"));
     unit.kind("StandardOutput", word("null"));
     unit.kind("StandardError", word("journal"));
-    unit.lists(lists(&plan.via));
+    unit.kind.extend(lists(filter(&plan.via)));
     unit.kind.extend(socket_group(&plan.via, host));
     harden(&mut unit);
     unit
@@ -64,7 +64,7 @@ fn command(plan: &Plan, host: &Host, name: &str) -> Vec<String> {
     command.extend(plan.allow_destination.iter().map(|destination| format!("--allow-destination={destination}")));
     if plan.wall == WallKind::Address {
         // On the host's loopback anybody can knock: only the app's own cgroup is served.
-        command.push(format!("--peer-cgroup=/sys/fs/cgroup{}", plan.name.cgroup()));
+        command.push(format!("--peer-cgroup={}", plan.name.cgroup_directory()));
     }
     command
 }
@@ -78,7 +78,7 @@ fn socket_group(via: &Via, host: &Host) -> Option<Setting> {
 }
 
 /// Only its upstream, where that is an address; nothing by IP at all where it is a Unix socket.
-fn lists(via: &Via) -> IpLists {
+fn filter(via: &Via) -> IpLists {
     let endpoint = match via {
         Via::Chain(hops) => hops.first().map(|hop| &hop.endpoint),
         Via::Direct | Via::None => None,

@@ -16,6 +16,7 @@ use ipnet::IpNet;
 
 use crate::host::Host;
 use crate::name::SLICE;
+use crate::network::IpLists;
 use crate::plan::{Plan, Stdio};
 
 /// One setting of a unit: the directive as systemd's man pages write it, and its value.
@@ -44,7 +45,7 @@ pub enum Value {
     Paths(Vec<String>),
     /// `IPAddressAllow=` and `IPAddressDeny=`, both families in one list.
     Networks(Vec<IpNet>),
-    /// `BindPaths=` and `BindReadOnlyPaths=`.
+    /// `BindPaths=`.
     Binds(Vec<Bind>),
     /// `TemporaryFileSystem=`: path and mount options.
     FileSystems(Vec<(String, String)>),
@@ -117,15 +118,6 @@ impl Unit {
 
     fn kind(&mut self, directive: &'static str, value: Value) {
         self.kind.push(Setting { directive, value });
-    }
-
-    /// `IPAddressDeny=` and `IPAddressAllow=`, where they are not empty.
-    fn lists(&mut self, lists: crate::network::IpLists) {
-        for (directive, list) in [("IPAddressDeny", lists.deny), ("IPAddressAllow", lists.allow)] {
-            if !list.is_empty() {
-                self.kind(directive, Value::Networks(list));
-            }
-        }
     }
 
     /// All settings.
@@ -202,6 +194,14 @@ impl Units {
         let forwarder = self.forwarder.iter().flat_map(|(socket, service)| [socket, service]);
         std::iter::once(&self.lifeline).chain(forwarder).chain(std::iter::once(&self.app))
     }
+}
+
+/// `IPAddressDeny=` and `IPAddressAllow=`, where they are not empty.
+pub(crate) fn lists(lists: IpLists) -> impl Iterator<Item = Setting> {
+    [("IPAddressDeny", lists.deny), ("IPAddressAllow", lists.allow)]
+        .into_iter()
+        .filter(|(_, list)| !list.is_empty())
+        .map(|(directive, list)| Setting { directive, value: Value::Networks(list) })
 }
 
 /// `/run/appfw` as units see it: nothing but what is bound into it.

@@ -1,7 +1,7 @@
 //! The forwarder's listening socket: in the strict wall inside the app's namespace, in the address
 //! wall on the host's loopback.
 
-use super::{Places, Unit, Value, words};
+use super::{Places, Unit, Value, lists, words};
 use crate::cli::WallKind;
 use crate::network::{self, IpLists};
 use crate::plan::Plan;
@@ -18,7 +18,7 @@ pub(super) fn unit(plan: &Plan, places: &Places) -> Unit {
             // Accepted sockets keep the cgroup of the listener, so these lists hold for the
             // forwarder's side of every connection; clients come from 127.0.0.1.
             let own = [*plan.address.ip(), std::net::Ipv4Addr::LOCALHOST].map(network::host);
-            unit.lists(IpLists::only(own.to_vec()));
+            unit.kind.extend(lists(IpLists::only(own.to_vec())));
         }
         WallKind::Strict | WallKind::Namespace => {
             // The helper that binds the socket makes the namespace, the app joins it.

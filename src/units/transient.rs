@@ -55,7 +55,7 @@ pub fn plain(value: &Value) -> Variant<'_> {
         Value::Binds(binds) => Variant::new(
             binds
                 .iter()
-                // No ignore-ENOENT; MS_REC as BindReadOnlyPaths= has it by default ("rbind").
+                // No ignore-ENOENT; MS_REC as BindPaths= has it by default ("rbind").
                 .map(|bind| (bind.source.display().to_string(), bind.target.display().to_string(), false, MS_REC))
                 .collect::<Vec<_>>(),
         ),

@@ -133,12 +133,16 @@ def unit_names(lab, name):
 
 def processes(lab, name):
     """Command lines of the processes in the launch's units, by their numbers in the lab."""
+    return command_lines(lab, lambda process: f"/appfw.slice/appfw-{name}" in (process / "cgroup").read_text())
+
+
+def command_lines(lab, wanted=lambda process: True):
+    """Command lines of the lab's processes, by their numbers there."""
     found = {}
-    for cgroup in lab.path("/sys/fs/cgroup/appfw.slice").glob(f"appfw-{name}*"):
+    for process in processes_of(lab):
         with contextlib.suppress(OSError):  # it may end meanwhile
-            for pid in processes_of(lab):
-                if cgroup.name in (pid / "cgroup").read_text():
-                    found[int(pid.name)] = (pid / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            if wanted(process):
+                found[int(process.name)] = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
     return found
 
 

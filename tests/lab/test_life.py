@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from launching import (GONE, LOGGED, SOCKS, Output, kill, launched, left, listeners, main_pid, processes, processes_of, run,
-                       script, started, text_of, unique, wait_gone)
+from launching import (GONE, LOGGED, SOCKS, Output, command_lines, kill, launched, left, listeners, main_pid, processes, processes_of,
+                       run, script, started, text_of, unique, wait_gone)
 from waiting import wait_until
 from world_map import ORIGIN, UPSTREAM
 
@@ -157,9 +157,8 @@ def test_terminal_is_as_before_whatever_ends_the_launcher(lab, number):
         before = settings_of(process.terminal)
         shown.until(b"ready")
         assert settings_of(process.terminal) != before
-        launcher, = [path for path in processes_of(lab)
-                     if (path / "cmdline").read_bytes().startswith(b"appfw-run\0--unit\0" + name.encode())]
-        kill(lab, launcher.name, number.value)
+        launcher, = [pid for pid, words in command_lines(lab).items() if words.startswith(f"appfw-run --unit {name}")]
+        kill(lab, launcher, number.value)
         shown.until(b"over %d" % (128 + number))
         wait_until(lambda: settings_of(process.terminal) == before, GONE, "the terminal's settings")
         wait_gone(lab, name)

@@ -1,0 +1,182 @@
+use ipnet::IpNet;
+
+use super::*;
+use crate::fixture::{self, host, host_of, plan, plan_on};
+
+fn words(list: &[IpNet]) -> String {
+    list.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn what_cannot_be_honoured_is_refused_with_what_can() {
+    for (line, phrase) in [
+        ("--via direct --allow 10.0.0.0/8 x", "--allow needs --wall address: in the strict wall"),
+        ("--via direct --wall strict --allow 10.0.0.0/8 x", "--allow needs --wall address"),
+        ("--via direct --deny any x", "--deny adds nothing here"),
+        ("--via direct --wall address --deny 8.8.8.8 x", "plain rules go with --via none"),
+        ("--via none --allow 10.0.0.0/8 x", "allows alone restrict nothing: add --deny any"),
+        ("--via none --wall address --allow localhost x", "allows alone restrict nothing: add --deny any"),
+        ("--via none --wall address x", "--wall address with --via none needs rules"),
+        ("--via none --wall strict --deny any x", "--allow and --deny need --wall address"),
+        ("--via none --deny any --allow any x", "--allow covers every documentation network"),
+        ("--via direct --wall address --allow any x", "--allow covers every documentation network"),
+        ("--via none --env-scheme socks x", "--env-scheme says how programs reach the forwarder"),
+        ("--via none --allow-destination 10.0.0.1 x", "--allow-destination is the forwarder's"),
+        ("--via direct --allow-destination :// x", "is not a destination"),
+        ("--via direct --address 127.0.0.9 x", "--address goes with --wall address and a forwarder"),
+        ("--via none --deny any --address 127.0.0.9 x", "--address goes with --wall address and a forwarder"),
+        ("--via direct --wall address --address 10.0.0.1:1080 x", "takes an address of 127.0.0.0/8"),
+        ("--via direct --wall address --address 127.0.0.9:0 x", "takes an address of 127.0.0.0/8"),
+        ("--via direct --wall address --address 127.0.0.9:66000 x", "takes an address of 127.0.0.0/8"),
+        ("--via direct --wall address --address [::1]:1080 x", "takes an address of 127.0.0.0/8"),
+        ("--via direct --wall address --address localhost:1080 x", "takes an address of 127.0.0.0/8"),
+        ("--via none --deny any --allow example.org x", "takes addresses; for names use --only/--block"),
+        ("--via none --deny dns.google x", "takes addresses; for names use --only/--block"),
+        ("--via none --deny 10.0.0.5/24 x", "write 10.0.0.0/24 for the network"),
+        ("--via none --deny loclahost x", "did you mean localhost?"),
+        ("--via direct --unit web-forward x", "must not end in -forward"),
+        ("--via direct --unit a/b x", "takes 1 to 64 of A-Z a-z 0-9 _ . -"),
+        ("--via direct --unit .. x", "needs a letter or digit"),
+        ("--via direct --uid nobody-here x", "there is no user \"nobody-here\""),
+        ("--via direct --env =x x", "takes NAME=VALUE or NAME"),
+        ("--via direct --wall namespace x", "--wall namespace is not there yet"),
+    ] {
+        let message = format!("{:#}", plan(line).expect_err(line));
+        assert!(message.contains(phrase), "{line}: {message}");
+        assert!(!message.contains('\n'), "{line}: {message}");
+    }
+}
+
+#[test]
+fn an_empty_word_is_no_command() {
+    let message = plan_on(&host(), &["--via", "direct", ""]).unwrap_err().to_string();
+    assert!(message.contains("the command is empty"), "{message}");
+}
+
+#[test]
+fn options_of_later_versions_are_refused_by_name_and_come_first() {
+    for option in [
+        "--user",
+        "--standalone",
+        "--capture",
+        "--no-capture",
+        "--publish 80",
+        "--dns off",
+        "--isolate launch",
+        "--only x.test",
+        "--block x.test",
+        "--ingress-filter /x",
+        "--egress-filter /x",
+        "--dbus none",
+        "--property A=b",
+        "--profile x",
+        "--no-profile",
+        "--own-profile",
+        "--log-destinations yes",
+    ] {
+        let name = option.split(' ').next().unwrap();
+        let message = plan(&format!("--via direct --wall namespace {option} x")).unwrap_err().to_string();
+        assert!(message.starts_with(&format!("{name} is not there yet: ")), "{option}: {message}");
+    }
+    assert!(plan("--via direct -p A=b x").unwrap_err().to_string().starts_with("--property is not there yet"));
+}
+
+#[test]
+fn an_ordinary_user_is_told_of_sudo_and_polkit() {
+    let message = plan_on(&host_of("alice"), &["--via", "direct", "x"]).unwrap_err().to_string();
+    assert!(message.contains("sudo appfw-run --uid alice") && message.contains("--system"), "{message}");
+}
+
+#[test]
+fn an_ordinary_user_asking_for_the_system_runs_as_themselves() {
+    let plan = plan_on(&host_of("alice"), &["--system", "--via", "direct", "x"]).unwrap();
+    assert!(matches!(&plan.app, Identity::Caller(user) if user.name == "alice"), "{:?}", plan.app);
+}
+
+#[test]
+fn the_wall_and_its_lists_follow_from_the_way_out() {
+    let (any, strict, address) = ("0.0.0.0/0 ::/0", WallKind::Strict, WallKind::Address);
+    for (line, wall, allow, deny, resolver) in [
+        ("--via direct x", strict, "127.100.90.50/32", any, Resolver::Off),
+        ("--via direct --wall address x", address, "127.100.7.7/32", any, Resolver::Off),
+        (
+            "--via direct --wall address --address 127.1.2.3 --allow 10.0.0.0/8 --allow 127.1.2.3 x",
+            address,
+            "127.1.2.3/32 10.0.0.0/8",
+            any,
+            Resolver::Off,
+        ),
+        ("--via none x", strict, "", any, Resolver::Off),
+        ("--via none --deny 8.8.8.8 x", address, "", "8.8.8.8/32 192.0.2.1/32", Resolver::Host),
+        (
+            "--via none --deny 8.8.8.8 --allow 192.0.2.0/24 x",
+            address,
+            "192.0.2.0/24",
+            "8.8.8.8/32 198.51.100.1/32",
+            Resolver::Host,
+        ),
+        ("--via none --deny 192.0.2.0/24 x", address, "", "192.0.2.0/24", Resolver::Host),
+        ("--via none --deny any --allow localhost x", address, "127.0.0.0/8 ::1/128", any, Resolver::Off),
+        ("--via none --deny 0.0.0.0/0 x", address, "", "0.0.0.0/0", Resolver::Host),
+    ] {
+        let plan = plan(line).unwrap_or_else(|error| panic!("{line}: {error:#}"));
+        let lists = plan.lists();
+        assert_eq!((plan.wall, plan.resolver), (wall, resolver), "{line}");
+        assert_eq!((words(&lists.allow).as_str(), words(&lists.deny).as_str()), (allow, deny), "{line}");
+        assert!(lists.canary().is_some(), "{line}: nothing to prove the filter by");
+    }
+}
+
+#[test]
+fn only_an_address_to_be_reserved_is_left_open() {
+    let address = |line: &str| {
+        let args = fixture::parse(&line.split(' ').collect::<Vec<_>>()).unwrap();
+        let plan = Plan::new(&args, Via::parse(&args.via).unwrap(), &host()).unwrap();
+        (plan.address.to_string(), plan.address.ip().is_unspecified())
+    };
+    assert_eq!(address("--via direct x"), ("127.100.90.50:1080".into(), false));
+    assert_eq!(address("--via direct --wall address x"), ("0.0.0.0:1080".into(), true));
+    assert_eq!(address("--via direct --wall address --address 127.0.0.9 x"), ("127.0.0.9:1080".into(), false));
+    assert_eq!(address("--via direct --wall address --address 127.0.0.9:9 x"), ("127.0.0.9:9".into(), false));
+}
+
+#[test]
+fn a_pty_takes_a_terminal_for_both_input_and_output() {
+    let [tty, pipe] = [true, false];
+    for (terminals, detach, stdio) in [
+        ([tty, tty, tty], "", Stdio::Terminal { errors: true }),
+        ([tty, tty, pipe], "", Stdio::Terminal { errors: false }),
+        ([tty, pipe, tty], "", Stdio::Descriptors),
+        ([pipe, tty, tty], "", Stdio::Descriptors),
+        ([pipe, pipe, pipe], "", Stdio::Descriptors),
+        ([tty, tty, tty], "--detach ", Stdio::Journal),
+    ] {
+        let line = format!("--via direct {detach}x");
+        let host = Host { terminals, ..host() };
+        assert_eq!(plan_on(&host, &line.split(' ').collect::<Vec<_>>()).unwrap().stdio, stdio, "{terminals:?}");
+    }
+}
+
+#[test]
+fn as_whom_and_where_the_program_runs() {
+    for (line, other, directory) in [
+        ("--via direct x", false, Directory::Caller(Some("/srv/work".into()))),
+        ("--via direct --uid 0 x", false, Directory::Caller(Some("/srv/work".into()))),
+        ("--via direct --uid alice x", true, Directory::Caller(Some("/srv/work".into()))),
+        ("--via direct --uid 1001 --workdir /tmp x", true, Directory::Asked("/tmp".into())),
+        ("--via direct --workdir sub x", false, Directory::Asked("/srv/work/sub".into())),
+    ] {
+        let plan = plan(line).unwrap();
+        assert_eq!((matches!(plan.app, Identity::Other(_)), plan.directory), (other, directory), "{line}");
+    }
+    let gone = Host { directory: None, ..host() };
+    let message = plan_on(&gone, &["--via", "direct", "--workdir", "sub", "x"]).unwrap_err().to_string();
+    assert!(message.contains("relative to a directory that is gone"), "{message}");
+}
+
+#[test]
+fn env_takes_a_value_or_the_callers() {
+    let plan = plan("--via direct --env A=b=c --env LANG --env UNSET --env E= x").unwrap();
+    let expected = [("A", "b=c"), ("LANG", "C.UTF-8"), ("E", "")];
+    assert_eq!(plan.env, expected.map(|(name, value)| (name.into(), value.into())));
+}
