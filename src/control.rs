@@ -18,6 +18,7 @@ use rustix::net::{
 use serde::{Deserialize, Serialize};
 
 use crate::exit::Ended;
+use crate::view::View;
 
 /// Bound of one message: ARG_MAX is 2 MiB on Linux with its usual stack limit, and a line of JSON
 /// is far shorter.
@@ -112,10 +113,16 @@ pub struct Order {
     pub directories: Vec<PathBuf>,
     /// Descriptors 0-2 of the program; they travel beside the bytes. None: those of the unit.
     pub descriptors: usize,
+    /// What the program sees of the file system.
+    pub view: View,
+    /// The capabilities that it may ever have.
+    pub bounding: u64,
 }
 
 #[derive(Serialize, Deserialize)]
 struct Head {
+    view: View,
+    bounding: u64,
     command: usize,
     environment: usize,
     directories: usize,
@@ -124,15 +131,19 @@ struct Head {
 
 impl Order {
     /// As bytes: a line of JSON with the counts, then NUL-terminated strings.
-    #[must_use]
-    pub fn to_bytes(&self) -> Vec<u8> {
+    ///
+    /// # Errors
+    /// A path of the view that is no UTF-8.
+    pub fn to_bytes(&self) -> Result<Vec<u8>> {
         let head = Head {
+            view: self.view.clone(),
+            bounding: self.bounding,
             command: self.command.len(),
             environment: self.environment.len(),
             directories: self.directories.len(),
             descriptors: self.descriptors,
         };
-        let mut bytes = serde_json::to_vec(&head).unwrap_or_default();
+        let mut bytes = serde_json::to_vec(&head).context("cannot say what is to be hidden from the app")?;
         bytes.push(b'\n');
         let mut put = |parts: &[&OsStr]| {
             for part in parts {
@@ -149,7 +160,7 @@ impl Order {
         for directory in &self.directories {
             put(&[directory.as_os_str()]);
         }
-        bytes
+        Ok(bytes)
     }
 
     /// Reads one.
@@ -176,7 +187,8 @@ impl Order {
         let command = strings(head.command)?;
         let environment = strings(head.environment)?.into_iter().map(split_variable).collect::<Result<_>>()?;
         let directories = strings(head.directories)?.into_iter().map(PathBuf::from).collect();
-        Ok(Self { command, environment, directories, descriptors: head.descriptors })
+        let Head { view, bounding, descriptors, .. } = head;
+        Ok(Self { command, environment, directories, descriptors, view, bounding })
     }
 }
 
@@ -202,17 +214,19 @@ mod tests {
             environment: vec![("A".into(), "=1\n2".into()), ("=x".into(), "".into())],
             directories: vec!["/".into()],
             descriptors: 3,
+            view: View { hidden: vec!["/a\nb".into()], ..View::default() },
+            bounding: 1 << 63 | 1,
         }
     }
 
     #[test]
     fn any_bytes_arrive_as_they_were() {
-        assert_eq!(Order::read(order().to_bytes().as_slice()).unwrap(), order());
+        assert_eq!(Order::read(order().to_bytes().unwrap().as_slice()).unwrap(), order());
     }
 
     #[test]
     fn a_cut_order_is_refused_at_any_place() {
-        let bytes = order().to_bytes();
+        let bytes = order().to_bytes().unwrap();
         for end in 0..bytes.len() {
             assert!(Order::read(&bytes[..end]).is_err(), "cut at {end}");
         }

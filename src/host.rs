@@ -66,6 +66,8 @@ pub struct Host {
     pub terminals: [bool; 3],
     /// The inode number of the launcher's network namespace.
     pub network_namespace: u64,
+    /// The inode number of the launcher's user namespace.
+    pub user_namespace: u64,
     /// Where `appfw` is.
     pub appfw: PathBuf,
     /// Whether every user, in every unit, can execute it there.
@@ -80,8 +82,6 @@ pub struct Host {
     pub session_sockets: Vec<String>,
     /// systemd's major version, if it could be asked.
     pub systemd: Option<u32>,
-    /// Whether a path exists.
-    pub exists: fn(&Path) -> bool,
     /// The group of a path, if it exists.
     pub group_of: fn(&Path) -> Option<u32>,
     /// Looks a user up, by name or number.
@@ -94,7 +94,10 @@ impl Host {
     /// # Errors
     /// Says what of it could not be read.
     pub fn read(root: &Path) -> Result<Self> {
-        let namespace = root.join("proc/self/ns/net");
+        let namespace = |kind: &str| {
+            let path = root.join("proc/self/ns").join(kind);
+            path.metadata().map(|found| found.ino()).with_context(|| format!("cannot read {}", path.display()))
+        };
         let nsswitch = root.join("etc/nsswitch.conf");
         let appfw = find_appfw()?;
         Ok(Self {
@@ -107,9 +110,8 @@ impl Host {
                 std::io::stdout().is_terminal(),
                 std::io::stderr().is_terminal(),
             ],
-            network_namespace: std::fs::metadata(&namespace)
-                .with_context(|| format!("cannot read {}", namespace.display()))?
-                .ino(),
+            network_namespace: namespace("net")?,
+            user_namespace: namespace("user")?,
             appfw_is_public: is_public(&appfw),
             appfw,
             resolv_conf: root.join("etc/resolv.conf").canonicalize().ok(),
@@ -121,7 +123,6 @@ impl Host {
             random: random()?,
             session_sockets: session_sockets(root),
             systemd: None,
-            exists: |path| path.symlink_metadata().is_ok(),
             group_of: |path| path.metadata().ok().map(|found| found.gid()),
             find_user: User::find,
         })

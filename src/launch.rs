@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::address::{self, Reservation};
 use crate::cli::{LaunchArgs, WallKind};
+use crate::confinement;
 use crate::control::Order;
 use crate::environment::app_environment;
 use crate::exit::{self, NotExecuted};
@@ -34,6 +35,9 @@ pub async fn launch(args: &LaunchArgs) -> Result<u8> {
     let mut plan = Plan::new(args, via, &host)?; // the last point where the user's input can be wrong
     let reservation = settle(&mut plan, &host)?;
     let base = state::base(Path::new("/"), &host)?;
+    if !args.dry_run {
+        manager::expect_cgroups();
+    }
     let bus = manager::connect().await;
     // The version decides on a PID namespace, which root's apps alone get.
     if let (Ok(bus), true) = (&bus, plan.app.user().is_root()) {
@@ -153,6 +157,8 @@ impl Launch<'_> {
     fn order(&self, descriptors: usize) -> Order {
         let home = &self.plan.app.user().home;
         Order {
+            view: self.units.view.clone(),
+            bounding: confinement::bounding(),
             command: self.plan.command.clone(),
             descriptors,
             environment: app_environment(self.plan, &self.host.environment),

@@ -22,6 +22,7 @@ pub mod plan;
 pub mod confinement;
 pub mod environment;
 pub mod units;
+pub mod view;
 
 pub mod address;
 pub mod state;
@@ -42,6 +43,7 @@ pub mod lifeline;
 pub mod stop;
 
 pub mod inside;
+pub mod sock_diag;
 
 pub mod forward;
 pub mod tor;

@@ -11,6 +11,7 @@ use zbus::Connection;
 use zbus::zvariant::{ObjectPath, OwnedObjectPath, OwnedValue, Value};
 
 use crate::exit::Ended;
+use crate::name::unified_cgroup;
 use crate::units::{Units, transient};
 
 /// Longest wait for a job of ours: far above what a loaded machine needs, below a user's patience.
@@ -93,6 +94,19 @@ impl Changes {
 /// It cannot be reached.
 pub async fn connect() -> Result<Connection> {
     Connection::system().await.context("cannot reach the system bus, by which systemd is asked to build the wall")
+}
+
+/// Has the kernel ready for processes that change their cgroup: the first one after a while waits
+/// for an RCU grace period, 6 ms and more (cgroup_threadgroup_rwsem, kernel/cgroup/cgroup.c; not with
+/// the mount option favordynmods). Moving the launcher to where it is has that happen while the bus
+/// is being talked to. Where it may not, as an ordinary user, the launch takes its time.
+pub fn expect_cgroups() {
+    std::thread::spawn(|| {
+        let text = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        if let Some(own) = unified_cgroup(&text) {
+            let _ = std::fs::write(format!("/sys/fs/cgroup{own}/cgroup.procs"), "0");
+        }
+    });
 }
 
 /// systemd's major version, if it tells.

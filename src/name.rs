@@ -82,8 +82,14 @@ impl LaunchName {
     /// The app's cgroup as `/proc/PID/cgroup` shows it.
     #[must_use]
     pub fn cgroup(&self) -> String {
-        format!("/{SLICE}/{}", self.app())
+        cgroup(&self.app())
     }
+}
+
+/// The cgroup of a unit of ours.
+#[must_use]
+pub fn cgroup(unit: &str) -> String {
+    format!("/{SLICE}/{unit}")
 }
 
 /// The path that the text of a /proc/PID/cgroup gives in the unified hierarchy (cgroups(7)), to be

@@ -43,7 +43,7 @@ pub async fn receive(
 ) -> Result<Reached> {
     // Closed when `inside` has been heard: nobody else has anything to say here.
     let listener = UnixListener::from_std(control).context("cannot use a socket")?;
-    let conversation = async { converse(accept_own(plan, &listener).await?, order, streams).await };
+    let conversation = async { converse(accept_of(&plan.name.cgroup(), &listener).await?, order, streams).await };
     let conversation = tokio::time::timeout(PATIENCE, conversation);
     tokio::pin!(conversation);
     let mut signalled: Option<Signal> = None;
@@ -155,7 +155,7 @@ impl App {
         // Blocking for the moment of one send: `inside` waits for it and does nothing else.
         let stream = self.stream.into_std().context("cannot use a socket")?;
         stream.set_nonblocking(false).context("cannot use a socket")?;
-        control::send_with(&stream, &order.to_bytes(), streams)?;
+        control::send_with(&stream, &order.to_bytes()?, streams)?;
         stream.set_nonblocking(true).context("cannot use a socket")?;
         let stream = UnixStream::from_std(stream).context("cannot use a socket")?;
         Ok(Self { stream, ..self })
@@ -179,15 +179,17 @@ impl App {
     }
 }
 
-/// The first client that belongs to the app's unit; any other gets nothing. As an ordinary user's
-/// launch, other processes of that user could connect as well.
-async fn accept_own(plan: &Plan, listener: &UnixListener) -> Result<UnixStream> {
+/// The next client that belongs to `cgroup`; any other gets nothing, as other processes of the same
+/// user can connect as well.
+///
+/// # Errors
+/// The socket is unusable.
+pub async fn accept_of(cgroup: &str, listener: &UnixListener) -> Result<UnixStream> {
     loop {
-        let (stream, _) = listener.accept().await.context("cannot accept on the control socket")?;
+        let (stream, _) = listener.accept().await.context("cannot accept on a socket of the launch")?;
         let pid = stream.peer_cred().ok().and_then(|peer| peer.pid());
         let text = pid.and_then(|pid| std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok());
-        let cgroup = text.as_deref().and_then(unified_cgroup);
-        if cgroup.is_some_and(|cgroup| cgroup.ends_with(&plan.name.cgroup())) {
+        if text.as_deref().and_then(unified_cgroup).is_some_and(|peer| peer.ends_with(cgroup)) {
             return Ok(stream);
         }
     }
@@ -202,10 +204,18 @@ mod tests {
 
     use super::*;
     use crate::exit;
+    use crate::view::View;
 
     fn order() -> Order {
         let environment = vec![("A".into(), "b\nc".into())];
-        Order { command: vec!["curl".into(), "".into()], environment, directories: vec!["/".into()], descriptors: 1 }
+        Order {
+            command: vec!["curl".into(), "".into()],
+            environment,
+            directories: vec!["/".into()],
+            descriptors: 1,
+            view: View::default(),
+            bounding: 0,
+        }
     }
 
     fn proven() -> String {

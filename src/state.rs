@@ -4,7 +4,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use nix::fcntl::{Flock, FlockArg};
 use serde::Serialize;
 
-use crate::host::Host;
+use crate::host::{Host, User};
 use crate::name::LaunchName;
 use crate::plan::Plan;
 
@@ -69,7 +69,7 @@ impl State {
     /// # Errors
     /// The name is in use; the directory cannot be written.
     pub fn create(base: &Path, plan: &Plan, host: &Host) -> Result<(Self, Sockets)> {
-        make_private(base, host.caller.uid)?;
+        make_own(base, &host.caller)?;
         remove_stale(base);
         let directory = base.join(plan.name.to_string());
         let failed = || format!("cannot write {}", directory.display());
@@ -79,6 +79,12 @@ impl State {
                 bail!("the name {} is in use by {}; choose another --unit", plan.name, holder(&directory))
             }
             Err(error) => return Err(error).with_context(failed),
+        }
+        let user = plan.app.user();
+        if host.caller.is_root() {
+            // The app's user must get at the control socket, and no other.
+            chown(&directory, None, Some(user.gid)).with_context(failed)?;
+            fs::set_permissions(&directory, fs::Permissions::from_mode(0o710)).with_context(failed)?;
         }
         let lock = lock(&directory)?.with_context(|| format!("another launcher holds {}", directory.display()))?;
         let write = |name: &str, mode: u32, text: &str| -> Result<()> {
@@ -100,15 +106,20 @@ impl State {
         if plan.via.has_secret() {
             write("via", 0o600, &(plan.via.secret_spec() + "\n"))?;
         }
-        let listen = |name: &str| -> Result<UnixListener> {
+        if !host.appfw_is_public {
+            // Where the program is bound to, in the app's unit.
+            write("appfw", 0o600, "")?;
+        }
+        let listen = |name: &str, mode: u32| -> Result<UnixListener> {
             let socket = directory.join(name);
             let listener = UnixListener::bind(&socket).with_context(failed)?;
-            // Bound into the units, where another user has to connect; the directory is 0700.
-            fs::set_permissions(&socket, fs::Permissions::from_mode(0o666)).with_context(failed)?;
+            fs::set_permissions(&socket, fs::Permissions::from_mode(mode)).with_context(failed)?;
             listener.set_nonblocking(true).with_context(failed)?;
             Ok(listener)
         };
-        let sockets = Sockets { control: listen("control")?, report: listen("report")? };
+        // The forwarder's user isn't known yet: whose process reports is seen when it does.
+        let sockets = Sockets { control: listen("control", 0o600)?, report: listen("report", 0o666)? };
+        chown(directory.join("control"), Some(user.uid), None).with_context(failed)?;
         Ok((Self { directory, _lock: lock }, sockets))
     }
 
@@ -119,14 +130,18 @@ impl State {
     }
 }
 
-fn make_private(base: &Path, uid: u32) -> Result<()> {
-    let made = DirBuilder::new().recursive(true).mode(0o700).create(base);
+/// Root's can be passed through, not listed: an app of another user connects to its launch's socket.
+fn make_own(base: &Path, caller: &User) -> Result<()> {
+    let mode = if caller.is_root() { 0o711 } else { 0o700 };
+    let made = DirBuilder::new().recursive(true).mode(mode).create(base);
     made.with_context(|| format!("cannot make {}", base.display()))?;
     let found = fs::symlink_metadata(base).with_context(|| format!("cannot look at {}", base.display()))?;
-    if !found.is_dir() || found.uid() != uid || found.mode() & 0o022 != 0 {
+    if !found.is_dir() || found.uid() != caller.uid || found.mode() & 0o022 != 0 {
         bail!("{} is not a directory of the caller's alone; remove it", base.display());
     }
-    Ok(())
+    // The caller's umask may have made it narrower.
+    fs::set_permissions(base, fs::Permissions::from_mode(mode))
+        .with_context(|| format!("cannot open {}", base.display()))
 }
 
 /// A lock on a launch's directory; `None` if another process holds it.
@@ -225,9 +240,11 @@ mod tests {
         let plan = planned(&host, "--via socks5h://alice:hunter2@203.0.113.20 --unit web curl");
         let (state, _sockets) = State::create(&base, &plan, &host).unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
-        assert_eq!((mode(&base), mode(&state.directory)), (0o700, 0o700));
+        // Root's can be passed through by the app's user: by its group.
+        let passed = if host.caller.is_root() { (0o711, 0o710) } else { (0o700, 0o700) };
+        assert_eq!((mode(&base), mode(&state.directory)), passed);
         for (name, expected) in
-            [("plan.json", 0o600), ("via", 0o600), ("resolv.conf", 0o644), ("nsswitch.conf", 0o644), ("control", 0o666)]
+            [("plan.json", 0o600), ("via", 0o600), ("resolv.conf", 0o644), ("nsswitch.conf", 0o644), ("control", 0o600)]
         {
             let file = state.directory.join(name);
             assert_eq!(mode(&file), expected, "{name}");

@@ -13,7 +13,7 @@ use crate::units::{Setting, Unit, Units, Value, transient};
 
 /// Settings that would run something else, elsewhere or before the proof, each with the interface
 /// value that means "not set". Any other value is refused, whoever set it.
-const MUST_BE_EMPTY: [&str; 22] = [
+const MUST_BE_EMPTY: [&str; 21] = [
     "ExecCondition",
     "ExecStartPre",
     "ExecStartPost",
@@ -29,7 +29,6 @@ const MUST_BE_EMPTY: [&str; 22] = [
     "ReadWritePaths",
     "EnvironmentFiles",
     "PassEnvironment",
-    "AmbientCapabilities",
     "MountImages",
     "ExtensionImages",
     "ExtensionDirectories",
@@ -125,7 +124,16 @@ pub fn app(unit: &Unit, read: &Properties) -> Result<()> {
             bail!("{}: {name}= is on, which leads round the wall", unit.name);
         }
     }
-    for name in ["Environment", "User", "LoadCredential", "SetCredential", "IPAddressAllow"] {
+    const ONLY_OURS: [&str; 7] = [
+        "AmbientCapabilities",
+        "BindPaths",
+        "Environment",
+        "IPAddressAllow",
+        "LoadCredential",
+        "SetCredential",
+        "User",
+    ];
+    for name in ONLY_OURS {
         if unit.get(name).is_none() && read.get(name).is_some_and(|value| !is_empty(value)) {
             bail!("{}: {name}= is set from outside", unit.name);
         }
@@ -175,7 +183,7 @@ fn holds(setting: &Setting, read: &Properties) -> bool {
     match &setting.value {
         Value::Descriptor(_) => true,
         Value::Exec(command) => executes(held, command),
-        Value::Words(asked) | Value::Paths(asked) => words(held) == asked.iter().cloned().collect(),
+        Value::Words(asked) => words(held) == asked.iter().cloned().collect(),
         // systemd expands sets of system calls.
         Value::Filter { allow, names } if names.iter().any(|name| name.starts_with('@')) => {
             filter(held).is_some_and(|(held, expanded)| held == *allow && !expanded.is_empty())
@@ -239,7 +247,7 @@ fn is_empty(value: &OwnedValue) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::units::Bind;
+    use crate::view::Bind;
 
     fn unit(settings: Vec<Setting>) -> Unit {
         Unit { name: "appfw-x.service".into(), unit: vec![], kind: settings }
@@ -258,7 +266,7 @@ mod tests {
         let settings = vec![
             deny(),
             Setting { directive: "PrivateNetwork", value: Value::Bool(true) },
-            Setting { directive: "InaccessiblePaths", value: Value::Paths(vec!["-/a".into(), "-/b".into()]) },
+            Setting { directive: "RequiresMountsFor", value: Value::Words(vec!["/a".into(), "/b".into()]) },
             Setting {
                 directive: "BindPaths",
                 value: Value::Binds(vec![Bind { source: "/a".into(), target: "/b".into() }]),
@@ -272,13 +280,13 @@ mod tests {
                 (transient::name(setting).to_owned(), transient::plain(&setting.value).try_to_owned().unwrap())
             })
             .collect();
-        held.insert("InaccessiblePaths".into(), Variant::new(vec!["-/b", "-/a"]).try_to_owned().unwrap());
+        held.insert("RequiresMountsFor".into(), Variant::new(vec!["/b", "/a"]).try_to_owned().unwrap());
         app(&unit, &held).unwrap();
 
         for (name, value) in [
             ("IPAddressDeny", Variant::new(Vec::<(i32, Vec<u8>, u32)>::new())),
             ("PrivateNetwork", Variant::from(false)),
-            ("InaccessiblePaths", Variant::new(vec!["-/a"])),
+            ("RequiresMountsFor", Variant::new(vec!["/a"])),
             ("PAMName", Variant::from("login")),
             ("Delegate", Variant::from(true)),
             ("Environment", Variant::new(vec!["LD_PRELOAD=/tmp/x.so"])),

@@ -11,8 +11,9 @@ use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
 
 use crate::forward::Report;
 use crate::manager::{Changes, Life, Manager, Properties, Who};
+use crate::name::cgroup;
 use crate::plan::Plan;
-use crate::reception::App;
+use crate::reception::{App, accept_of};
 use crate::say::Say;
 use crate::terminal::Terminal;
 
@@ -173,7 +174,7 @@ impl Attendance<'_> {
         report: std::os::unix::net::UnixListener,
     ) -> Result<u8> {
         let Self { plan, say, manager, terminal } = *self;
-        let mut forwarder = Forwarder::new(report)?;
+        let mut forwarder = Forwarder::new(report, cgroup(&plan.name.forwarder()))?;
         let mut life = watch.life();
         let mut main = None;
         let mut told = false;
@@ -224,15 +225,16 @@ async fn name_what_stayed(plan: &Plan, say: &Say, unit: &str, manager: &Manager<
 
 /// What the forwarder tells of itself: it connects when it starts, and again when it comes back.
 struct Forwarder {
+    cgroup: String,
     listener: UnixListener,
     lines: Option<Lines<BufReader<UnixStream>>>,
     used: bool,
 }
 
 impl Forwarder {
-    fn new(report: std::os::unix::net::UnixListener) -> Result<Self> {
+    fn new(report: std::os::unix::net::UnixListener, cgroup: String) -> Result<Self> {
         let listener = UnixListener::from_std(report).context("cannot read the forwarder's report")?;
-        Ok(Self { listener, lines: None, used: false })
+        Ok(Self { cgroup, listener, lines: None, used: false })
     }
 
     /// The next line; `None` when a forwarder has come or gone.
@@ -244,8 +246,8 @@ impl Forwarder {
             }
             return line;
         }
-        match self.listener.accept().await {
-            Ok((stream, _)) => {
+        match accept_of(&self.cgroup, &self.listener).await {
+            Ok(stream) => {
                 self.lines = Some(BufReader::new(stream).lines());
                 None
             }

@@ -180,8 +180,9 @@ fn from_text(directive: &str, values: &[String]) -> Vec<String> {
     match directive {
         // Free text and single words: only specifiers are expanded.
         "Description" | "LoadCredential" => vec![one().replace("%%", "%")],
-        "CapabilityBoundingSet" => {
-            let bit = |name: &String| 1_u64 << fixture::CAPABILITIES.iter().find(|(known, _)| known == name).unwrap().1;
+        "CapabilityBoundingSet" | "AmbientCapabilities" => {
+            let known = fixture::CAPABILITIES.iter().chain(&[("CAP_SYS_ADMIN", 21)]);
+            let bit = |name: &String| 1_u64 << known.clone().find(|(known, _)| known == name).unwrap().1;
             vec![all("").iter().map(bit).sum::<u64>().to_string()]
         }
         "UMask" => vec![u32::from_str_radix(&one(), 8).unwrap().to_string()],

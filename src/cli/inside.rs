@@ -55,6 +55,9 @@ pub struct InsideArgs {
     /// The inode number of the launcher's network namespace, which must not be this one
     #[arg(long, value_name = "INODE")]
     pub outside: Option<u64>,
+    /// The inode number of the launcher's user namespace, which must not be this one
+    #[arg(long, value_name = "INODE")]
+    pub outside_user: Option<u64>,
     /// Stay as the init of a PID namespace and run the app as a child
     #[arg(long)]
     pub init: bool,

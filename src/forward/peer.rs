@@ -3,25 +3,11 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use netlink_packet_core::{NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload, Nla as _};
-use netlink_packet_sock_diag::SockDiagMessage;
-use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP};
-use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags};
-use nix::sys::socket::{self, AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, sockopt};
-use nix::sys::time::TimeVal;
+use crate::sock_diag::cgroup_of;
 
-/// include/uapi/linux/inet_diag.h; the crate stops before it.
-const INET_DIAG_CGROUP_ID: u16 = 21;
-/// INET_DIAG_NOCOOKIE: any socket with these addresses.
-const NO_COOKIE: [u8; 8] = [0xff; 8];
-/// An answer about one socket, its attributes included, is some 300 bytes long.
-const ANSWER_BYTES: usize = 8 * 1024;
-/// The kernel answers within the send; the receive time-out is for a kernel that lies.
-const ANSWER_SECONDS: i64 = 1;
 /// Directories looked through below the app's own. An app that makes more has itself to blame.
 const MAX_CGROUPS: usize = 4096;
 
@@ -78,64 +64,4 @@ fn contains(directory: &Path, id: u64) -> io::Result<bool> {
         left.extend(entries.map(|entry| entry.path()));
     }
     Ok(false)
-}
-
-/// The id of the cgroup that made the socket bound to `client` and connected to `local`.
-fn cgroup_of(client: SocketAddr, local: SocketAddr) -> io::Result<Option<u64>> {
-    let request = InetRequest {
-        family: if client.is_ipv4() { AF_INET } else { AF_INET6 },
-        protocol: IPPROTO_TCP,
-        extensions: ExtensionFlags::empty(),
-        states: StateFlags::all(),
-        socket_id: SocketId {
-            source_port: client.port(),
-            destination_port: local.port(),
-            source_address: client.ip(),
-            destination_address: local.ip(),
-            interface_id: 0,
-            cookie: NO_COOKIE,
-        },
-    };
-    let Some(response) = ask(request)? else { return Ok(None) };
-    // Where the exact socket is gone the kernel may answer with a listener on its port.
-    let found = &response.header.socket_id;
-    let pair = (found.source_address, found.source_port, found.destination_address, found.destination_port);
-    if pair != (client.ip(), client.port(), local.ip(), local.port()) {
-        return Ok(None);
-    }
-    let id = response.nlas.iter().find(|nla| nla.kind() == INET_DIAG_CGROUP_ID);
-    Ok(id.and_then(|nla| {
-        let mut value = [0; 8];
-        (nla.value_len() == value.len()).then(|| nla.emit_value(&mut value))?;
-        Some(u64::from_ne_bytes(value))
-    }))
-}
-
-/// One question to the kernel's socket diagnostics, and its answer; `None` if there is no such socket.
-fn ask(request: InetRequest) -> io::Result<Option<InetResponse>> {
-    let socket: OwnedFd = socket::socket(
-        AddressFamily::Netlink,
-        SockType::Datagram,
-        SockFlag::SOCK_CLOEXEC,
-        SockProtocol::NetlinkSockDiag,
-    )?;
-    socket::setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::new(ANSWER_SECONDS, 0))?;
-    let mut header = NetlinkHeader::default();
-    header.flags = NLM_F_REQUEST;
-    let mut message = NetlinkMessage::new(header, SockDiagMessage::InetRequest(request).into());
-    message.finalize();
-    let mut buffer = vec![0; message.buffer_len().max(ANSWER_BYTES)];
-    message.serialize(&mut buffer[..]);
-    socket::send(socket.as_raw_fd(), &buffer[..message.buffer_len()], MsgFlags::empty())?;
-
-    let count = socket::recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
-    let answer = NetlinkMessage::<SockDiagMessage>::deserialize(&buffer[..count]).map_err(io::Error::other)?;
-    match answer.payload {
-        NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => Ok(Some(*response)),
-        NetlinkPayload::Error(error) => match error.to_io() {
-            error if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            error => Err(error),
-        },
-        _ => Err(io::Error::other("the kernel's answer about a socket is of an unknown kind")),
-    }
 }

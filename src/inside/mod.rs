@@ -3,6 +3,8 @@
 
 mod descriptors;
 mod init;
+mod mounts;
+mod privileges;
 mod program;
 mod proof;
 
@@ -72,6 +74,8 @@ fn prove_and_become(args: &InsideArgs, launcher: &UnixStream) -> Result<ExitCode
     let first = receive_with(launcher, &mut streams)?;
     let order = Order::read(first.as_slice().chain(launcher))?;
     descriptors::install(&order, streams)?;
+    mounts::make(&order.view)?;
+    privileges::reduce(order.bounding)?;
     if args.terminal {
         if args.init {
             // systemd makes its child a session leader, and init is a child of that one.

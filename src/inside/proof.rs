@@ -4,8 +4,7 @@
 //! Nothing sent here can leave the machine: targets are loopback, or the socket is bound to lo.
 
 use std::ffi::OsString;
-use std::io::{ErrorKind, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
@@ -15,6 +14,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use crate::cli::{InsideArgs, WallKind};
 use crate::name::unified_cgroup;
 use crate::network::IpLists;
+use crate::sock_diag;
 
 /// The discard port: nothing is expected to listen where the probes go.
 const DISCARD: u16 = 9;
@@ -33,6 +33,7 @@ pub fn prove(args: &InsideArgs) -> Result<()> {
     if args.wall == WallKind::Strict {
         private_namespace(args.outside)?;
     }
+    private_users(args.outside_user)?;
     egress(&lists, args)?;
     ingress(&lists, args)?;
     if let Some(address) = args.forwarder {
@@ -65,6 +66,17 @@ fn private_namespace(outside: Option<u64>) -> Result<()> {
         interfaces.iter().map(|interface| interface.name().to_string_lossy().into_owned()).collect();
     if names != ["lo"] {
         bail!("the app's network namespace holds {}, expected lo alone", names.join(", "));
+    }
+    Ok(())
+}
+
+/// Without a user namespace of its own the app reaches the same user's other processes.
+fn private_users(outside: Option<u64>) -> Result<()> {
+    let own = std::fs::metadata("/proc/self/ns/user").context("cannot tell the own user namespace")?.ino();
+    if outside == Some(own) {
+        bail!(
+            "systemd gave the app no user namespace, so it could act through other programs of its user; user namespaces are not permitted here (user.max_user_namespaces, a container?), so nothing was run"
+        );
     }
     Ok(())
 }
@@ -140,23 +152,13 @@ fn neighbour(forwarder: Option<SocketAddrV4>) -> Ipv4Addr {
     if next.is_loopback() && next.octets()[3] != 255 { next } else { Ipv4Addr::from(u32::from(own).wrapping_sub(1)) }
 }
 
-/// The forwarder answers a SOCKS5 greeting (RFC 1928, section 3).
+/// The forwarder's socket listens here, in this very namespace. It isn't connected to: the first
+/// connection starts the forwarder, and that the way there is open was shown by datagrams.
 fn forwarder(address: SocketAddrV4) -> Result<()> {
-    let answer = || -> std::io::Result<[u8; 2]> {
-        let mut stream = TcpStream::connect_timeout(&SocketAddr::V4(address), PATIENCE)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.write_all(&[5, 1, 0])?;
-        let mut answer = [0; 2];
-        stream.read_exact(&mut answer)?;
-        Ok(answer)
-    };
-    match answer() {
-        Ok([5, 0]) => Ok(()),
-        Ok(_) => bail!("something that is not the forwarder answers at {address}"),
-        Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
-            bail!("nothing listens at {address}: the app is not in the namespace of the forwarder's socket")
-        }
-        Err(error) => bail!("the forwarder does not answer at {address} ({error}); see: journalctl -u 'appfw-*'"),
+    match sock_diag::listens(address) {
+        Ok(true) => Ok(()),
+        Ok(false) => bail!("nothing listens at {address}: the app is not in the namespace of the forwarder's socket"),
+        Err(error) => bail!("cannot tell whether the forwarder's socket is here ({error}), so nothing was run"),
     }
 }
 
@@ -187,15 +189,11 @@ mod tests {
     }
 
     #[test]
-    fn a_port_that_is_not_the_forwarder_is_told() {
-        let other = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let std::net::SocketAddr::V4(address) = other.local_addr().unwrap() else { unreachable!() };
-        let thread = std::thread::spawn(move || {
-            let (mut stream, _) = other.accept().unwrap();
-            stream.write_all(b"HTTP/1.0 400").unwrap();
-        });
-        assert!(forwarder(address).unwrap_err().to_string().contains("not the forwarder"));
-        thread.join().unwrap();
+    fn a_namespace_without_the_forwarders_socket_is_told() {
+        let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let std::net::SocketAddr::V4(address) = listener.local_addr().unwrap() else { unreachable!() };
+        forwarder(address).unwrap();
+        drop(listener);
         assert!(forwarder(address).unwrap_err().to_string().contains("nothing listens"));
     }
 }

@@ -1,12 +1,15 @@
 //! The forwarder's service: in the host's network namespace, without privileges, filtered to its
 //! upstream where that is an address.
 
-use super::{Bind, INNER, Places, Setting, Unit, Value, appfw, bind_appfw, lists, own_directory, word, words};
+use std::path::Path;
+
+use super::{INNER, Places, Setting, Unit, Value, appfw, lists, word, words};
 use crate::cli::WallKind;
 use crate::host::Host;
 use crate::network::{self, IpLists};
 use crate::plan::Plan;
 use crate::via::{Endpoint, Via};
+use crate::view::Bind;
 
 /// Sets of system calls (systemd.exec(5)) that moving bytes between sockets has no use for.
 const DENIED_CALLS: [&str; 12] = [
@@ -37,15 +40,18 @@ pub(super) fn unit(plan: &Plan, host: &Host, places: &Places) -> Unit {
     // socket stays, and connections wait there.
     unit.unit("StartLimitIntervalSec", Value::Span(std::time::Duration::ZERO));
     unit.kind("Type", word("exec"));
-    unit.kind("Restart", word("on-failure"));
+    // What it says itself, by its exit code, does not go away by another try.
+    unit.kind("Restart", word("on-abnormal"));
     unit.kind("RestartSec", Value::Span(std::time::Duration::ZERO));
-    unit.kind("ExecStart", Value::Exec(command(plan, host, &name)));
+    let (appfw, bind) = appfw(host, Path::new(INNER).join("appfw"));
+    unit.kind("ExecStart", Value::Exec(command(plan, &name, appfw)));
     if plan.via.has_secret() {
         let file = places.state.join(CREDENTIAL).display().to_string();
         unit.kind("LoadCredential", Value::Pairs(vec![(CREDENTIAL.into(), file)]));
     }
     let report = Bind { source: places.state.join("report"), target: format!("{INNER}/report").into() };
-    unit.kind.extend(own_directory(bind_appfw(host).into_iter().chain([report]).collect()));
+    unit.kind("TemporaryFileSystem", Value::FileSystems(vec![(INNER.into(), "mode=0755".into())]));
+    unit.kind("BindPaths", Value::Binds(bind.into_iter().chain([report]).collect()));
     unit.kind("StandardInput", word("null"));
     unit.kind("StandardOutput", word("null"));
     unit.kind("StandardError", word("journal"));
@@ -55,12 +61,12 @@ pub(super) fn unit(plan: &Plan, host: &Host, places: &Places) -> Unit {
     unit
 }
 
-fn command(plan: &Plan, host: &Host, name: &str) -> Vec<String> {
+fn command(plan: &Plan, name: &str, appfw: String) -> Vec<String> {
     let via = match &plan.via {
         via if via.has_secret() => format!("@/run/credentials/{name}/{CREDENTIAL}"),
         via => via.secret_spec(),
     };
-    let mut command = vec![appfw(host), "forward".into(), format!("--report={INNER}/report"), format!("--via={via}")];
+    let mut command = vec![appfw, "forward".into(), format!("--report={INNER}/report"), format!("--via={via}")];
     command.extend(plan.allow_destination.iter().map(|destination| format!("--allow-destination={destination}")));
     if plan.wall == WallKind::Address {
         // On the host's loopback anybody can knock: only the app's own cgroup is served.

@@ -11,8 +11,6 @@ pub(super) fn unit(plan: &Plan, host: &Host, places: &Places) -> Unit {
     if plan.has_forwarder() {
         unit.unit("Requires", words([&plan.name.socket()]));
         unit.unit("After", words([&plan.name.socket()]));
-        // Comes up while the launcher reads the app's unit back; it isn't waited for.
-        unit.unit("Wants", words([&plan.name.forwarder()]));
     }
     unit.kind("Type", word("exec"));
     unit.kind("ExecStart", Value::Exec(vec![host.appfw.display().to_string(), "lifeline".into()]));

@@ -18,6 +18,7 @@ use crate::host::Host;
 use crate::name::SLICE;
 use crate::network::IpLists;
 use crate::plan::{Plan, Stdio};
+use crate::view::{Bind, View};
 
 /// One setting of a unit: the directive as systemd's man pages write it, and its value.
 #[derive(Debug, Clone, PartialEq)]
@@ -41,8 +42,6 @@ pub enum Value {
     Span(Duration),
     /// A list; in text one line, blank-separated.
     Words(Vec<String>),
-    /// A list of paths; in text one line each.
-    Paths(Vec<String>),
     /// `IPAddressAllow=` and `IPAddressDeny=`, both families in one list.
     Networks(Vec<IpNet>),
     /// `BindPaths=`.
@@ -72,23 +71,6 @@ pub enum Value {
     Exec(Vec<String>),
     /// A descriptor of the launcher, by its place in the list passed along.
     Descriptor(usize),
-}
-
-/// One bind mount.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Bind {
-    /// On the host.
-    pub source: PathBuf,
-    /// In the unit.
-    pub target: PathBuf,
-}
-
-impl Bind {
-    /// The same path in the unit as on the host.
-    #[must_use]
-    pub fn same(path: &str) -> Self {
-        Self { source: path.into(), target: path.into() }
-    }
 }
 
 /// One unit.
@@ -141,6 +123,8 @@ pub struct Units {
     pub forwarder: Option<(Unit, Unit)>,
     /// The app.
     pub app: Unit,
+    /// What the app sees of the file system, which its unit's main process makes.
+    pub view: View,
 }
 
 /// Where a launch's files are, and which of the launcher's descriptors its units take.
@@ -166,7 +150,7 @@ impl Places {
     }
 }
 
-/// Our files as the units see them: in a directory that hides everything else of ours.
+/// The state of all launches of root, which no app sees, and no forwarder but for its own files.
 pub const INNER: &str = "/run/appfw";
 
 /// The descriptors that travel with the life-line's unit, in this order. None travels with the
@@ -186,6 +170,7 @@ impl Units {
             lifeline: lifeline::unit(plan, host, places),
             forwarder: plan.has_forwarder().then(|| (socket::unit(plan, places), forwarder::unit(plan, host, places))),
             app: app::unit(plan, host, places),
+            view: View::new(plan, host, places),
         }
     }
 
@@ -204,26 +189,13 @@ pub(crate) fn lists(lists: IpLists) -> impl Iterator<Item = Setting> {
         .map(|(directive, list)| Setting { directive, value: Value::Networks(list) })
 }
 
-/// `/run/appfw` as units see it: nothing but what is bound into it.
-fn own_directory(binds: Vec<Bind>) -> [Setting; 2] {
-    [
-        Setting {
-            directive: "TemporaryFileSystem",
-            value: Value::FileSystems(vec![(INNER.into(), "mode=0755".into())]),
-        },
-        Setting { directive: "BindPaths", value: Value::Binds(binds) },
-    ]
-}
-
-/// Where units execute `appfw`.
-fn appfw(host: &Host) -> String {
-    if host.appfw_is_public { host.appfw.display().to_string() } else { format!("{INNER}/appfw") }
-}
-
-/// The program `appfw`, bound in where it would not be found, so that it works from ~/.cargo/bin
-/// and target/ for any user.
-fn bind_appfw(host: &Host) -> Option<Bind> {
-    (!host.appfw_is_public).then(|| Bind { source: host.appfw.clone(), target: format!("{INNER}/appfw").into() })
+/// Where a unit executes `appfw`, and the bind that it needs for it: none where every user can
+/// execute it in place, else one to `target`, so that it works from ~/.cargo/bin and target/.
+fn appfw(host: &Host, target: PathBuf) -> (String, Option<Bind>) {
+    if host.appfw_is_public {
+        return (host.appfw.display().to_string(), None);
+    }
+    (target.display().to_string(), Some(Bind { source: host.appfw.clone(), target }))
 }
 
 fn words<const N: usize>(list: [&str; N]) -> Value {

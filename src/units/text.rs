@@ -1,12 +1,39 @@
 //! The second renderer: settings as unit-file text, for `--dry-run` and for files.
 
+use std::path::PathBuf;
+
 use super::{Setting, Unit, Units, Value};
 use crate::confinement::capability_names;
+use crate::view::View;
 
-/// All units of a launch, each under a comment with its name.
+/// All units of a launch, each under a comment with its name, and what the last one's main process
+/// does to the app's view of the file system.
 #[must_use]
 pub fn all(units: &Units) -> String {
-    units.iter().map(|unit| format!("# {}\n{}", unit.name, one(unit))).collect::<Vec<_>>().join("\n")
+    let texts = units.iter().map(|unit| format!("# {}\n{}", unit.name, one(unit)));
+    texts.chain(std::iter::once(of_view(&units.view))).collect::<Vec<_>>().join("\n")
+}
+
+/// As comments: no directive says it.
+fn of_view(view: &View) -> String {
+    let paths =
+        |paths: &[PathBuf]| -> Vec<String> { paths.iter().map(|path| quoted(&path.to_string_lossy())).collect() };
+    let empty = view.empty.iter().map(|empty| quoted(&empty.path.to_string_lossy())).collect();
+    let replaced = view.replaced.iter().map(|bind| {
+        format!("{} (by {})", quoted(&bind.target.to_string_lossy()), quoted(&bind.source.to_string_lossy()))
+    });
+    [
+        ("Read-only where there", paths(&view.read_only)),
+        ("Empty", empty),
+        ("Seen in them all the same, where there", paths(&view.shown)),
+        ("Replaced", replaced.collect()),
+        ("Hidden where there", paths(&view.hidden)),
+    ]
+    .into_iter()
+    .filter(|(_, items)| !items.is_empty())
+    .fold("# What the app sees of the file system, made by its appfw inside:\n".to_owned(), |text, (what, items)| {
+        text + &format!("# {what}: {}\n", items.join(" "))
+    })
 }
 
 /// One unit file.
@@ -32,7 +59,6 @@ fn lines(setting: &Setting) -> Vec<String> {
         Value::Span(span) => vec![assign(format!("{}ms", span.as_millis()))],
         Value::Words(words) if directive == "Environment" => words.iter().map(|word| assign(quoted(word))).collect(),
         Value::Words(words) => vec![assign(words.join(" "))],
-        Value::Paths(paths) => paths.iter().map(|path| assign(quoted(path))).collect(),
         Value::Networks(networks) => {
             vec![assign(networks.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))]
         }

@@ -50,7 +50,7 @@ pub fn plain(value: &Value) -> Variant<'_> {
         Value::Word(word) => Variant::from(word.as_str()),
         Value::Number(number) => Variant::from(*number),
         Value::Span(span) => Variant::from(u64::try_from(span.as_micros()).unwrap_or(u64::MAX)),
-        Value::Words(words) | Value::Paths(words) => Variant::new(words.clone()),
+        Value::Words(words) => Variant::new(words.clone()),
         Value::Networks(networks) => Variant::new(networks.iter().map(network).collect::<Vec<_>>()),
         Value::Binds(binds) => Variant::new(
             binds

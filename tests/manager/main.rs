@@ -21,6 +21,7 @@ use appfw::reception::{self, Reached};
 use appfw::state::State;
 use appfw::units::Units;
 use appfw::verify;
+use appfw::view::View;
 use appfw::wait::{Signal, Signals, Watch};
 use systemd::{Script, command, serve, value};
 use zbus::zvariant::{OwnedValue, Value};
@@ -234,7 +235,14 @@ async fn received(script: Script, stranger: bool) -> (Result<Reached>, Option<St
     let place = tempfile::tempdir().unwrap();
     let (plan, units, host) = planned(STRICT);
     let (state, sockets) = State::create(&place.path().join("appfw"), &plan, &host).unwrap();
-    let order = Order { command: vec![], environment: vec![], directories: vec![], descriptors: 0 };
+    let order = Order {
+        command: vec![],
+        environment: vec![],
+        directories: vec![],
+        descriptors: 0,
+        view: View::default(),
+        bounding: 0,
+    };
     let (bus, _) = serve(script).await;
     let manager = Manager::new(&bus).await.unwrap();
     let mut watch = Watch::new(&manager, &units.app.name).await.unwrap();

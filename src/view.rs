@@ -1,0 +1,258 @@
+//! What the app sees of the file system: which sockets and files are hidden, replaced or read-only.
+//! Decided with the plan, sent to `inside`, which makes it so once the network's wall is proven. TO BE
+//! AUDITED, with confinement.rs: what is hidden would answer for the network. Pure.
+//!
+//! Not as PID 1's InaccessiblePaths= and kin: each of those costs it passes over the whole mount
+//! table (src/shared/mount-util.c), which for an app of root's add up to twice the rest of a launch.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::host::Host;
+use crate::plan::{Plan, Resolver};
+use crate::units::{INNER, Places};
+
+/// Directories hidden as a whole, by an empty one on top, so that a socket replaced or made later
+/// (a daemon restarted, `systemctl daemon-reexec`) stays hidden: a mount on the socket itself is
+/// dropped when the daemon unlinks it.
+const HIDDEN_DIRECTORIES: [&str; 2] = [
+    // The system bus: AttachProcessesToUnit has no polkit check, resolve1 answers names.
+    "/run/dbus",
+    // Session buses, user managers' private sockets, gpg-agent, user podman, of every user.
+    "/run/user",
+];
+
+/// What of /run/systemd the app sees; all else there is hidden: PID 1's private socket, resolved's
+/// varlink sockets, runtime units, io.systemd.* of any version. Logging leads nowhere.
+const SHOWN_OF_SYSTEMD: &str = "/run/systemd/journal";
+
+/// The directory by whose existence programs tell that systemd runs (sd_booted(3)): an empty one.
+const BOOTED: &str = "/run/systemd/system";
+
+/// resolved's sockets and files, shown where the host's resolver is the app's.
+const RESOLVED: &str = "/run/systemd/resolve";
+
+/// Name-service caches and responders, hidden unless the host's resolver is the app's.
+const NAME_SERVICES: [&str; 2] = ["/run/nscd", "/run/avahi-daemon"];
+
+/// Sockets whose holders act on the network, or as root, for whoever asks.
+const AGENTS: [&str; 23] = [
+    "/run/docker.sock",
+    "/run/docker",
+    "/run/podman",
+    "/run/containerd",
+    "/run/crio",
+    "/run/buildkit",
+    "/run/libvirt",
+    "/run/lxd",
+    "/var/lib/lxd/unix.socket",
+    "/var/snap/lxd/common/lxd",
+    "/run/incus",
+    "/var/lib/incus/unix.socket",
+    "/run/snapd.socket",
+    "/run/snapd-snap.socket",
+    "/run/tor",
+    // A command typed into a session outside runs outside.
+    "/run/screen",
+    "/run/cups",
+    // sssd's other responders; pipes/nss stays, the passwd database needs it.
+    "/var/lib/sss/pipes/private",
+    "/var/lib/sss/pipes/autofs",
+    "/var/lib/sss/pipes/ifp",
+    "/var/lib/sss/pipes/ssh",
+    "/var/lib/sss/pipes/sudo",
+    "/run/udev/control",
+];
+
+/// Agents below the app's home: gpg's fetch keys over the network (dirmngr).
+const AGENTS_AT_HOME: [&str; 5] = [
+    ".gnupg/S.dirmngr",
+    ".gnupg/S.gpg-agent",
+    ".gnupg/S.gpg-agent.browser",
+    ".gnupg/S.gpg-agent.extra",
+    ".gnupg/S.gpg-agent.ssh",
+];
+
+/// Where files become commands that root runs outside the wall.
+const READ_ONLY_FOR_ROOT: [&str; 13] = [
+    "/etc/systemd",
+    "/usr/lib/systemd",
+    "/usr/local/lib/systemd",
+    "/etc/crontab",
+    "/etc/cron.d",
+    "/etc/cron.hourly",
+    "/etc/cron.daily",
+    "/etc/cron.weekly",
+    "/etc/cron.monthly",
+    "/var/spool/cron",
+    "/etc/udev",
+    "/usr/lib/udev",
+    "/run/udev",
+];
+
+/// Where a program of root's would act on the kernel, as ProtectKernelTunables=,
+/// ProtectKernelLogs=, ProtectKernelModules= and ProtectControlGroups= have it (systemd's
+/// src/core/namespace.c).
+const KERNEL_READ_ONLY: [&str; 12] = [
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/bus",
+    "/proc/fs",
+    "/proc/irq",
+    "/proc/latency_stats",
+    "/proc/mtrr",
+    "/proc/scsi",
+    "/proc/sys",
+    "/proc/sysrq-trigger",
+    "/proc/timer_stats",
+    "/sys",
+];
+const KERNEL_HIDDEN: [&str; 6] =
+    ["/proc/apm", "/proc/kallsyms", "/proc/kcore", "/proc/kmsg", "/dev/kmsg", "/usr/lib/modules"];
+
+/// The view, in the order in which it is made.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct View {
+    /// Read-only with all that is mounted below, where there.
+    pub read_only: Vec<PathBuf>,
+    /// Covered by a directory with nothing in it, each after the one it lies in.
+    pub empty: Vec<Empty>,
+    /// Seen all the same, though in a covered directory, where there.
+    pub shown: Vec<PathBuf>,
+    /// Another file in its place.
+    pub replaced: Vec<Bind>,
+    /// Not to be used at all, where there.
+    pub hidden: Vec<PathBuf>,
+}
+
+impl View {
+    /// The view of a plan's app.
+    #[must_use]
+    pub fn new(plan: &Plan, host: &Host, places: &Places) -> Self {
+        let user = plan.app.user();
+        let own = |name: &str, target: &Path| Bind { source: places.state.join(name), target: target.to_owned() };
+        let mut view = Self {
+            empty: [INNER, "/run/systemd", BOOTED].into_iter().chain(HIDDEN_DIRECTORIES).map(Empty::open).collect(),
+            shown: vec![SHOWN_OF_SYSTEMD.into()],
+            hidden: AGENTS.map(PathBuf::from).to_vec(),
+            ..Self::default()
+        };
+        if user.is_root() {
+            view.read_only = READ_ONLY_FOR_ROOT.iter().chain(&KERNEL_READ_ONLY).map(PathBuf::from).collect();
+            view.hidden.extend(KERNEL_HIDDEN.map(PathBuf::from));
+        } else {
+            // A runtime directory with nothing of the session in it.
+            view.empty.push(Empty { path: format!("/run/user/{}", user.uid).into(), mode: 0o700 });
+        }
+        match plan.resolver {
+            Resolver::Host => view.shown.push(RESOLVED.into()),
+            Resolver::Off => {
+                view.hidden.extend(NAME_SERVICES.map(PathBuf::from));
+                view.replaced.extend(host.resolv_conf.iter().map(|target| own("resolv.conf", target)));
+                view.replaced
+                    .extend(host.nsswitch.iter().map(|_| own("nsswitch.conf", Path::new("/etc/nsswitch.conf"))));
+            }
+        }
+        view.hidden.extend(AGENTS_AT_HOME.iter().map(|file| user.home.join(file)));
+        view.hidden.extend(host.session_sockets.iter().map(PathBuf::from));
+        view.hidden.extend(ssh_agent(host));
+        view
+    }
+}
+
+/// The caller's ssh-agent.
+fn ssh_agent(host: &Host) -> Option<PathBuf> {
+    let (_, socket) = host.environment.iter().find(|(name, _)| name == "SSH_AUTH_SOCK")?;
+    let socket = PathBuf::from(socket);
+    socket.is_absolute().then_some(socket)
+}
+
+/// An empty directory, the app's user's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Empty {
+    /// The directory covered.
+    pub path: PathBuf,
+    /// Its mode.
+    pub mode: u32,
+}
+
+impl Empty {
+    /// One that everybody may look into.
+    pub fn open(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into(), mode: 0o755 }
+    }
+}
+
+/// A file seen at another place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bind {
+    /// The file.
+    pub source: PathBuf,
+    /// The place where it is seen.
+    pub target: PathBuf,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::{host, places, plan};
+
+    fn view(line: &str, host: &Host) -> View {
+        let plan = plan(line).unwrap();
+        View::new(&plan, host, &places(&plan, host))
+    }
+
+    fn has(paths: &[PathBuf], path: &str) -> bool {
+        paths.iter().any(|found| found == Path::new(path))
+    }
+
+    #[test]
+    fn what_would_answer_for_the_network_is_hidden() {
+        let mut host = host();
+        host.environment.push(("SSH_AUTH_SOCK".into(), "/tmp/ssh-x/agent.7".into()));
+        let hidden = view("--via direct --uid alice x", &host).hidden;
+        for socket in
+            ["/run/docker.sock", "/run/nscd", "/home/alice/.gnupg/S.gpg-agent", "/tmp/ssh-y", "/tmp/ssh-x/agent.7"]
+        {
+            assert!(has(&hidden, socket), "{socket}");
+        }
+        host.environment.push(("SSH_AUTH_SOCK".into(), "agent.7".into()));
+        assert!(!has(&view("--via direct x", &host).hidden, "agent.7"));
+    }
+
+    #[test]
+    fn roots_program_cannot_write_what_root_runs_outside_nor_tell_the_kernel() {
+        let root = view("--via direct x", &host());
+        for place in [
+            "/etc/systemd",
+            "/usr/lib/systemd",
+            "/etc/cron.d",
+            "/etc/crontab",
+            "/var/spool/cron",
+            "/etc/udev",
+            "/proc/sys",
+            "/proc/sysrq-trigger",
+            "/sys",
+        ] {
+            assert!(has(&root.read_only, place), "{place}");
+        }
+        for place in ["/proc/kcore", "/proc/kmsg", "/dev/kmsg", "/proc/kallsyms"] {
+            assert!(has(&root.hidden, place), "{place}");
+        }
+        assert!(view("--via direct --uid alice x", &host()).read_only.is_empty());
+    }
+
+    #[test]
+    fn the_hosts_resolver_is_shown_where_it_is_the_apps_and_buses_never_are() {
+        for (line, shown) in [("--via none --deny 8.8.8.8 x", true), ("--via none --deny any x", false)] {
+            let view = view(line, &host());
+            assert_eq!(has(&view.shown, "/run/systemd/resolve"), shown, "{line}");
+            assert_eq!(has(&view.hidden, "/run/nscd"), !shown, "{line}");
+            assert_eq!(view.replaced.is_empty(), shown, "{line}");
+            for covered in ["/run/dbus", "/run/user", "/run/systemd", "/run/appfw"] {
+                assert!(view.empty.iter().any(|empty| empty.path == Path::new(covered)), "{line}: {covered}");
+            }
+        }
+    }
+}
