@@ -13,10 +13,14 @@ use crate::host::Host;
 use crate::plan::{Plan, Resolver};
 use crate::units::{INNER, Places};
 
-/// Directories hidden as a whole, by an empty one on top, so that a socket replaced or made later
-/// (a daemon restarted, `systemctl daemon-reexec`) stays hidden: a mount on the socket itself is
-/// dropped when the daemon unlinks it.
-const HIDDEN_DIRECTORIES: [&str; 2] = [
+/// Where daemons have their sockets. A mount on a socket itself is dropped when its daemon unlinks it
+/// (a restart, `systemctl daemon-reexec`), so the directory is the app's own, holding what it may see.
+const SEALED: &str = "/run";
+
+/// Directories of it that hold nothing.
+const EMPTY: [&str; 3] = [
+    // What systemd hands to services, the forwarder's password among it.
+    "/run/credentials",
     // The system bus: AttachProcessesToUnit has no polkit check, resolve1 answers names.
     "/run/dbus",
     // Session buses, user managers' private sockets, gpg-agent, user podman, of every user.
@@ -116,9 +120,15 @@ const KERNEL_HIDDEN: [&str; 6] =
 pub struct View {
     /// Read-only with all that is mounted below, where there.
     pub read_only: Vec<PathBuf>,
-    /// Covered by a directory with nothing in it, each after the one it lies in.
-    pub empty: Vec<Empty>,
-    /// Seen all the same, though in a covered directory, where there.
+    /// Holds what it holds now, less what is hidden, and nothing that is made there later: a socket
+    /// whose daemon is started or restarted while the app runs stays out of its sight.
+    pub sealed: PathBuf,
+    /// Directories in it that hold nothing of the host's, each after the one it lies in.
+    pub empty: Vec<PathBuf>,
+    /// An ordinary user's own directory there, private; all else of it that isn't the host's is then
+    /// read-only, as `inside` runs as that user.
+    pub runtime: Option<PathBuf>,
+    /// Seen there all the same, where there.
     pub shown: Vec<PathBuf>,
     /// Another file in its place.
     pub replaced: Vec<Bind>,
@@ -133,7 +143,8 @@ impl View {
         let user = plan.app.user();
         let own = |name: &str, target: &Path| Bind { source: places.state.join(name), target: target.to_owned() };
         let mut view = Self {
-            empty: [INNER, "/run/systemd", BOOTED].into_iter().chain(HIDDEN_DIRECTORIES).map(Empty::open).collect(),
+            sealed: SEALED.into(),
+            empty: ["/run/systemd", BOOTED].into_iter().chain(EMPTY).chain([INNER]).map(PathBuf::from).collect(),
             shown: vec![SHOWN_OF_SYSTEMD.into()],
             hidden: AGENTS.map(PathBuf::from).to_vec(),
             ..Self::default()
@@ -143,7 +154,7 @@ impl View {
             view.hidden.extend(KERNEL_HIDDEN.map(PathBuf::from));
         } else {
             // A runtime directory with nothing of the session in it.
-            view.empty.push(Empty { path: format!("/run/user/{}", user.uid).into(), mode: 0o700 });
+            view.runtime = Some(format!("/run/user/{}", user.uid).into());
         }
         match plan.resolver {
             Resolver::Host => view.shown.push(RESOLVED.into()),
@@ -166,22 +177,6 @@ fn ssh_agent(host: &Host) -> Option<PathBuf> {
     let (_, socket) = host.environment.iter().find(|(name, _)| name == "SSH_AUTH_SOCK")?;
     let socket = PathBuf::from(socket);
     socket.is_absolute().then_some(socket)
-}
-
-/// An empty directory, the app's user's.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Empty {
-    /// The directory covered.
-    pub path: PathBuf,
-    /// Its mode.
-    pub mode: u32,
-}
-
-impl Empty {
-    /// One that everybody may look into.
-    pub fn open(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), mode: 0o755 }
-    }
 }
 
 /// A file seen at another place.
@@ -251,7 +246,7 @@ mod tests {
             assert_eq!(has(&view.hidden, "/run/nscd"), !shown, "{line}");
             assert_eq!(view.replaced.is_empty(), shown, "{line}");
             for covered in ["/run/dbus", "/run/user", "/run/systemd", "/run/appfw"] {
-                assert!(view.empty.iter().any(|empty| empty.path == Path::new(covered)), "{line}: {covered}");
+                assert!(has(&view.empty, covered), "{line}: {covered}");
             }
         }
     }

@@ -198,13 +198,23 @@ impl Attendance<'_> {
         let code = main.or(life.main).context("systemd does not say how the program ended")?.code();
         forwarder.drain(say).await;
         if code != 0 && plan.has_forwarder() && !forwarder.used {
-            say.plain(&format!(
-            "{} never used the proxy; a later version's --wall namespace captures programs that ignore the variables",
-            plan.program()
-        ));
+            say.plain(&unused(plan, manager).await);
         }
         Ok(code)
     }
+}
+
+/// Why a program that failed did so without a request: most likely it ignores the variables.
+async fn unused(plan: &Plan, manager: &Manager<'_>) -> String {
+    // After a number of forwarders that ended at once systemd gives the socket up.
+    let state = manager.property(&plan.name.socket(), "ActiveState").await;
+    if state.is_ok_and(|state| <&str>::try_from(&state) == Ok("failed")) {
+        return format!("the forwarder did not start; see: journalctl -u {}", plan.name.forwarder());
+    }
+    format!(
+        "{} never used the proxy; a later version's --wall namespace captures programs that ignore the variables",
+        plan.program()
+    )
 }
 
 async fn name_what_stayed(plan: &Plan, say: &Say, unit: &str, manager: &Manager<'_>) {
@@ -229,12 +239,13 @@ struct Forwarder {
     listener: UnixListener,
     lines: Option<Lines<BufReader<UnixStream>>>,
     used: bool,
+    ended: bool,
 }
 
 impl Forwarder {
     fn new(report: std::os::unix::net::UnixListener, cgroup: String) -> Result<Self> {
         let listener = UnixListener::from_std(report).context("cannot read the forwarder's report")?;
-        Ok(Self { cgroup, listener, lines: None, used: false })
+        Ok(Self { cgroup, listener, lines: None, used: false, ended: false })
     }
 
     /// The next line; `None` when a forwarder has come or gone.
@@ -259,14 +270,29 @@ impl Forwarder {
         match line.as_deref().map(serde_json::from_str) {
             Some(Ok(Report::Request)) => self.used = true,
             Some(Ok(Report::UpstreamFailed { message })) => say.plain(&message),
+            Some(Ok(Report::CannotStart { message })) if !self.ended => {
+                self.ended = true;
+                say.plain(&format!("the forwarder cannot start: {message}"));
+            }
+            Some(Ok(Report::CannotStart { .. })) => {}
             Some(Err(_)) | None => {}
         }
     }
 
     /// Takes what has come until now.
     async fn drain(&mut self, say: &Say) {
-        while let Ok(line) = tokio::time::timeout(Duration::ZERO, self.next()).await {
-            self.take(line, say);
+        loop {
+            // A yield has the runtime look at its sockets once.
+            let look = async {
+                for _ in 0..2 {
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::select! {
+                biased;
+                line = self.next() => self.take(line, say),
+                () = look => break,
+            }
         }
     }
 }

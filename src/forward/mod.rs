@@ -48,7 +48,7 @@ pub struct Forwarder {
     upstream: Upstream,
     admission: Admission,
     peers: Option<PeerWall>,
-    reporter: Reporter,
+    reporter: Arc<Reporter>,
     limits: Limits,
     places: Arc<Semaphore>,
     refusals: Arc<Semaphore>,
@@ -71,7 +71,7 @@ impl Forwarder {
             upstream: Upstream::new(via, limits)?,
             admission: Admission::new(allowed, Path::new("/")),
             peers: None,
-            reporter: Reporter::default(),
+            reporter: Arc::default(),
             limits,
             places: Arc::new(Semaphore::new(limits.connections)),
             refusals: Arc::new(Semaphore::new(limits::REFUSALS)),
@@ -87,7 +87,7 @@ impl Forwarder {
 
     /// Tells the launcher what happens.
     #[must_use]
-    pub fn with_reporter(self, reporter: Reporter) -> Self {
+    pub fn with_reporter(self, reporter: Arc<Reporter>) -> Self {
         Self { reporter, ..self }
     }
 }
@@ -97,17 +97,20 @@ pub fn run(args: ForwardArgs) -> Result<()> {
     log::start(std::env::var("APPFW_LOG").ok().and_then(|level| level.parse().ok()));
     // An app of root's can take on any user, this one too, but not then look in here.
     nix::sys::prctl::set_dumpable(false).context("cannot close the forwarder to other processes")?;
+    let reporter = args.report.as_deref().map(Reporter::connect).transpose()?.unwrap_or_default();
+    let reporter = Arc::new(reporter);
+    forward(args, Arc::clone(&reporter)).inspect_err(|error| reporter.cannot_start(error))
+}
+
+fn forward(args: ForwardArgs, reporter: Arc<Reporter>) -> Result<()> {
     let limits = Limits::of_this_process()?;
     let mut via = Via::from_args(&args.via)?;
     if via.wants_tor() {
         via.settle_tor(find_tor(Path::new("/"))?);
     }
-    let mut forwarder = Forwarder::new(&via, args.allow_destination, limits)?;
+    let mut forwarder = Forwarder::new(&via, args.allow_destination, limits)?.with_reporter(reporter);
     if let Some(cgroup) = args.peer_cgroup {
         forwarder = forwarder.with_peers(PeerWall::new(cgroup));
-    }
-    if let Some(path) = args.report {
-        forwarder = forwarder.with_reporter(Reporter::connect(&path)?);
     }
     let listeners = listeners(args.listen)?;
     // One thread: the work is moving bytes between sockets, which is the kernel's, and one app's

@@ -1,6 +1,6 @@
 //! What the forwarder tells the launcher.
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Mutex;
@@ -16,6 +16,11 @@ use super::failure::Failure;
 pub enum Report {
     /// An app made its first request. A bare greeting, as of a probe, is none.
     Request,
+    /// The forwarder cannot do its work, and ends.
+    CannotStart {
+        /// One sentence, without credentials.
+        message: String,
+    },
     /// The upstream failed for the first time.
     UpstreamFailed {
         /// One sentence, without credentials.
@@ -33,15 +38,20 @@ pub struct Reporter {
 struct State {
     launcher: Option<UnixStream>,
     requested: bool,
+    ended: bool,
     failed: bool,
 }
 
 impl Reporter {
-    /// A reporter to the Unix socket at `path`.
+    /// A reporter to the Unix socket at `path`; to nobody, where the launcher has gone (`--detach`).
     pub fn connect(path: &Path) -> Result<Self> {
-        let stream = UnixStream::connect(path)
-            .with_context(|| format!("cannot connect to the launcher's report socket {}", path.display()))?;
-        Self::to(stream)
+        match UnixStream::connect(path) {
+            Ok(stream) => Self::to(stream),
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(Self::default()),
+            Err(error) => {
+                Err(error).with_context(|| format!("cannot connect to the launcher's report socket {}", path.display()))
+            }
+        }
     }
 
     /// A reporter to a connected socket.
@@ -49,6 +59,11 @@ impl Reporter {
         stream.set_nonblocking(true).context("cannot make the report socket non-blocking")?;
         let state = State { launcher: Some(stream), ..State::default() };
         Ok(Self { state: Mutex::new(state) })
+    }
+
+    /// The forwarder ends with `error`.
+    pub(super) fn cannot_start(&self, error: &anyhow::Error) {
+        self.once(|state| &mut state.ended, || Report::CannotStart { message: format!("{error:#}") });
     }
 
     /// An app made a request.
@@ -100,6 +115,11 @@ mod tests {
 
     #[test]
     fn nobody_listening_is_no_trouble() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("report");
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        Reporter::connect(&path).unwrap().request();
+        assert!(Reporter::connect(&place.path().join("absent")).is_err());
         let (ours, theirs) = UnixStream::pair().unwrap();
         let reporter = Reporter::to(ours).unwrap();
         drop(theirs);

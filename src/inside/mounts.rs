@@ -1,21 +1,24 @@
 //! Makes the app's view of the file system, in a mount namespace of its own. Mounts follow links, as
 //! the paths of [`View`] are places, not names.
 
+use std::ffi::CString;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use nix::sched::{CloneFlags, unshare};
-use rustix::fs::CWD;
+use rustix::fs::{CWD, FileType, Mode, fstat};
 use rustix::io::Errno;
 use rustix::mount::{
     MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, mount, mount_bind_recursive, mount_change,
     mount_remount, move_mount, open_tree,
 };
+use rustix::process::umask;
 
-use crate::view::{Bind, Empty, View};
+use crate::view::{Bind, View};
 
 /// What systemd gives TemporaryFileSystem= (src/basic/mountpoint-util.h): a bound on what an app can
 /// fill memory with.
@@ -30,74 +33,124 @@ pub fn make(view: &View) -> Result<()> {
     // What is mounted outside later is seen, an unplugged disk isn't held; nothing of ours gets out.
     mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
         .context("cannot separate the app's mounts from the host's")?;
-    // Before their places are covered.
-    let shown = view.shown.iter().filter_map(|path| tree(path, path).transpose()).collect::<Result<Vec<_>>>()?;
-    let replaced = view
-        .replaced
-        .iter()
-        .map(|Bind { source, target }| match tree(source, target)? {
-            Some(tree) => Ok(tree),
-            None => bail!("{} is missing", source.display()),
-        })
-        .collect::<Result<Vec<_>>>()?;
     read_only(&view.read_only)?;
-    view.empty.iter().try_for_each(cover)?;
-    shown.iter().chain(&replaced).try_for_each(Tree::put)?;
-    hide(&view.hidden, view.empty.first())
+    // Held before the directory that they lie in is covered.
+    let mut kept = Vec::new();
+    keep(&view.sealed, view, &mut kept)?;
+    for path in &view.shown {
+        kept.extend(taken(path)?.map(|what| Kept { what, place: path.clone() }));
+    }
+    for Bind { source, target } in &view.replaced {
+        match taken(source)? {
+            Some(what) => kept.push(Kept { what, place: target.clone() }),
+            None => bail!("{} is missing", source.display()),
+        }
+    }
+    // The caller's umask is the program's, not these directories'.
+    let callers = umask(Mode::from_raw_mode(0o022));
+    cover(&view.sealed, 0o755)?;
+    for path in view.empty.iter().chain(&view.runtime) {
+        fs::create_dir(path).with_context(|| format!("cannot make an empty {}", path.display()))?;
+    }
+    kept.iter().try_for_each(Kept::put)?;
+    hide(&view.hidden, &view.sealed)?;
+    if let Some(runtime) = &view.runtime {
+        cover(runtime, 0o700)?;
+        let flags = MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
+        mount_remount(&view.sealed, flags, "")
+            .with_context(|| format!("cannot make {} read-only", view.sealed.display()))?;
+    }
+    umask(callers);
+    Ok(())
 }
 
-/// A mount held by a descriptor, and where it goes.
-struct Tree {
-    root: OwnedFd,
-    is_directory: bool,
-    target: PathBuf,
+/// Something that is seen at a place.
+struct Kept {
+    what: What,
+    place: PathBuf,
 }
 
-/// What is at `source`; `None` if nothing is, for this user.
-fn tree(source: &Path, target: &Path) -> Result<Option<Tree>> {
+enum What {
+    /// A directory of the app's own, as some of the host's in it are not to be seen.
+    Own,
+    Link(PathBuf),
+    /// A mount held by a descriptor.
+    Tree {
+        root: OwnedFd,
+        is_directory: bool,
+    },
+}
+
+/// Takes along what `directory` holds, less what the view hides or has empty.
+fn keep(directory: &Path, view: &View, kept: &mut Vec<Kept>) -> Result<()> {
+    let failed = || format!("cannot see what is in {}", directory.display());
+    let entries = match fs::read_dir(directory) {
+        // Not for this user to look into.
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => return Ok(()),
+        entries => entries.with_context(failed)?,
+    };
+    for entry in entries {
+        let place = entry.with_context(failed)?.path();
+        let gone = || view.hidden.iter().chain(&view.empty);
+        if gone().any(|path| *path == place) {
+            continue;
+        }
+        if gone().any(|path| path.starts_with(&place)) {
+            kept.push(Kept { what: What::Own, place: place.clone() });
+            keep(&place, view, kept)?;
+        } else if let Ok(to) = fs::read_link(&place) {
+            kept.push(Kept { what: What::Link(to), place });
+        } else {
+            kept.extend(taken(&place)?.map(|what| Kept { what, place }));
+        }
+    }
+    Ok(())
+}
+
+/// What is at `path`, links followed; `None` if nothing is, for this user.
+fn taken(path: &Path) -> Result<Option<What>> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
-    let failed = || format!("cannot take {} along", source.display());
-    match present(open_tree(CWD, source, flags)).with_context(failed)? {
+    let failed = || format!("cannot take {} along", path.display());
+    match present(open_tree(CWD, path, flags)).with_context(failed)? {
         Some(root) => {
-            let is_directory = fs::metadata(source).with_context(failed)?.is_dir();
-            Ok(Some(Tree { root, is_directory, target: target.to_owned() }))
+            let is_directory = FileType::from_raw_mode(fstat(&root).with_context(failed)?.st_mode).is_dir();
+            Ok(Some(What::Tree { root, is_directory }))
         }
         None => Ok(None),
     }
 }
 
-impl Tree {
+impl Kept {
     fn put(&self) -> Result<()> {
-        let failed = || format!("cannot show {}", self.target.display());
-        if self.is_directory {
-            fs::create_dir_all(&self.target).with_context(failed)?;
-        } else if !self.target.exists() {
-            // In a directory that was covered.
-            self.target.parent().map_or(Ok(()), fs::create_dir_all).with_context(failed)?;
-            File::create_new(&self.target).with_context(failed)?;
+        let Self { what, place } = self;
+        let failed = || format!("cannot show {}", place.display());
+        match what {
+            What::Own => fs::create_dir(place).with_context(failed),
+            What::Link(to) => symlink(to, place).with_context(failed),
+            What::Tree { root, is_directory } => {
+                if *is_directory {
+                    fs::create_dir_all(place).with_context(failed)?;
+                } else if !place.exists() {
+                    // In the directory that was covered.
+                    place.parent().map_or(Ok(()), fs::create_dir_all).with_context(failed)?;
+                    File::create_new(place).with_context(failed)?;
+                }
+                let follow = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_SYMLINKS;
+                move_mount(root, "", CWD, place, follow).with_context(failed)
+            }
         }
-        let follow = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_SYMLINKS;
-        move_mount(&self.root, "", CWD, &self.target, follow).with_context(failed)
     }
 }
 
-/// Covers a directory, made if it lies in one that was covered.
-fn cover(Empty { path, mode }: &Empty) -> Result<()> {
-    let failed = || format!("cannot cover {}", path.display());
-    let mut directory = DirBuilder::new();
-    match directory.recursive(true).mode(0o755).create(path) {
-        Ok(()) => {}
-        // It isn't there, and this user can't make it.
-        Err(_) if !path.exists() => return Ok(()),
-        Err(error) => return Err(error).with_context(failed),
-    }
-    let options = std::ffi::CString::new(format!("mode={mode:04o},{TMPFS_LIMITS}"))?;
-    mount("tmpfs", path, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, options.as_c_str()).with_context(failed)
+/// Covers a directory with an empty file system.
+fn cover(directory: &Path, mode: u32) -> Result<()> {
+    let options = CString::new(format!("mode={mode:04o},{TMPFS_LIMITS}"))?;
+    mount("tmpfs", directory, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, options.as_c_str())
+        .with_context(|| format!("cannot cover {}", directory.display()))
 }
 
 /// Mounts something unusable over each path: an empty file, or an empty directory, with no mode.
-fn hide(paths: &[PathBuf], place: Option<&Empty>) -> Result<()> {
-    let Some(Empty { path: place, .. }) = place else { bail!("there is no place for what hides files") };
+fn hide(paths: &[PathBuf], place: &Path) -> Result<()> {
     let (file, directory) = (place.join("hidden-file"), place.join("hidden-directory"));
     let failed = "cannot make what hides files";
     OpenOptions::new().write(true).create_new(true).mode(0o000).open(&file).context(failed)?;

@@ -18,14 +18,15 @@ pub fn all(units: &Units) -> String {
 fn of_view(view: &View) -> String {
     let paths =
         |paths: &[PathBuf]| -> Vec<String> { paths.iter().map(|path| quoted(&path.to_string_lossy())).collect() };
-    let empty = view.empty.iter().map(|empty| quoted(&empty.path.to_string_lossy())).collect();
     let replaced = view.replaced.iter().map(|bind| {
         format!("{} (by {})", quoted(&bind.target.to_string_lossy()), quoted(&bind.source.to_string_lossy()))
     });
     [
         ("Read-only where there", paths(&view.read_only)),
-        ("Empty", empty),
-        ("Seen in them all the same, where there", paths(&view.shown)),
+        ("Sealed: nothing that comes later is seen in", vec![quoted(&view.sealed.to_string_lossy())]),
+        ("Empty", paths(&view.empty)),
+        ("The user's own", view.runtime.iter().map(|path| quoted(&path.to_string_lossy())).collect()),
+        ("Seen there all the same, where there", paths(&view.shown)),
         ("Replaced", replaced.collect()),
         ("Hidden where there", paths(&view.hidden)),
     ]

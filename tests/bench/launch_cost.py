@@ -1,10 +1,11 @@
 #!/usr/bin/python3
 """What a launch costs, beside what systemd alone takes for the nearest thing. Runs in a lab; needs root.
 
-    launch_cost.py [--binaries DIR] [--runs N] [--assert [RATIO]] [252] [257]
+    launch_cost.py [--binaries DIR] [--runs N] [--pause SECONDS] [--assert [RATIO]] [252] [257]
 
-Prints medians and quartiles of alternating runs, and the ratio of each median to systemd-run's; "same hardening" is
-systemd-run with the settings that harden a launch's app. Exits with 1 under
+Prints medians and quartiles of alternating runs, and the ratio of each median to systemd-run's. Before each run the
+machine has PAUSE (0.1) seconds to itself: what PID 1 still unloads of one launch is not the next one's cost, and every
+run finds the kernel as a user's does (without, systemd-run alone gains: docs/performance.md). Exits with 1 under
 --assert if a launch as root in the strict wall costs more than RATIO (1.5) times as much.
 """
 
@@ -33,25 +34,12 @@ COMMANDS = {
 }
 
 
-# What hardens the app's unit, apart from what needs a launch's own files.
-HARDENING = ("Capability", "IPAddress", "Inaccessible", "NoNewPrivileges", "PrivatePIDs", "Protect", "ReadOnlyPaths",
-             "Restrict", "SystemCall", "TemporaryFileSystem")
-
-
-def hardened():
-    """systemd-run with the settings of the app's unit of a launch as root: the price of those alone."""
-    units = subprocess.run(["appfw-run", "--dry-run", "--unit=x", *COMMANDS[BOUNDED][1:]], capture_output=True,
-                           text=True, check=True).stdout
-    app = units.partition("# appfw-x.service")[2].splitlines()
-    return [*SYSTEMD_RUN, *(word for line in app if line.startswith(HARDENING) for word in ("-p", line)), "true"]
-
-
-def measure(runs):
+def measure(runs, pause):
     """Seconds of each run by command, alternating, so that what slows the machine slows both."""
-    commands = {**COMMANDS, "same hardening": hardened()}
-    times = {name: [] for name in commands}
+    times = {name: [] for name in COMMANDS}
     for number in range(WARM_UP + runs):
-        for name, command in commands.items():
+        for name, command in COMMANDS.items():
+            time.sleep(pause)
             started = time.perf_counter()
             subprocess.run(command, stdin=subprocess.DEVNULL, check=True)
             if number >= WARM_UP:
@@ -75,18 +63,20 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--binaries", type=pathlib.Path, default=REPOSITORY / "target/release")
     parser.add_argument("--runs", type=int, default=30)
+    parser.add_argument("--pause", type=float, default=0.1, metavar="SECONDS")
     parser.add_argument("--assert", type=float, nargs="?", const=BOUND, dest="bound", metavar="RATIO")
     parser.add_argument("versions", nargs="*", choices=[*TREES, []], metavar="VERSION")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.inside:
-        json.dump(measure(options.runs), sys.stdout)
+        json.dump(measure(options.runs, options.pause), sys.stdout)
         return
     ratios = []
     for version in options.versions or TREES:
         with Lab(version, binaries=options.binaries) as lab:
             # The clock runs in the lab, so that the way in doesn't count.
-            inside = ["/usr/bin/python3", pathlib.Path(__file__).resolve(), "--inside", f"--runs={options.runs}"]
+            inside = ["/usr/bin/python3", pathlib.Path(__file__).resolve(), "--inside", f"--runs={options.runs}",
+                      f"--pause={options.pause}"]
             ratios.append(report(version, json.loads(lab.run(inside, check=True).stdout)))
     if options.bound and max(ratios) > options.bound:
         sys.exit(f"a launch costs {max(ratios):.2f} times what systemd-run does, and may cost {options.bound}")

@@ -90,7 +90,7 @@ async fn wrong_http_password() {
     let (upstream, _) = http_proxy(Some("me:pw"), "").await;
     let (ours, theirs) = StdUnixStream::pair().unwrap();
     let forwarder = forwarder(&format!("http://me:other@{upstream}"), &[], Limits::default());
-    let forwarder = run(forwarder.with_reporter(Reporter::to(ours).unwrap())).await;
+    let forwarder = run(forwarder.with_reporter(Reporter::to(ours).unwrap().into())).await;
     let plain = say(forwarder, "GET http://a.test/ HTTP/1.1\r\n\r\n").await;
     assert!(plain.starts_with("HTTP/1.1 502 ") && plain.contains("another user and password"), "{plain}");
     // What the launcher must know was there before the client's answer.
@@ -140,7 +140,7 @@ async fn a_dead_upstream_fails_and_is_reported_once() {
     for scheme in ["socks5", "http", "tor"] {
         let (ours, theirs) = StdUnixStream::pair().unwrap();
         let forwarder = forwarder(&format!("{scheme}://{dead}"), &[&allowed], Limits::default())
-            .with_reporter(Reporter::to(ours).unwrap());
+            .with_reporter(Reporter::to(ours).unwrap().into());
         let forwarder = run(forwarder).await;
         // A greeting alone, as a probe makes it, is no request.
         let mut probe = TcpStream::connect(forwarder).await.unwrap();

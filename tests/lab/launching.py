@@ -16,6 +16,8 @@ SOCKS = f"socks5h://{UPSTREAM}:1080"
 LOGGED = "/run/appfw-lab"  # a directory of the lab's own that every app sees
 PROXY = "http://127.100.90.50:1080"
 PROXY_VARIABLES = ["http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"]
+# A launch that stays, its forwarder at work.
+HOLD = ["sh", "-c", "curl -sS --max-time 9 http://web.test/ >/dev/null; echo ready; exec sleep 60"]
 GONE = 2  # seconds in which nothing of a launch may be left
 
 

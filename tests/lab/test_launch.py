@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from launching import (PROXY, PROXY_VARIABLES, SOCKS, launched, left, main_pid, plan_of, processes_of, run,
+from launching import (HOLD, PROXY, PROXY_VARIABLES, SOCKS, launched, left, main_pid, plan_of, processes_of, run,
                        script, secret_file, text_of, unique, variables, wait_gone)
 from namespaces import network_namespace
 from waiting import wait_until
@@ -117,9 +117,6 @@ def test_app_cannot_choose_the_circuits_of_another(lab, tor):
 
 
 # Passwords
-
-HOLD = ["sh", "-c", "curl -sS --max-time 9 http://web.test/ >/dev/null; echo ready; exec sleep 60"]
-
 
 @pytest.mark.parametrize("spec", [f"http://lab:secret@{UPSTREAM}:3129", f"socks5h://lab:secret@{UPSTREAM}:1081"])
 @pytest.mark.parametrize("wall", ["strict", "address"])
@@ -436,7 +433,7 @@ def test_quiet_still_says_errors(lab):
 def test_forwarder_is_little_exposed(lab, via, wall):
     if via == "password":
         via = secret_file(lab, f"socks5h://lab:secret@{UPSTREAM}:1081")
-    with launched(lab, "--via", via, "--wall", wall, "sh", "-c", "echo ready; exec sleep 60") as process:
+    with launched(lab, "--via", via, "--wall", wall, *HOLD) as process:
         unit = f"appfw-{process.name}-forward.service"
         report = lab.run(["systemd-analyze", "--no-pager", "security", unit], check=True).stdout.decode()
         level = float(re.search(r"exposure level for \S+: ([\d.]+)", report).group(1))

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from launching import (GONE, LOGGED, SOCKS, Output, command_lines, kill, launched, left, listeners, main_pid, processes, processes_of,
+from launching import (GONE, HOLD, LOGGED, SOCKS, Output, command_lines, kill, launched, left, listeners, main_pid, processes, processes_of,
                        run, script, started, text_of, unique, wait_gone)
 from waiting import wait_until
 from world_map import ORIGIN, UPSTREAM
@@ -16,7 +16,6 @@ from world_map import ORIGIN, UPSTREAM
 CURL = ["curl", "-sS", "--max-time", "20"]
 WALLS = pytest.mark.parametrize("wall", ["strict", "address"])
 AS = pytest.mark.parametrize("user", [[], ["--uid", "bob"]], ids=["root", "bob"])
-HOLD = ["sh", "-c", "echo ready; exec sleep 60"]
 
 
 def signal_process(process, number):
@@ -414,8 +413,21 @@ def test_a_base_directory_that_others_can_write_is_refused(lab):
 
 def test_state_is_the_owners_alone(lab):
     with launched(lab, "--via", SOCKS, *HOLD) as process:
-        assert lab.path("/run/appfw").stat().st_mode & 0o777 == 0o700
-        assert lab.run(["ls", f"/run/appfw/{process.name}"], user="bob").returncode != 0
+        assert lab.path("/run/appfw").stat().st_mode & 0o777 == 0o711
+        for directory in "/run/appfw", f"/run/appfw/{process.name}":
+            assert lab.run(["ls", directory], user="bob").returncode != 0
+
+
+def test_only_the_apps_user_gets_at_the_launchs_socket(lab):
+    def connects(user, path):
+        program = f"import socket; socket.socket(socket.AF_UNIX).connect({path!r})"
+        return b"PermissionError" not in lab.run(["/usr/bin/python3", "-c", program], user=user).stderr
+    with launched(lab, "--via", SOCKS, "--uid", "bob", *HOLD) as process:
+        directory = f"/run/appfw/{process.name}"
+        assert connects("bob", f"{directory}/control") and not connects("eve", f"{directory}/control")
+        for file in "plan.json", "via":
+            for user in "bob", "eve":
+                assert lab.run(["cat", f"{directory}/{file}"], user=user).returncode != 0
 
 
 @AS
