@@ -122,12 +122,13 @@ impl Launch<'_> {
         manager.load(self.units, &streams.lifeline_unit).await?;
         drop(streams.lifeline_unit); // PID 1 has its copies
         let (_, mut watch) =
-            tokio::try_join!(verify::all(manager, self.units), Watch::new(manager, &self.units.app.name))?;
+            tokio::try_join!(verify::app(manager, self.units), Watch::new(manager, &self.units.app.name))?;
         let terminal = match (streams.terminal, saved) {
             (Some(pty), Some(saved)) => Some(Terminal::open(pty, saved)?),
             _ => None,
         };
-        manager.start(self.units).await?;
+        // The order, without which `inside` executes nothing, comes after both.
+        tokio::try_join!(manager.start(self.units), verify::forwarder(manager, self.units))?;
         drop(reservation); // the socket has its address
         let order = self.order(streams.app.len());
         let reached =

@@ -229,12 +229,12 @@ impl<'a> Manager<'a> {
         self.unit(unit).await?.get_all(kind.interface()).await.with_context(|| format!("cannot read back {unit}"))
     }
 
-    /// One property of any unit, of those that [`Kind::Unit`] has.
+    /// One property of a unit.
     ///
     /// # Errors
     /// It cannot be read.
-    pub async fn property(&self, unit: &str, name: &str) -> Result<OwnedValue> {
-        let value = self.unit(unit).await?.get(Kind::Unit.interface(), name).await;
+    pub async fn property(&self, unit: &str, kind: Kind, name: &str) -> Result<OwnedValue> {
+        let value = self.unit(unit).await?.get(kind.interface(), name).await;
         value.with_context(|| format!("cannot read {name}= of {unit}"))
     }
 

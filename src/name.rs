@@ -8,6 +8,8 @@ use anyhow::{Result, bail};
 /// The slice that holds every unit of ours. It carries no IP lists: a leaf merges the lists of all
 /// its parent slices (systemd, src/core/bpf-firewall.c), so a list here would reach every launch.
 pub const SLICE: &str = "appfw.slice";
+/// The slice above it, and above everything.
+pub const ROOT_SLICE: &str = "-.slice";
 
 const MAX: usize = 64;
 

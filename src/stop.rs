@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use nix::sys::signal::Signal;
 
-use crate::manager::{self, Manager, Who};
+use crate::manager::{self, Kind, Manager, Who};
 use crate::name::LaunchName;
 
 /// How long the app may take after SIGTERM before it is killed.
@@ -44,6 +44,6 @@ pub async fn stop(name: &str) -> Result<()> {
 }
 
 async fn is_over(manager: &Manager<'_>, unit: &str) -> Result<bool> {
-    let state = manager.property(unit, "ActiveState").await?;
+    let state = manager.property(unit, Kind::Unit, "ActiveState").await?;
     Ok(matches!(<&str>::try_from(&state), Ok("inactive" | "failed")))
 }

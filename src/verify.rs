@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 use zbus::zvariant::{OwnedValue, Value as Variant};
 
 use crate::manager::{Kind, Manager, Properties};
-use crate::name::SLICE;
+use crate::name::{ROOT_SLICE, SLICE};
 use crate::units::{Setting, Unit, Units, Value, transient};
 
 /// Settings that would run something else, elsewhere or before the proof, each with the interface
@@ -41,38 +41,44 @@ const MUST_BE_EMPTY: [&str; 21] = [
 /// What else must hold whatever the plan says: name and the only value accepted.
 const MUST_BE_FALSE: [&str; 3] = ["Delegate", "RemainAfterExit", "RootDirectoryStartOnly"];
 
-/// Reads the launch's units and the slices above them back, and judges them.
+/// Reads the app's unit and the slices above it back, and judges them: before it is started.
 ///
 /// # Errors
 /// One of them differs from the plan, or cannot be read; with the drop-ins that may be why.
-pub async fn all(manager: &Manager<'_>, units: &Units) -> Result<()> {
+pub async fn app(manager: &Manager<'_>, units: &Units) -> Result<()> {
     let unit = &units.app;
-    let of_app = compared(manager, unit, Kind::Service, app);
-    let of_forwarder = async {
-        let Some((socket, forwarder)) = &units.forwarder else { return Ok(()) };
-        let of_socket = compared(manager, socket, Kind::Socket, settings);
-        tokio::try_join!(of_socket, compared(manager, forwarder, Kind::Service, settings)).map(drop)
-    };
     let namespace = async {
-        let held = manager.property(&unit.name, "JoinsNamespaceOf").await?;
+        let held = manager.property(&unit.name, Kind::Unit, "JoinsNamespaceOf").await?;
         match unit.get("JoinsNamespaceOf") {
             Some(Value::Words(asked)) => joins(&unit.name, asked, &held),
             _ => joins(&unit.name, &[], &held),
         }
     };
-    let of_slices = async {
-        let mut above = Some(SLICE.to_owned());
-        while let Some(name) = above {
-            let held = manager.properties(&name, Kind::Slice).await?;
-            if let Err(error) = slice(&name, &held) {
-                return Err(blame(manager, &name, error).await);
-            }
-            above = parent(&held);
+    let of_slice = async |name: &str| match manager.property(name, Kind::Slice, "IPAddressAllow").await {
+        Ok(list) if is_empty(&list) => Ok(()),
+        Ok(_) => {
+            let error = anyhow::anyhow!("{name} has IPAddressAllow=, which opens every unit below it: remove it");
+            Err(blame(manager, name, error).await)
         }
-        Ok(())
+        Err(_) => bail!("cannot read IPAddressAllow= of {name}, which could open the wall"),
     };
-    // The app's own Slice= is among the settings compared.
-    tokio::try_join!(of_app, namespace, of_forwarder, of_slices).map(drop)
+    // The app's own Slice= is among the settings compared; what is above a slice stands in its name
+    // (systemd.slice(5)).
+    tokio::try_join!(compared(manager, unit, Kind::Service, service), namespace, of_slice(SLICE), of_slice(ROOT_SLICE))
+        .map(drop)
+}
+
+/// Reads the forwarder's units back and judges them: before `inside` is told what to run.
+///
+/// # Errors
+/// One of them differs from the plan, or cannot be read; with the drop-ins that may be why.
+pub async fn forwarder(manager: &Manager<'_>, units: &Units) -> Result<()> {
+    let Some((socket, service)) = &units.forwarder else { return Ok(()) };
+    tokio::try_join!(
+        compared(manager, socket, Kind::Socket, settings),
+        compared(manager, service, Kind::Service, settings)
+    )
+    .map(drop)
 }
 
 /// One unit, read back and judged.
@@ -91,7 +97,7 @@ async fn compared(
 
 /// Adds the drop-ins of a unit to what is wrong with it.
 async fn blame(manager: &Manager<'_>, unit: &str, error: anyhow::Error) -> anyhow::Error {
-    let paths = manager.property(unit, "DropInPaths").await.map(|paths| words(&paths)).unwrap_or_default();
+    let paths = manager.property(unit, Kind::Unit, "DropInPaths").await.map(|paths| words(&paths)).unwrap_or_default();
     if paths.is_empty() {
         return error;
     }
@@ -110,7 +116,7 @@ fn joins(unit: &str, asked: &[String], held: &OwnedValue) -> Result<()> {
 ///
 /// # Errors
 /// Names the setting that differs.
-pub fn app(unit: &Unit, read: &Properties) -> Result<()> {
+pub fn service(unit: &Unit, read: &Properties) -> Result<()> {
     settings(unit, read)?;
     for name in MUST_BE_EMPTY {
         if let Some(value) = read.get(name)
@@ -153,25 +159,6 @@ pub fn settings(unit: &Unit, read: &Properties) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// A slice above the app: its `IPAddressAllow=` would widen every unit below it.
-///
-/// # Errors
-/// The slice has one, or cannot be judged.
-pub fn slice(name: &str, read: &Properties) -> Result<()> {
-    match read.get("IPAddressAllow") {
-        Some(list) if is_empty(list) => Ok(()),
-        Some(_) => bail!("{name} has IPAddressAllow=, which opens every unit below it: remove it"),
-        None => bail!("cannot read IPAddressAllow= of {name}, which could open the wall"),
-    }
-}
-
-/// The slice above a unit; `None` at the root.
-#[must_use]
-pub fn parent(read: &Properties) -> Option<String> {
-    let slice = read.get("Slice").and_then(|value| <&str>::try_from(value).ok())?;
-    (!slice.is_empty()).then(|| slice.to_owned())
 }
 
 /// Whether what systemd holds is what the setting asks for.
@@ -253,10 +240,6 @@ mod tests {
         Unit { name: "appfw-x.service".into(), unit: vec![], kind: settings }
     }
 
-    fn read(pairs: Vec<(&str, Variant<'_>)>) -> Properties {
-        pairs.into_iter().map(|(name, value)| (name.to_owned(), value.try_to_owned().unwrap())).collect()
-    }
-
     fn deny() -> Setting {
         Setting { directive: "IPAddressDeny", value: Value::Networks(crate::network::any()) }
     }
@@ -281,7 +264,7 @@ mod tests {
             })
             .collect();
         held.insert("RequiresMountsFor".into(), Variant::new(vec!["/b", "/a"]).try_to_owned().unwrap());
-        app(&unit, &held).unwrap();
+        service(&unit, &held).unwrap();
 
         for (name, value) in [
             ("IPAddressDeny", Variant::new(Vec::<(i32, Vec<u8>, u32)>::new())),
@@ -294,12 +277,12 @@ mod tests {
         ] {
             let mut bad = held.clone();
             bad.insert(name.into(), value.try_to_owned().unwrap());
-            let message = app(&unit, &bad).unwrap_err().to_string();
+            let message = service(&unit, &bad).unwrap_err().to_string();
             assert!(message.contains(name), "{message}");
         }
         let mut missing = held.clone();
         missing.remove("IPAddressDeny");
-        assert!(app(&unit, &missing).is_err(), "what cannot be read is not proven");
+        assert!(service(&unit, &missing).is_err(), "what cannot be read is not proven");
     }
 
     #[test]
@@ -309,14 +292,5 @@ mod tests {
         let two = Variant::new(vec![command.clone(), command]);
         assert!(executes(&one, &["/x".to_owned()]));
         assert!(!executes(&two, &["/x".to_owned()]));
-    }
-
-    #[test]
-    fn a_slice_that_allows_opens_what_is_below() {
-        let open = read(vec![("IPAddressAllow", Variant::new(vec![(2_i32, vec![0_u8; 4], 0_u32)]))]);
-        assert!(slice("appfw.slice", &open).is_err());
-        let closed = read(vec![("IPAddressAllow", Variant::new(Vec::<(i32, Vec<u8>, u32)>::new()))]);
-        assert!(slice("appfw.slice", &closed).is_ok());
-        assert!(slice("appfw.slice", &Properties::new()).is_err());
     }
 }

@@ -10,7 +10,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
 
 use crate::forward::Report;
-use crate::manager::{Changes, Life, Manager, Properties, Who};
+use crate::manager::{Changes, Kind, Life, Manager, Properties, Who};
 use crate::name::cgroup;
 use crate::plan::Plan;
 use crate::reception::{App, accept_of};
@@ -207,7 +207,7 @@ impl Attendance<'_> {
 /// Why a program that failed did so without a request: most likely it ignores the variables.
 async fn unused(plan: &Plan, manager: &Manager<'_>) -> String {
     // After a number of forwarders that ended at once systemd gives the socket up.
-    let state = manager.property(&plan.name.socket(), "ActiveState").await;
+    let state = manager.property(&plan.name.socket(), Kind::Unit, "ActiveState").await;
     if state.is_ok_and(|state| <&str>::try_from(&state) == Ok("failed")) {
         return format!("the forwarder did not start; see: journalctl -u {}", plan.name.forwarder());
     }

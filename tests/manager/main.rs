@@ -55,8 +55,8 @@ async fn launch(line: &str, script: Script) -> Result<()> {
         let (bus, _) = serve(script).await;
         let manager = Manager::new(&bus).await?;
         manager.load(&units, &[File::open("/dev/null")?.into()]).await?;
-        verify::all(&manager, &units).await?;
-        manager.start(&units).await
+        verify::app(&manager, &units).await?;
+        tokio::try_join!(manager.start(&units), verify::forwarder(&manager, &units)).map(drop)
     })
     .await
 }
