@@ -160,10 +160,21 @@ def listeners(lab):
     return [local for local in listening if local[4:8] == "647F"]
 
 
+def populated(lab, name):
+    """The cgroups of that launch with a process in them. systemd 257 forgets the empty directory of a unit that it stops
+    while it makes the unit's PID namespace."""
+    found = []
+    for cgroup in lab.path("/sys/fs/cgroup/appfw.slice").glob(f"appfw-{name}*"):
+        with contextlib.suppress(OSError):  # it may end meanwhile
+            if "populated 1" in (cgroup / "cgroup.events").read_text():
+                found.append(cgroup)
+    return found
+
+
 def left(lab, name):
     """What there still is of that launch."""
     directory = lab.path(f"/run/appfw/{name}")
-    cgroups = list(lab.path("/sys/fs/cgroup/appfw.slice").glob(f"appfw-{name}*"))
+    cgroups = populated(lab, name)
     transient = list(lab.path("/run/systemd/transient").glob(f"appfw-{name}*"))
     credentials = list(lab.path("/run/credentials").glob(f"appfw-{name}*"))
     there = [str(path) for path in [directory, *cgroups, *transient, *credentials] if path.exists()]

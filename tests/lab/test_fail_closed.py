@@ -14,7 +14,7 @@ import pytest
 import conftest
 from conftest import BINARIES, VERSIONS, boot
 from lab import Lab
-from launching import SOCKS, launched, listeners, secret_file, unique
+from launching import SOCKS, launched, listeners, populated, secret_file, unique
 from waiting import wait_until
 from world_map import ORIGIN, UPSTREAM
 
@@ -48,11 +48,10 @@ def app(name):
 def left_of_launches(lab):
     """Everything of ours in that lab: there must be no launch that lives."""
     units = lab.run(["systemctl", "list-units", "--all", "--plain", "--no-legend", "appfw-*"], check=True).stdout
-    cgroup = lab.path("/sys/fs/cgroup/appfw.slice")
     places = [lab.path("/run/appfw"), *lab.path("/run/user").glob("*/appfw")]
     entries = [str(entry) for place in places if place.is_dir() for entry in place.iterdir()]
     transient = [str(path) for path in lab.path("/run/systemd/transient").glob("appfw-*")]
-    cgroups = [str(path) for path in cgroup.glob("*/")] if cgroup.is_dir() else []
+    cgroups = [str(path) for path in populated(lab, "")]
     return units.decode().split() + entries + transient + cgroups + listeners(lab)
 
 
