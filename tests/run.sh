@@ -2,7 +2,7 @@
 # All tests, on a fresh Debian 12 or 13. Each part's output goes to target/tests/NAME.log and is shown if it fails;
 # the times of all parts and `N passed, N failed` come last.
 #   tests/run.sh         what CI runs
-#   tests/run.sh --all   also the licences of all dependencies, and the threshold of the launch cost
+#   tests/run.sh --all   also the licences of all dependencies, the threshold of the launch cost, and real clients
 set -uo pipefail
 # shellcheck source=tests/start.sh
 . "$(dirname "$0")/start.sh"
@@ -77,6 +77,11 @@ report() {
 
 trap 'kill $(jobs -p) 2>/dev/null' EXIT
 install gcc libc6-dev shellcheck
+if [ -n "$all" ]; then
+    export APPFW_ALL=1
+    install chromium default-jdk-headless firefox-esr git golang-go libnss3-tools netcat-openbsd openssh-client \
+        python3-httpx python3-requests wget
+fi
 own_target
 rm -rf "$logs"
 mkdir -p "$logs"

@@ -1,7 +1,7 @@
 """Fixtures: each systemd is booted once for all tests, with its world and, when asked for, its Tor.
 
 APPFW_LAB=252 or 257 runs the tests on that one only. APPFW_MUST_WORK=1 makes what would be skipped fail.
-APPFW_BINARIES is the folder to install appfw-run and appfw from (default: target/debug).
+APPFW_ALL=1 adds what takes large programs. APPFW_BINARIES is the folder to install appfw-run and appfw from (default: target/debug).
 """
 
 import os
@@ -15,6 +15,9 @@ from lab import Lab, TREES
 MUST_WORK = os.environ.get("APPFW_MUST_WORK") == "1"
 VERSIONS = os.environ.get("APPFW_LAB", " ".join(TREES)).split()
 BINARIES = os.environ.get("APPFW_BINARIES")
+
+# What takes programs that are large, for tests/run.sh --all alone.
+collect_ignore = [] if os.environ.get("APPFW_ALL") == "1" else ["test_clients.py"]
 
 _boot_times = {}
 
