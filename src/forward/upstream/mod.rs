@@ -51,8 +51,14 @@ impl Upstream {
         Ok(Self { way, limits })
     }
 
-    /// A connection to `destination`.
-    pub(super) async fn tunnel(&self, destination: &Destination, admission: &Admission) -> Result<Connected, Failure> {
+    /// A connection to `destination`, for the app's `caller`.
+    pub(super) async fn tunnel(
+        &self,
+        destination: &Destination,
+        caller: Option<&Credentials>,
+        admission: &Admission,
+    ) -> Result<Connected, Failure> {
+        let _ = caller;
         let Limits { connect, answer, .. } = self.limits;
         match &self.way {
             Way::Direct => {
@@ -80,6 +86,7 @@ impl Upstream {
     pub(super) async fn plain(
         &self,
         destination: &Destination,
+        caller: Option<&Credentials>,
         admission: &Admission,
     ) -> Result<(Connected, Form), Failure> {
         match &self.way {
@@ -88,7 +95,7 @@ impl Upstream {
                 let connected = Connected { stream, early: Vec::new() };
                 Ok((connected, Form::Absolute { authorization: authorization.clone() }))
             }
-            _ => Ok((self.tunnel(destination, admission).await?, Form::Origin)),
+            _ => Ok((self.tunnel(destination, caller, admission).await?, Form::Origin)),
         }
     }
 }
