@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 
-use crate::cli::{LaunchArgs, WallKind};
+use crate::cli::{Isolate, LaunchArgs, WallKind};
 use crate::destination::AllowDestination;
 use crate::environment::proxy_variables;
 use crate::host::{Host, User};
@@ -31,6 +31,8 @@ pub struct Plan {
     pub wall: WallKind,
     /// The upstream behind the forwarder; `Via::None` has no forwarder.
     pub via: Via,
+    /// What shares Tor's circuits.
+    pub isolate: Isolate,
     /// Where the forwarder listens. In the address wall without `--address` the port alone is
     /// decided yet: the address is reserved by binding it.
     pub address: SocketAddrV4,
@@ -164,6 +166,7 @@ impl Plan {
             name,
             command: command.clone(),
             wall,
+            isolate: via.isolation(args.isolate)?,
             via,
             address,
             rules,

@@ -104,7 +104,7 @@ impl State {
             write("nsswitch.conf", 0o644, &without_host_lookups(nsswitch))?;
         }
         if plan.via.has_secret() {
-            write("via", 0o600, &(plan.via.secret_spec() + "\n"))?;
+            write("via", 0o600, &(plan.via.secret_specs().join("\n") + "\n"))?;
         }
         if !host.appfw_is_public {
             // Where the program is bound to, in the app's unit.

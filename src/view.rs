@@ -168,6 +168,12 @@ impl View {
         view.hidden.extend(AGENTS_AT_HOME.iter().map(|file| user.home.join(file)));
         view.hidden.extend(host.session_sockets.iter().map(PathBuf::from));
         view.hidden.extend(ssh_agent(host));
+        if let Some(socket) =
+            plan.via.socket().filter(|path| !view.hidden.iter().any(|hidden| path.starts_with(hidden)))
+        {
+            // Who speaks to the upstream itself is past the forwarder's rules and its part in Tor's isolation.
+            view.hidden.push(socket.to_owned());
+        }
         view
     }
 }
@@ -200,6 +206,13 @@ mod tests {
 
     fn has(paths: &[PathBuf], path: &str) -> bool {
         paths.iter().any(|found| found == Path::new(path))
+    }
+
+    #[test]
+    fn the_upstreams_own_socket_is_not_the_apps() {
+        assert!(has(&view("--via unix:/srv/proxy/socks x", &host()).hidden, "/srv/proxy/socks"));
+        // Its directory is hidden anyway.
+        assert!(!has(&view("--via tor:/run/tor/socks x", &host()).hidden, "/run/tor/socks"));
     }
 
     #[test]

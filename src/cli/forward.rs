@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use crate::cli::Isolate;
 use crate::destination::AllowDestination;
 
 /// A proxy for SOCKS5 and HTTP on one port.
@@ -12,9 +13,18 @@ pub struct ForwardArgs {
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub listen: Option<SocketAddr>,
 
-    /// The way out: direct, tor, tor://HOST:PORT, socks5h://HOST:PORT, http://HOST:PORT, @FILE
+    /// The way out: direct, tor, tor://, socks5h://HOST:PORT, socks4a://, http(s)://, unix:PATH, @FILE;
+    /// repeated: a chain, the first is dialled first
     #[arg(long, value_name = "SPEC", required = true)]
     pub via: Vec<String>,
+
+    /// What shares Tor's circuits: launch (this process, the default), profile, or destination
+    #[arg(long, value_enum, value_name = "WHAT", hide_possible_values = true)]
+    pub isolate: Option<Isolate>,
+
+    /// With --isolate profile: forwarders with the same KEY share circuits; without it, as launch
+    #[arg(long, value_name = "KEY", hide = true, requires = "isolate")]
+    pub isolate_key: Option<String>,
 
     /// Open an inside destination: HOST:PORT, HOST:FROM-TO, a network, *.DOMAIN, localhost …
     #[arg(long, value_name = "DESTINATION")]

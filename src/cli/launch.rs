@@ -29,9 +29,13 @@ pub struct LaunchArgs {
     #[arg(value_name = "COMMAND", required = true, trailing_var_arg = true, hide = true)]
     pub command: Vec<OsString>,
 
-    /// tor, tor://HOST:PORT, socks5h://[USER:PASSWORD@]HOST:PORT, http://…, direct, none, or @FILE holding one
+    /// tor, socks5h://[USER:PASSWORD@]HOST:PORT, socks4a://, http(s)://, tor://, unix:PATH, direct,
+    /// none, or @FILE, which holds some; repeatable: hop by hop
     #[arg(long, value_name = "SPEC", help_heading = "Way out")]
     pub via: Vec<String>,
+    /// What shares Tor's circuits: launch (default), profile, or destination
+    #[arg(long, value_enum, value_name = "WHAT", hide_possible_values = true, help_heading = "Way out")]
+    pub isolate: Option<Isolate>,
 
     /// Let the forwarder reach this inside address (loopback, private …) or port; repeatable
     #[arg(long, value_name = "DEST", help_heading = "What the forwarder lets through")]
@@ -125,19 +129,42 @@ impl EnvScheme {
     }
 }
 
+/// What shares Tor's circuits.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum Isolate {
+    /// One launch.
+    #[default]
+    Launch,
+    /// The launches of one profile; a launch without one has circuits of its own.
+    Profile,
+    /// What one launch sends to one destination.
+    Destination,
+}
+
+impl Isolate {
+    /// As it is written after `--isolate`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Launch => "launch",
+            Self::Profile => "profile",
+            Self::Destination => "destination",
+        }
+    }
+}
+
 /// An option of the contract that this version answers with an error: its name, how many values it
 /// takes, and what to do instead.
 struct Later(&'static str, usize, &'static str);
 
 const NAMESPACE: &str = "it comes with --wall namespace in a later version";
-const LATER: [Later; 17] = [
+const LATER: [Later; 16] = [
     Later("user", 0, "ordinary users come with a later version; use sudo, or --system, which asks polkit"),
     Later("standalone", 0, "machines without systemd come with a later version"),
     Later("capture", 0, NAMESPACE),
     Later("no-capture", 0, NAMESPACE),
     Later("publish", 1, NAMESPACE),
     Later("dns", 1, "names go to the forwarder by the proxy protocols; DNS comes with a later version"),
-    Later("isolate", 1, "every launch has Tor circuits of its own; other choices come with a later version"),
     Later("only", 1, "rules by name come with a later version"),
     Later("block", 1, "rules by name come with a later version"),
     Later("ingress-filter", 1, "custom BPF programs come with a later version"),

@@ -34,6 +34,11 @@ impl Failure {
         Self { status: 400, ..Self::general(message) }
     }
 
+    /// The way out cannot do what was asked.
+    pub fn not_offered(message: impl Into<String>) -> Self {
+        Self { reply: ReplyError::CommandNotSupported, status: 501, ..Self::general(message) }
+    }
+
     /// The house is full.
     pub fn full() -> Self {
         Self { status: 503, ..Self::general("the forwarder has as many connections as it can hold") }

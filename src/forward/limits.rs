@@ -16,6 +16,14 @@ const HANDSHAKE_TIME: Duration = Duration::from_secs(30);
 const CONNECT_TIME: Duration = Duration::from_secs(30);
 /// From there to the upstream's answer. Tor itself gives up after two minutes (SocksTimeout).
 const ANSWER_TIME: Duration = Duration::from_secs(125);
+/// The whole way through a chain, whatever its hops take each: a little more than one that is slow
+/// in all its steps.
+const WAY_TIME: Duration = Duration::from_secs(180);
+/// From one attempt to the next address's (RFC 8305, 5: recommended; the earlier ones go on).
+pub(super) const STAGGER: Duration = Duration::from_millis(250);
+/// Addresses of one name that are tried: all that fit into [`CONNECT_TIME`] would be a hundred
+/// sockets for one connection.
+pub(super) const ADDRESSES: usize = 16;
 /// An HTTP head: curl's own limit is 100 KB for all headers, Apache's 8 KB a line.
 pub(super) const HEAD_BYTES: u64 = 64 * 1024;
 /// Headers of one head. httparse wants a number; Apache takes 100.
@@ -34,15 +42,23 @@ pub struct Limits {
     pub connections: usize,
     /// Time for a complete request.
     pub handshake: Duration,
-    /// Time to connect to the upstream, or to the destination itself.
+    /// Time to connect to the upstream, to each one of a chain, or to the destination itself.
     pub connect: Duration,
     /// Time for the upstream's answer.
     pub answer: Duration,
+    /// Time for all of this together, where there are several upstreams in a chain.
+    pub way: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { connections: CONNECTIONS, handshake: HANDSHAKE_TIME, connect: CONNECT_TIME, answer: ANSWER_TIME }
+        Self {
+            connections: CONNECTIONS,
+            handshake: HANDSHAKE_TIME,
+            connect: CONNECT_TIME,
+            answer: ANSWER_TIME,
+            way: WAY_TIME,
+        }
     }
 }
 

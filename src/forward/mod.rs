@@ -14,6 +14,7 @@ mod report;
 mod request;
 mod session;
 mod stream;
+mod tls;
 mod upstream;
 
 use std::future::Future;
@@ -30,7 +31,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tracing::{debug, error, warn};
 
-use crate::cli::ForwardArgs;
+use crate::cli::{ForwardArgs, Isolate};
 use crate::destination::AllowDestination;
 use crate::tor::find_tor;
 use crate::via::Via;
@@ -44,7 +45,7 @@ use upstream::Upstream;
 
 /// Everything that connections share.
 pub struct Forwarder {
-    via: &'static str,
+    via: String,
     upstream: Upstream,
     admission: Admission,
     peers: Option<PeerWall>,
@@ -79,6 +80,17 @@ impl Forwarder {
         })
     }
 
+    /// Divides Tor's circuits so; with [`Isolate::Profile`], forwarders with the same `key` share them.
+    pub fn isolating(self, isolate: Isolate, key: Option<&str>) -> Result<Self> {
+        Ok(Self { upstream: self.upstream.isolating(isolate, key)?, ..self })
+    }
+
+    /// Trusts these authorities, not the system's, to vouch for `https://` upstreams.
+    #[must_use]
+    pub fn trusting(self, roots: rustls::RootCertStore) -> Self {
+        Self { upstream: self.upstream.trusting(roots), ..self }
+    }
+
     /// Serves nobody but the processes behind `peers`.
     #[must_use]
     pub fn with_peers(self, peers: PeerWall) -> Self {
@@ -108,7 +120,10 @@ fn forward(args: ForwardArgs, reporter: Arc<Reporter>) -> Result<()> {
     if via.wants_tor() {
         via.settle_tor(find_tor(Path::new("/"))?);
     }
-    let mut forwarder = Forwarder::new(&via, args.allow_destination, limits)?.with_reporter(reporter);
+    let isolate = via.isolation(args.isolate)?;
+    let mut forwarder = Forwarder::new(&via, args.allow_destination, limits)?
+        .isolating(isolate, args.isolate_key.as_deref())?
+        .with_reporter(reporter);
     if let Some(cgroup) = args.peer_cgroup {
         forwarder = forwarder.with_peers(PeerWall::new(cgroup));
     }

@@ -34,7 +34,7 @@ async fn carry(from: &Stream, to: &Stream, count: &AtomicU64) -> io::Result<()> 
     loop {
         from.readable().await?;
         match pass(from, to) {
-            Ok(None) => return to.shutdown_write(),
+            Ok(None) => return to.shutdown_write().await,
             Ok(Some((written, rest))) => {
                 count.fetch_add((written + rest.len()) as u64, Relaxed);
                 write_all(to, &rest).await?;
@@ -74,5 +74,5 @@ pub(super) async fn write_all(to: &Stream, mut bytes: &[u8]) -> io::Result<()> {
             Err(error) => return Err(error),
         }
     }
-    Ok(())
+    to.flush().await
 }

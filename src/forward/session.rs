@@ -82,7 +82,8 @@ struct Open {
 
 /// Connects a tunnel and says so.
 async fn connect(forwarder: &Forwarder, request: Request) -> Result<Open, Failure> {
-    let upstream = match forwarder.upstream.tunnel(request.destination(), &forwarder.admission).await {
+    let upstream = match forwarder.upstream.tunnel(request.destination(), request.caller(), &forwarder.admission).await
+    {
         Ok(upstream) => upstream,
         Err(failure) => {
             // Before the app hears of it: it may be over at once, and the launcher with it.
@@ -91,7 +92,7 @@ async fn connect(forwarder: &Forwarder, request: Request) -> Result<Open, Failur
             return Err(failure);
         }
     };
-    if let Stream::Tcp(stream) = &upstream.stream {
+    if let Some(stream) = upstream.stream.tcp() {
         prepare(stream);
     }
     let (client, early) = request.grant().await.map_err(|error| Failure::system("the client went away", &error))?;
@@ -115,7 +116,7 @@ async fn carry(client: &Stream, early: &[u8], upstream: Connected, traffic: &Tra
 
 /// Carries one absolute-form request and its answer.
 async fn exchange(forwarder: &Forwarder, plain: Plain, traffic: &Traffic) -> Result<(), Failure> {
-    let (upstream, form) = match forwarder.upstream.plain(&plain.destination, &forwarder.admission).await {
+    let (upstream, form) = match forwarder.upstream.plain(&plain.destination, None, &forwarder.admission).await {
         Ok(connected) => connected,
         Err(failure) => {
             forwarder.reporter.failure(&failure);

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use super::{INNER, Places, Setting, Unit, Value, appfw, lists, word, words};
-use crate::cli::WallKind;
+use crate::cli::{Isolate, WallKind};
 use crate::host::Host;
 use crate::network::{self, IpLists};
 use crate::plan::Plan;
@@ -63,10 +63,14 @@ pub(super) fn unit(plan: &Plan, host: &Host, places: &Places) -> Unit {
 
 fn command(plan: &Plan, name: &str, appfw: String) -> Vec<String> {
     let via = match &plan.via {
-        via if via.has_secret() => format!("@/run/credentials/{name}/{CREDENTIAL}"),
-        via => via.secret_spec(),
+        via if via.has_secret() => vec![format!("@/run/credentials/{name}/{CREDENTIAL}")],
+        via => via.secret_specs(),
     };
-    let mut command = vec![appfw, "forward".into(), format!("--report={INNER}/report"), format!("--via={via}")];
+    let mut command = vec![appfw, "forward".into(), format!("--report={INNER}/report")];
+    command.extend(via.iter().map(|spec| format!("--via={spec}")));
+    if plan.isolate != Isolate::default() {
+        command.push(format!("--isolate={}", plan.isolate.as_str()));
+    }
     command.extend(plan.allow_destination.iter().map(|destination| format!("--allow-destination={destination}")));
     if plan.wall == WallKind::Address {
         // On the host's loopback anybody can knock: only the app's own cgroup is served.
@@ -77,13 +81,12 @@ fn command(plan: &Plan, name: &str, appfw: String) -> Vec<String> {
 
 /// The group by which the forwarder may connect to an upstream's Unix socket: debian-tor's, say.
 fn socket_group(via: &Via, host: &Host) -> Option<Setting> {
-    let Via::Chain(hops) = via else { return None };
-    let Endpoint::Unix(path) = &hops.first()?.endpoint else { return None };
-    let group = (host.group_of)(path)?;
+    let group = (host.group_of)(via.socket()?)?;
     Some(Setting { directive: "SupplementaryGroups", value: words([&group.to_string()]) })
 }
 
-/// Only its upstream, where that is an address; nothing by IP at all where it is a Unix socket.
+/// Only its upstream, where that is an address; nothing by IP at all where it is a Unix socket. In a
+/// chain the first hop is the one that it connects to.
 fn filter(via: &Via) -> IpLists {
     let endpoint = match via {
         Via::Chain(hops) => hops.first().map(|hop| &hop.endpoint),

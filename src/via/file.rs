@@ -1,4 +1,4 @@
-//! `@FILE`: a specification with credentials, kept out of every command line.
+//! `@FILE`: specifications with credentials, kept out of every command line.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -11,7 +11,7 @@ use rustix::fs::{Mode, OFlags};
 
 use super::Via;
 
-/// Two credentials of 255 bytes, each byte percent-encoded, a host, and some lines of comment.
+/// For each hop two credentials of 255 bytes, each byte percent-encoded, and a host; some lines of comment.
 const MAX_FILE: u64 = 16 * 1024;
 
 /// Parses the values of all `--via` options, reading `@FILE`. `env` looks up an environment variable.
@@ -19,17 +19,17 @@ pub(super) fn load(specs: &[String], env: impl Fn(&str) -> Option<OsString>) -> 
     let trusted = env("CREDENTIALS_DIRECTORY").map(PathBuf::from);
     let read = |spec: &String| match spec.strip_prefix('@') {
         Some(path) => read_spec_file(Path::new(path), trusted.as_deref()),
-        None => Ok(spec.clone()),
+        None => Ok(vec![spec.clone()]),
     };
-    Via::parse(&specs.iter().map(read).collect::<Result<Vec<_>>>()?)
+    Via::parse(&specs.iter().map(read).collect::<Result<Vec<_>>>()?.concat())
 }
 
-/// Reads the one specification that `path` holds; lines that begin with `#` are comments.
+/// Reads the specifications that `path` holds, one a line; lines that begin with `#` are comments.
 ///
 /// The file must be a regular one that only its owner can read, the owner being the caller or root.
 /// `credentials` is systemd's `$CREDENTIALS_DIRECTORY`, where files are protected by an ACL that
 /// shows as group permissions (0440).
-pub fn read_spec_file(path: &Path, credentials: Option<&Path>) -> Result<String> {
+pub fn read_spec_file(path: &Path, credentials: Option<&Path>) -> Result<Vec<String>> {
     let shown = path.display();
     // Non-blocking, so that a FIFO put in its place cannot hold us up before it is refused.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
@@ -51,10 +51,8 @@ pub fn read_spec_file(path: &Path, credentials: Option<&Path>) -> Result<String>
     let mut text = String::new();
     file.take(MAX_FILE + 1).read_to_string(&mut text).with_context(|| format!("cannot read {shown}"))?;
     ensure!(text.len() as u64 <= MAX_FILE, "{shown} is larger than a --via file can be ({MAX_FILE} bytes)");
-    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
-    match (lines.next(), lines.next()) {
-        (Some(spec), None) => Ok(spec.to_owned()),
-        (None, _) => bail!("{shown} is empty: write one line into it, such as socks5h://USER:PASSWORD@HOST:PORT"),
-        _ => bail!("{shown} has more than one line: chains of several hops come with a later version"),
-    }
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let specs: Vec<_> = lines.map(str::to_owned).collect();
+    ensure!(!specs.is_empty(), "{shown} is empty: write a line into it, such as socks5h://USER:PASSWORD@HOST:PORT");
+    Ok(specs)
 }

@@ -1,15 +1,30 @@
 //! The way out: what `--via` says, and nothing done about it yet.
+//!
+//! ```text
+//! direct | none                                   alone
+//! tor                                             this machine's Tor, wherever it is; first in a chain
+//! tor://HOST[:PORT] | tor:PATH                    a Tor at that place; PATH is a Unix socket
+//! socks5h://[USER[:PASSWORD]@]HOST[:PORT]         also socks5:// and socks://; names go there as names
+//! socks4a://[USER@]HOST[:PORT]                    a user id, and no password
+//! http://[USER[:PASSWORD]@]HOST:PORT              by CONNECT, with Basic authentication
+//! https://[USER[:PASSWORD]@]HOST[:PORT]           the same within TLS, the certificate checked
+//! unix:PATH                                       a Unix socket behind which SOCKS5 is spoken
+//! ```
+//!
+//! Several of them are a chain, the first is dialled first. `@FILE` holds some of them, one a line.
+//! Credentials are percent-encoded, paths are not. A path is one on this machine, so it is first.
 
 mod file;
 mod parse;
 
 use std::fmt;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
+use crate::cli::Isolate;
 use crate::destination::Host;
 
 pub use file::read_spec_file;
@@ -24,7 +39,7 @@ pub enum Via {
     Direct,
     /// No forwarder at all.
     None,
-    /// Through these hops, the first is dialled first. This version takes exactly one.
+    /// Through these hops, the first is dialled first.
     Chain(Vec<Hop>),
 }
 
@@ -44,8 +59,12 @@ pub struct Hop {
 pub enum HopKind {
     /// SOCKS5; names are always sent as names.
     Socks5,
+    /// SOCKS4a, which carries names and IPv4 addresses.
+    Socks4a,
     /// An HTTP proxy.
     Http,
+    /// An HTTP proxy within TLS.
+    Https,
     /// Tor's SOCKS port, with credentials that keep circuits apart.
     Tor,
 }
@@ -66,12 +85,12 @@ pub enum Endpoint {
     FindTor,
 }
 
-/// A user and a password. Only [`Via::secret_spec`] and the handshakes show them.
+/// A user and a password. Only [`Via::secret_specs`] and the handshakes show them.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credentials {
     /// The user, decoded.
     pub user: String,
-    /// The password, decoded; it may be empty.
+    /// The password, decoded; it may be empty, and SOCKS4a has none.
     pub password: String,
 }
 
@@ -105,35 +124,77 @@ impl Via {
         matches!(self, Via::Chain(hops) if hops.iter().any(|hop| hop.credentials.is_some()))
     }
 
-    /// The full specification, credentials included: for a private file, never for a message.
-    pub fn secret_spec(&self) -> String {
-        self.spec(|credentials| {
-            let encoded = |text| utf8_percent_encode(text, CREDENTIAL);
-            format!("{}:{}", encoded(&credentials.user), encoded(&credentials.password))
+    /// The socket in the file system that is dialled, if one is.
+    pub fn socket(&self) -> Option<&Path> {
+        match self {
+            Via::Chain(hops) => match &hops.first()?.endpoint {
+                Endpoint::Unix(path) => Some(path),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// Whether Tor is on the way.
+    fn has_tor(&self) -> bool {
+        matches!(self, Via::Chain(hops) if hops.iter().any(|hop| hop.kind == HopKind::Tor))
+    }
+
+    /// What divides Tor's circuits, if `asked` is what `--isolate` says.
+    pub fn isolation(&self, asked: Option<Isolate>) -> Result<Isolate> {
+        if asked.is_some() && !self.has_tor() {
+            bail!("--isolate divides Tor's circuits, and --via {self} has no Tor: leave it out, or use --via tor");
+        }
+        Ok(asked.unwrap_or_default())
+    }
+
+    /// The full specification of each hop, credentials included: for a private file, never for a message.
+    pub fn secret_specs(&self) -> Vec<String> {
+        self.specs(|credentials, kind| {
+            let encoded = |text| utf8_percent_encode(text, CREDENTIAL).to_string();
+            match kind {
+                HopKind::Socks4a => encoded(&credentials.user),
+                _ => format!("{}:{}", encoded(&credentials.user), encoded(&credentials.password)),
+            }
         })
     }
 
     /// The word that a log uses for it.
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Via::Direct => "direct",
-            Via::None => "none",
-            Via::Chain(hops) => match hops.first().map(|hop| hop.kind) {
-                Some(HopKind::Http) => "http",
-                Some(HopKind::Tor) => "tor",
-                Some(HopKind::Socks5) | None => "socks5",
-            },
-        }
-    }
-
-    fn spec(&self, show: impl Fn(&Credentials) -> String) -> String {
+    pub fn kind(&self) -> String {
         match self {
             Via::Direct => "direct".into(),
             Via::None => "none".into(),
-            Via::Chain(hops) => {
-                let specs: Vec<_> = hops.iter().map(|hop| hop.spec(&show)).collect();
-                specs.join("\n")
-            }
+            Via::Chain(hops) => hops.iter().map(|hop| hop.kind.as_str()).collect::<Vec<_>>().join("+"),
+        }
+    }
+
+    fn specs(&self, show: impl Fn(&Credentials, HopKind) -> String) -> Vec<String> {
+        match self {
+            Via::Direct => vec!["direct".into()],
+            Via::None => vec!["none".into()],
+            Via::Chain(hops) => hops.iter().map(|hop| hop.spec(&show)).collect(),
+        }
+    }
+}
+
+impl HopKind {
+    /// The word that a log uses for it.
+    fn as_str(self) -> &'static str {
+        match self {
+            HopKind::Socks5 => "socks5",
+            HopKind::Socks4a => "socks4a",
+            HopKind::Http => "http",
+            HopKind::Https => "https",
+            HopKind::Tor => "tor",
+        }
+    }
+
+    /// The scheme that a specification is printed with.
+    fn scheme(self) -> &'static str {
+        match self {
+            // What happens to names shows.
+            HopKind::Socks5 => "socks5h",
+            other => other.as_str(),
         }
     }
 }
@@ -149,33 +210,34 @@ impl Endpoint {
 }
 
 impl Hop {
-    fn spec(&self, show: impl Fn(&Credentials) -> String) -> String {
-        let scheme = match self.kind {
-            HopKind::Socks5 => "socks5h",
-            HopKind::Http => "http",
-            HopKind::Tor => "tor",
-        };
+    fn spec(&self, show: impl Fn(&Credentials, HopKind) -> String) -> String {
+        let scheme = self.kind.scheme();
         let credentials = self.credentials.as_ref();
-        let credentials = credentials.map_or_else(String::new, |known| show(known) + "@");
+        let credentials = credentials.map_or_else(String::new, |known| show(known, self.kind) + "@");
         match &self.endpoint {
             Endpoint::Tcp { host, port } => format!("{scheme}://{credentials}{host}:{port}"),
+            Endpoint::Unix(path) if self.kind == HopKind::Socks5 => format!("unix:{}", path.display()),
             Endpoint::Unix(path) => format!("{scheme}:{}", path.display()),
             Endpoint::FindTor => scheme.into(),
         }
     }
 }
 
+fn masked(_: &Credentials, kind: HopKind) -> String {
+    if kind == HopKind::Socks4a { "***".into() } else { "***:***".into() }
+}
+
 /// Credentials are masked.
 impl fmt::Display for Via {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.spec(|_| "***:***".into()))
+        f.write_str(&self.specs(masked).join(", "))
     }
 }
 
 /// Credentials are masked.
 impl fmt::Display for Hop {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.spec(|_| "***:***".into()))
+        f.write_str(&self.spec(masked))
     }
 }
 

@@ -15,17 +15,20 @@ const SOCKS_PORT: u16 = 1080;
 /// The port of Tor's own default configuration.
 const TOR_PORT: u16 = 9050;
 
-/// Every scheme that may follow, with what this version makes of it.
-const SCHEMES: [(&str, Option<HopKind>); 9] = [
-    ("socks5h", Some(HopKind::Socks5)),
-    ("socks5", Some(HopKind::Socks5)),
-    ("socks", Some(HopKind::Socks5)),
-    ("http", Some(HopKind::Http)),
-    ("tor", Some(HopKind::Tor)),
-    ("socks4a", None),
-    ("socks4", None),
-    ("https", None),
-    ("unix", None),
+/// Where browsers and curl look for an HTTPS proxy.
+const HTTPS_PORT: u16 = 443;
+/// Each hop adds a round trip and perhaps a layer of TLS; nobody has use for more.
+const MAX_HOPS: usize = 8;
+
+/// Every scheme with an authority behind it.
+const SCHEMES: [(&str, HopKind); 7] = [
+    ("socks5h", HopKind::Socks5),
+    ("socks5", HopKind::Socks5),
+    ("socks", HopKind::Socks5),
+    ("http", HopKind::Http),
+    ("tor", HopKind::Tor),
+    ("socks4a", HopKind::Socks4a),
+    ("https", HopKind::Https),
 ];
 
 pub(super) fn via(specs: &[String]) -> Result<Via> {
@@ -33,12 +36,29 @@ pub(super) fn via(specs: &[String]) -> Result<Via> {
         [] => bail!("no way out is given: use --via tor, --via socks5h://HOST:PORT or --via direct"),
         [only] if only == "direct" => Ok(Via::Direct),
         [only] if only == "none" => Ok(Via::None),
-        [only] => Ok(Via::Chain(vec![hop(only)?])),
         _ if specs.iter().any(|spec| spec == "direct" || spec == "none") => {
             bail!("`direct` and `none` stand alone: give either one of them or upstreams to --via")
         }
-        _ => bail!("chains of several hops come with a later version: give --via once"),
+        _ => chain(specs),
     }
+}
+
+fn chain(specs: &[String]) -> Result<Via> {
+    ensure!(specs.len() <= MAX_HOPS, "{} upstreams are given: a chain has at most {MAX_HOPS} hops", specs.len());
+    let hops = specs.iter().map(|spec| hop(spec)).collect::<Result<Vec<_>>>()?;
+    for hop in hops.iter().skip(1) {
+        // The hop before it would look for it on its own machine.
+        match &hop.endpoint {
+            Endpoint::Tcp { .. } => {}
+            Endpoint::Unix(_) => {
+                bail!("`{}` is a socket of this machine: put it first in the chain", shown(&hop.to_string()))
+            }
+            Endpoint::FindTor => {
+                bail!("`tor` is this machine's Tor: put it first in the chain, or name another by tor://HOST:PORT")
+            }
+        }
+    }
+    Ok(Via::Chain(hops))
 }
 
 fn hop(spec: &str) -> Result<Hop> {
@@ -54,13 +74,15 @@ fn hop(spec: &str) -> Result<Hop> {
     if spec.starts_with('@') {
         bail!("`{}` in place of an upstream: a file cannot name another file", shown(spec));
     }
-    if let Some(path) = spec.strip_prefix("tor:").filter(|rest| !rest.starts_with("//")) {
-        ensure!(path.starts_with('/'), "`{}` needs an absolute path: tor:/run/tor/socks", shown(spec));
-        let endpoint = Endpoint::Unix(Path::new(path).to_owned());
-        return Ok(Hop { kind: HopKind::Tor, endpoint, credentials: None });
-    }
-    if spec.starts_with("unix:") {
-        bail!("`unix:` comes with a later version: use socks5h://HOST:PORT");
+    for (scheme, kind, example) in
+        [("tor:", HopKind::Tor, "tor:/run/tor/socks"), ("unix:", HopKind::Socks5, "unix:/run/proxy/socks")]
+    {
+        // `tor://` names a host.
+        if let Some(path) = spec.strip_prefix(scheme).filter(|rest| kind != HopKind::Tor || !rest.starts_with("//")) {
+            let is_path = path.starts_with('/') && !path.starts_with("//");
+            ensure!(is_path, "`{}` needs an absolute path: {example}", shown(spec));
+            return Ok(Hop { kind, endpoint: Endpoint::Unix(Path::new(path).to_owned()), credentials: None });
+        }
     }
     let Some((scheme, rest)) = spec.split_once("://") else {
         return Err(no_scheme(spec));
@@ -76,11 +98,11 @@ fn hop(spec: &str) -> Result<Hop> {
 
 fn kind(scheme: &str) -> Result<HopKind> {
     let lower = scheme.to_ascii_lowercase();
+    if lower == "socks4" {
+        bail!("`socks4://` carries no names, so they would be resolved here: use socks4a://HOST:PORT");
+    }
     match SCHEMES.iter().find(|(known, _)| *known == lower) {
-        Some((_, Some(kind))) => Ok(*kind),
-        Some((known, None)) => {
-            bail!("`{known}://` comes with a later version: use socks5h://HOST:PORT or http://HOST:PORT")
-        }
+        Some((_, kind)) => Ok(*kind),
         None => Err(match nearest(&lower) {
             Some(near) => anyhow!("`{}://` is no scheme: did you mean {near}://HOST:PORT?", shown(scheme)),
             None => anyhow!("`{}://` is no scheme: use socks5h://HOST:PORT", shown(scheme)),
@@ -104,7 +126,8 @@ fn parse_endpoint(scheme: &str, kind: HopKind, authority: &str) -> Result<Endpoi
     let host: Host = host.parse()?;
     let port = match (port, kind) {
         (Some(port), _) => parse_port(port)?,
-        (None, HopKind::Socks5) => SOCKS_PORT,
+        (None, HopKind::Socks5 | HopKind::Socks4a) => SOCKS_PORT,
+        (None, HopKind::Https) => HTTPS_PORT,
         (None, HopKind::Tor) => TOR_PORT,
         // 3128, 8080, 1080 and 80 are all somebody's default, so none is ours.
         (None, HopKind::Http) => bail!("http://{host} needs a port, for example http://{host}:3128"),
@@ -115,6 +138,9 @@ fn parse_endpoint(scheme: &str, kind: HopKind, authority: &str) -> Result<Endpoi
 fn parse_credentials(text: &str, kind: HopKind) -> Result<Credentials> {
     if kind == HopKind::Tor {
         bail!("tor:// takes no user and password: they would choose the circuit, which each launch has for itself");
+    }
+    if kind == HopKind::Socks4a && text.contains(':') {
+        bail!("socks4a:// takes a user id and no password: write socks4a://USER@HOST:PORT, or use socks5h://");
     }
     let (user, password) = text.split_once(':').unwrap_or((text, ""));
     // None of these messages may quote what it is about.
@@ -128,7 +154,7 @@ fn parse_credentials(text: &str, kind: HopKind) -> Result<Credentials> {
     let credentials = Credentials { user: decoded(user)?, password: decoded(password)? };
     ensure!(!credentials.user.is_empty(), "the user before the @ is empty: write USER:PASSWORD@HOST:PORT");
     ensure!(
-        kind != HopKind::Http || !credentials.user.contains(':'),
+        !matches!(kind, HopKind::Http | HopKind::Https) || !credentials.user.contains(':'),
         "the user has a colon in it, which HTTP's Basic authentication cannot carry"
     );
     Ok(credentials)
@@ -163,8 +189,7 @@ fn shown(text: &str) -> String {
 }
 
 fn nearest(scheme: &str) -> Option<&'static str> {
-    let usable = SCHEMES.iter().filter(|(_, kind)| kind.is_some());
-    let near = usable.map(|(known, _)| (distance(known, scheme), *known));
+    let near = SCHEMES.iter().map(|(known, _)| (distance(known, scheme), *known));
     near.min_by_key(|(distance, _)| *distance).filter(|(distance, _)| *distance <= 2).map(|(_, known)| known)
 }
 

@@ -13,8 +13,9 @@ use tokio::net::{TcpListener, TcpStream};
 /// Long enough for a loaded machine; only a failing test waits for it.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
+/// `via` may be several specs, one a line.
 pub fn forwarder(via: &str, allowed: &[&str], limits: Limits) -> Forwarder {
-    let via = Via::parse(&[via.to_owned()]).unwrap();
+    let via = Via::parse(&via.lines().map(str::to_owned).collect::<Vec<_>>()).unwrap();
     let allowed = allowed.iter().map(|text| text.parse().unwrap()).collect();
     Forwarder::new(&via, allowed, limits).unwrap()
 }
@@ -90,20 +91,40 @@ pub async fn socks5_session(
     log: &Seen,
 ) -> std::io::Result<()> {
     let note = |line: String| log.lock().unwrap().push(line);
+    let Some((given, target)) = socks5_request(&mut stream, login).await? else { return Ok(()) };
+    if let Some(given) = given {
+        note(format!("login {given}"));
+    }
+    note(format!("connect {target}"));
+    stream.write_all(&[5, code, 0, 1, 0, 0, 0, 0, 0, 0]).await?;
+    let (mut reader, mut writer) = tokio::io::split(stream);
+    tokio::io::copy(&mut reader, &mut writer).await?;
+    writer.shutdown().await
+}
+
+/// Reads a SOCKS5 client's login, if it made one, and its target; `None` if it was turned away.
+pub async fn socks5_request(
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    login: Option<(&str, &str)>,
+) -> std::io::Result<Option<(Option<String>, String)>> {
     assert_eq!(stream.read_u8().await?, 5);
     let mut methods = vec![0; stream.read_u8().await?.into()];
     stream.read_exact(&mut methods).await?;
+    let mut given = None;
     if methods.contains(&2) {
         stream.write_all(&[5, 2]).await?;
         assert_eq!(stream.read_u8().await?, 1);
-        let user = counted(&mut stream).await?;
-        let password = counted(&mut stream).await?;
+        let user = counted(stream).await?;
+        let password = counted(stream).await?;
         let good = login.is_none_or(|login| login == (&user, &password));
-        note(format!("login {user} {password}"));
         stream.write_all(&[1, u8::from(!good)]).await?;
+        if !good {
+            return Ok(None);
+        }
+        given = Some(format!("{user} {password}"));
     } else if login.is_some() {
         stream.write_all(&[5, 0xff]).await?;
-        return Ok(());
+        return Ok(None);
     } else {
         stream.write_all(&[5, 0]).await?;
     }
@@ -111,14 +132,10 @@ pub async fn socks5_session(
     stream.read_exact(&mut head).await?;
     let target = match head[3] {
         1 => std::net::Ipv4Addr::from(stream.read_u32().await?).to_string(),
-        3 => format!("name {}", counted(&mut stream).await?),
+        3 => format!("name {}", counted(stream).await?),
         _ => format!("[{}]", std::net::Ipv6Addr::from(stream.read_u128().await?)),
     };
-    note(format!("connect {target} {}", stream.read_u16().await?));
-    stream.write_all(&[5, code, 0, 1, 0, 0, 0, 0, 0, 0]).await?;
-    let (mut reader, mut writer) = tokio::io::split(stream);
-    tokio::io::copy(&mut reader, &mut writer).await?;
-    writer.shutdown().await
+    Ok(Some((given, format!("{target} {}", stream.read_u16().await?))))
 }
 
 async fn counted(stream: &mut (impl AsyncRead + Unpin)) -> std::io::Result<String> {

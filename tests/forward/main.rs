@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
+mod broken_hops;
+mod chains;
+mod hops;
 mod hostile;
 mod lab;
 mod peers;

@@ -13,6 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::destination::Destination;
+use crate::via::Credentials;
 
 use super::failure::Failure;
 pub(super) use head::{HeadError, read_head};
@@ -68,6 +69,11 @@ impl Request {
             Request::Tunnel(tunnel) => &tunnel.destination,
             Request::Plain(plain) => &plain.destination,
         }
+    }
+
+    /// The user and password that the client gave, whatever they are: they divide circuits, and open nothing.
+    pub(super) fn caller(&self) -> Option<&Credentials> {
+        None
     }
 
     /// Answers that the tunnel stands. Returns the client, and what it sent already.

@@ -17,10 +17,14 @@ pub(super) async fn connect(
     authorization: Option<&str>,
     destination: &Destination,
 ) -> Result<Connected, Failure> {
-    let broken = || Failure::general(format!("the HTTP upstream {at} closed the connection, asked for {destination}"));
+    let broken = || {
+        let message = format!("the HTTP upstream {at} closed the connection, asked to connect to {destination}");
+        Failure::general(message).of_upstream()
+    };
     let authorization = authorization.map_or_else(String::new, |value| format!("Proxy-Authorization: {value}\r\n"));
     let request = format!("CONNECT {destination} HTTP/1.1\r\nHost: {destination}\r\n{authorization}\r\n");
     hop.write_all(request.as_bytes()).await.map_err(|_| broken())?;
+    hop.flush().await.map_err(|_| broken())?;
 
     let mut reader = BufReader::new(hop);
     loop {
@@ -38,7 +42,7 @@ pub(super) async fn connect(
                 return Ok(Connected { stream: reader.into_inner(), early });
             }
             Some(code) => return Err(declined(code, at, destination)),
-            None => return Err(Failure::general(format!("{at} does not speak HTTP")).of_upstream()),
+            None => return Err(Failure::general(format!("the upstream {at} does not speak HTTP")).of_upstream()),
         }
     }
 }

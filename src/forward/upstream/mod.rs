@@ -1,33 +1,44 @@
 //! The way out, as the forwarder walks it. There is none beside it: what fails, fails.
 
+mod budget;
+mod chain;
 mod direct;
 mod http;
+mod isolation;
+mod link;
+mod resolve;
+mod socks4a;
 mod socks5;
+mod trust;
 
 use anyhow::{Result, bail};
-use base64::prelude::{BASE64_STANDARD, Engine};
-use tokio::net::UnixStream;
-use tokio::time::{error::Elapsed, timeout};
+use rustls::RootCertStore;
 
+use crate::cli::Isolate;
 use crate::destination::Destination;
-use crate::via::{Credentials, Endpoint, Hop, HopKind, Via};
+use crate::via::{Credentials, Via};
 
 use super::admission::Admission;
 use super::failure::Failure;
 use super::limits::Limits;
 use super::request::Form;
 use super::stream::Stream;
+use budget::Budget;
+use chain::Chain;
+use isolation::{Errand, Isolation};
+use trust::Trust;
 
 /// Where connections come from.
 pub(super) struct Upstream {
     way: Way,
+    isolation: Isolation,
+    trust: Trust,
     limits: Limits,
 }
 
 enum Way {
     Direct,
-    Socks5 { at: Endpoint, credentials: Option<Credentials> },
-    Http { at: Endpoint, authorization: Option<String> },
+    Chain(Chain),
 }
 
 /// A connection to a destination.
@@ -37,41 +48,51 @@ pub(super) struct Connected {
     pub(super) early: Vec<u8>,
 }
 
+impl From<Stream> for Connected {
+    fn from(stream: Stream) -> Self {
+        Self { stream, early: Vec::new() }
+    }
+}
+
 impl Upstream {
     /// The way out that `via` describes. Tor must have been found.
     pub(super) fn new(via: &Via, limits: Limits) -> Result<Self> {
         let way = match via {
             Via::Direct => Way::Direct,
             Via::None => bail!("--via none has no forwarder: appfw forward needs a way out"),
-            Via::Chain(hops) => match hops.as_slice() {
-                [hop] => Way::through(hop.clone())?,
-                _ => bail!("chains of several hops come with a later version: give --via once"),
-            },
+            Via::Chain(hops) => Way::Chain(Chain::new(hops)?),
         };
-        Ok(Self { way, limits })
+        Ok(Self { way, isolation: Isolation::new(Isolate::default(), None)?, trust: Trust::default(), limits })
     }
 
-    /// A connection to `destination`.
-    pub(super) async fn tunnel(&self, destination: &Destination, admission: &Admission) -> Result<Connected, Failure> {
-        let Limits { connect, answer, .. } = self.limits;
+    /// Divides Tor's circuits so.
+    pub(super) fn isolating(self, isolate: Isolate, key: Option<&str>) -> Result<Self> {
+        Ok(Self { isolation: Isolation::new(isolate, key)?, ..self })
+    }
+
+    /// Trusts these authorities, not the system's.
+    pub(super) fn trusting(self, roots: RootCertStore) -> Self {
+        Self { trust: Trust::in_these(roots), ..self }
+    }
+
+    /// A connection to `destination`, for the app's `caller`.
+    pub(super) async fn tunnel(
+        &self,
+        destination: &Destination,
+        caller: Option<&Credentials>,
+        admission: &Admission,
+    ) -> Result<Connected, Failure> {
+        let budget = Budget::new(&self.limits);
         match &self.way {
             Way::Direct => {
-                let connecting = timeout(connect, direct::connect(destination, admission)).await;
-                let stream = connecting
-                    .unwrap_or_else(|_| Err(Failure::timed_out(format_args!("connecting to {destination}"))))?;
-                Ok(Connected { stream, early: Vec::new() })
+                let connected = budget.connecting(direct::connect(destination, admission)).await;
+                let late = |_| Err(Failure::timed_out(format_args!("connecting to {destination}")));
+                connected.unwrap_or_else(late).map(Connected::from)
             }
-            Way::Socks5 { at, credentials } => {
-                let greeting = async { socks5::greet(dial(at).await?, at, credentials.as_ref()).await };
-                let hop = reached(at, timeout(connect, greeting).await)?;
-                let asked = timeout(answer, socks5::ask(hop, at, destination)).await;
-                let stream = asked.unwrap_or_else(|_| Err(unanswered(at, destination)))?;
-                Ok(Connected { stream, early: Vec::new() })
-            }
-            Way::Http { at, authorization } => {
-                let hop = reached(at, timeout(connect, dial(at)).await)?;
-                let asked = timeout(answer, http::connect(hop, at, authorization.as_deref(), destination)).await;
-                asked.unwrap_or_else(|_| Err(unanswered(at, destination)))
+            Way::Chain(chain) => {
+                let errand = self.errand(caller, destination);
+                let (link, stream) = chain.reach(&errand, &budget).await?;
+                link.ask(stream, destination, &budget).await
             }
         }
     }
@@ -80,64 +101,20 @@ impl Upstream {
     pub(super) async fn plain(
         &self,
         destination: &Destination,
+        caller: Option<&Credentials>,
         admission: &Admission,
     ) -> Result<(Connected, Form), Failure> {
-        match &self.way {
-            Way::Http { at, authorization } => {
-                let stream = reached(at, timeout(self.limits.connect, dial(at)).await)?;
-                let connected = Connected { stream, early: Vec::new() };
-                Ok((connected, Form::Absolute { authorization: authorization.clone() }))
-            }
-            _ => Ok((self.tunnel(destination, admission).await?, Form::Origin)),
+        if let Way::Chain(chain) = &self.way
+            && let Some(authorization) = chain.last().http_authorization()
+        {
+            let errand = self.errand(caller, destination);
+            let (_, stream) = chain.reach(&errand, &Budget::new(&self.limits)).await?;
+            return Ok((stream.into(), Form::Absolute { authorization: authorization.clone() }));
         }
+        Ok((self.tunnel(destination, caller, admission).await?, Form::Origin))
     }
-}
 
-/// Connects to the upstream itself, which may well be on this host.
-async fn dial(at: &Endpoint) -> Result<Stream, Failure> {
-    let unreachable = |why: String| Failure::general(format!("the upstream {at} cannot be reached: {why}"));
-    let connected = match at {
-        Endpoint::Tcp { host, port } => {
-            let addresses = direct::resolve(host, *port).await.map_err(|failure| unreachable(failure.message))?;
-            direct::connect_any(addresses).await.map(Stream::Tcp)
-        }
-        Endpoint::Unix(path) => UnixStream::connect(path).await.map(Stream::Unix),
-        Endpoint::FindTor => return Err(unreachable("it has not been looked for".into())),
-    };
-    connected.map_err(|error| unreachable(error.to_string()))
-}
-
-/// Whatever went wrong before the upstream was asked for anything is the upstream's fault.
-fn reached<T>(at: &Endpoint, result: Result<Result<T, Failure>, Elapsed>) -> Result<T, Failure> {
-    let result = result.unwrap_or_else(|_| Err(Failure::timed_out(format_args!("connecting to the upstream {at}"))));
-    result.map_err(Failure::of_upstream)
-}
-
-fn unanswered(at: &Endpoint, destination: &Destination) -> Failure {
-    Failure::timed_out(format_args!("the upstream {at}, asked for {destination},"))
-}
-
-impl Way {
-    fn through(hop: Hop) -> Result<Self> {
-        let Hop { kind, endpoint: at, credentials } = hop;
-        Ok(match kind {
-            HopKind::Socks5 => Way::Socks5 { at, credentials },
-            HopKind::Tor => Way::Socks5 { at, credentials: Some(isolation()?) },
-            HopKind::Http => {
-                let basic = |known: Credentials| BASE64_STANDARD.encode(format!("{}:{}", known.user, known.password));
-                Way::Http { at, authorization: credentials.map(|known| format!("Basic {}", basic(known))) }
-            }
-        })
+    fn errand<'a>(&'a self, caller: Option<&'a Credentials>, destination: &'a Destination) -> Errand<'a> {
+        Errand { isolation: &self.isolation, trust: &self.trust, caller, host: &destination.host }
     }
-}
-
-/// Tor builds separate circuits for separate SOCKS credentials (IsolateSOCKSAuth, on by default):
-/// new ones in each process keep launches apart.
-fn isolation() -> Result<Credentials> {
-    let word = || -> Result<String> {
-        let mut random = [0; 16];
-        rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
-        Ok(format!("{:032x}", u128::from_ne_bytes(random)))
-    };
-    Ok(Credentials { user: format!("appfw-{}", word()?), password: word()? })
 }
