@@ -16,6 +16,11 @@ const HANDSHAKE_TIME: Duration = Duration::from_secs(30);
 const CONNECT_TIME: Duration = Duration::from_secs(30);
 /// From there to the upstream's answer. Tor itself gives up after two minutes (SocksTimeout).
 const ANSWER_TIME: Duration = Duration::from_secs(125);
+/// From an HTTP answer to the next request on the same connection. Longer than apt and browsers pause
+/// while they work; those that come later open another connection.
+const KEEP_ALIVE_TIME: Duration = Duration::from_secs(60);
+/// A user or a name in SOCKS4, with its NUL: as long as one can be in SOCKS5.
+pub(super) const SOCKS4_TEXT: usize = 256;
 /// An HTTP head: curl's own limit is 100 KB for all headers, Apache's 8 KB a line.
 pub(super) const HEAD_BYTES: u64 = 64 * 1024;
 /// Headers of one head. httparse wants a number; Apache takes 100.
@@ -38,11 +43,19 @@ pub struct Limits {
     pub connect: Duration,
     /// Time for the upstream's answer.
     pub answer: Duration,
+    /// Time between an HTTP answer and the next request on the same connection.
+    pub keep_alive: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { connections: CONNECTIONS, handshake: HANDSHAKE_TIME, connect: CONNECT_TIME, answer: ANSWER_TIME }
+        Self {
+            connections: CONNECTIONS,
+            handshake: HANDSHAKE_TIME,
+            connect: CONNECT_TIME,
+            answer: ANSWER_TIME,
+            keep_alive: KEEP_ALIVE_TIME,
+        }
     }
 }
 

@@ -3,8 +3,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 mod hostile;
+mod journal;
 mod lab;
 mod peers;
+mod plain;
 mod refusals;
 mod relay;
+mod socks;
 mod upstreams;

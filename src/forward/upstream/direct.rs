@@ -1,11 +1,12 @@
 //! By the host's own network. Here names are resolved, and only here the app's names are.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use fast_socks5::ReplyError;
 use tokio::net::{TcpStream, lookup_host};
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use crate::destination::{Destination, Host};
@@ -38,6 +39,33 @@ pub(super) async fn resolve(host: &Host, port: u16) -> Result<Vec<SocketAddr>, F
         Err(error) => return Err(unresolved(error.to_string())),
     };
     if addresses.is_empty() { Err(unresolved("it has no address".into())) } else { Ok(addresses) }
+}
+
+/// The addresses of `name` that may be dialled; the app is to know no others.
+pub(super) async fn addresses(name: &str, admission: &Admission) -> Result<Vec<IpAddr>, Failure> {
+    let host: Host = name.parse().map_err(|error: anyhow::Error| Failure::malformed(format!("{error:#}")))?;
+    let resolved = resolve(&host, 0).await?;
+    let dialable = admission.dialable(&Destination { host, port: 0 }, resolved)?;
+    Ok(dialable.into_iter().map(|address| address.ip()).collect())
+}
+
+/// The name of `address`, by this host's resolver.
+pub(super) async fn name(address: IpAddr, admission: &Admission) -> Result<String, Failure> {
+    let unnamed = |why: String| Failure {
+        reply: ReplyError::HostUnreachable,
+        ..Failure::general(format!("{address} has no name: {why}"))
+    };
+    let found = spawn_blocking(move || dns_lookup::lookup_addr(&address)).await;
+    let name = found.map_err(|error| unnamed(error.to_string()))?.map_err(|error| unnamed(error.to_string()))?;
+    match name.parse() {
+        Ok(Host::Name(name)) => {
+            admission.check(&Destination { host: Host::Name(name.clone()), port: 0 })?;
+            Ok(name)
+        }
+        // getnameinfo(3) gives the address itself where there is no name.
+        Ok(Host::Ip(_)) => Err(unnamed("the resolver knows none".into())),
+        Err(error) => Err(unnamed(format!("{error:#}"))),
+    }
 }
 
 /// Connects to the first of `addresses` that answers; the last one's error stands for all.

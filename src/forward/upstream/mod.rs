@@ -4,8 +4,11 @@ mod direct;
 mod http;
 mod socks5;
 
+use std::net::IpAddr;
+
 use anyhow::{Result, bail};
 use base64::prelude::{BASE64_STANDARD, Engine};
+use fast_socks5::ReplyError;
 use tokio::net::UnixStream;
 use tokio::time::{error::Elapsed, timeout};
 
@@ -98,6 +101,37 @@ impl Upstream {
             _ => Ok((self.tunnel(destination, caller, admission).await?, Form::Origin)),
         }
     }
+
+    /// The addresses of `name`, by whoever resolves names on this way out.
+    pub(super) async fn resolve(
+        &self,
+        name: &str,
+        caller: Option<&Credentials>,
+        admission: &Admission,
+    ) -> Result<Vec<IpAddr>, Failure> {
+        let _ = caller;
+        let Way::Direct = &self.way else { return Err(unresolving()) };
+        let looking = timeout(self.limits.connect, direct::addresses(name, admission)).await;
+        looking.unwrap_or_else(|_| Err(Failure::timed_out(format_args!("looking up {name}"))))
+    }
+
+    /// The name of `address`, by the same.
+    pub(super) async fn resolve_ptr(
+        &self,
+        address: IpAddr,
+        caller: Option<&Credentials>,
+        admission: &Admission,
+    ) -> Result<String, Failure> {
+        let _ = caller;
+        let Way::Direct = &self.way else { return Err(unresolving()) };
+        let looking = timeout(self.limits.connect, direct::name(address, admission)).await;
+        looking.unwrap_or_else(|_| Err(Failure::timed_out(format_args!("looking up {address}"))))
+    }
+}
+
+fn unresolving() -> Failure {
+    let message = "the upstream does not resolve names: connect by name, and the name is resolved there";
+    Failure { reply: ReplyError::CommandNotSupported, ..Failure::general(message) }
 }
 
 /// Connects to the upstream itself, which may well be on this host.
