@@ -28,50 +28,77 @@ const KEEPALIVE_AFTER: Duration = Duration::from_secs(120);
 pub(super) async fn serve(forwarder: &Forwarder, client: TcpStream, is_full: bool) {
     prepare(&client);
     // Getting connected takes more memory than being so: boxed, it does not stay in this task.
-    let mut next = Box::pin(listen(forwarder, Request::read(client), is_full)).await;
-    while let Some(request) = next {
-        let started = Instant::now();
-        let client = match Box::pin(judge(forwarder, request, is_full)).await {
-            Ok(request) => answer(forwarder, request, started).await,
+    let Some((record, open)) = Box::pin(open(forwarder, client, is_full)).await else { return };
+    let Open { client, early, upstream } = open;
+    let carried = carry(&client, &early, upstream, &record.traffic).await;
+    record.write(forwarder, carried.map_err(|error| Failure::system("broke off", &error)));
+}
+
+/// Serves requests until one opens a tunnel; `None` if none does.
+async fn open(forwarder: &Forwarder, client: TcpStream, is_full: bool) -> Option<(Record, Open)> {
+    let mut request = listen(forwarder, Request::read(client), is_full).await?;
+    loop {
+        let client = match judge(forwarder, request, is_full).await {
+            Ok(request) => {
+                let record = Record::of(&request);
+                match answer(forwarder, request, &record.traffic).await {
+                    Answered::Open(open) => return Some((record, open)),
+                    Answered::Over(outcome, client) => {
+                        record.write(forwarder, outcome);
+                        client
+                    }
+                }
+            }
             Err(client) => client,
         };
-        next = match client {
-            Some(client) if !is_full => Box::pin(listen_again(forwarder, client)).await,
-            _ => return,
-        };
+        request = listen_again(forwarder, client?).await?;
     }
 }
 
-/// Does what is asked, and logs it. Returns the client if it may ask for something else.
-async fn answer(forwarder: &Forwarder, request: Request, started: Instant) -> Option<Client> {
-    let destination = request.destination().clone();
-    let traffic = Traffic::default();
-    let Served { outcome, after } = match request {
-        Request::Plain(plain) => Box::pin(exchange(forwarder, *plain, &traffic)).await,
-        Request::Lookup(lookup) => Served::done(Box::pin(look_up(forwarder, lookup)).await),
-        request => match Box::pin(connect(forwarder, request)).await {
-            Ok(open) => Served { outcome: Ok(()), after: Next::Tunnel(open) },
-            Err(failure) => Served::done(Err(failure)),
-        },
-    };
-    let (outcome, client) = match after {
-        Next::Tunnel(Open { client, early, upstream }) => {
-            let carried = carry(&client, &early, upstream, &traffic).await;
-            (carried.map_err(|error| Failure::system("broke off", &error)), None)
-        }
-        Next::Client(client) => (outcome, Some(client)),
-        Next::Nothing => (outcome, None),
-    };
-    let Traffic { sent, received } = &traffic;
-    let (sent, received) = (sent.load(Relaxed), received.load(Relaxed));
-    let ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-    match outcome {
-        Ok(()) => info!(%destination, via = forwarder.via, sent, received, ms, "done"),
-        // Connections break off; that there is none is worth more attention.
-        Err(failure) if received > 0 => info!(%destination, via = forwarder.via, sent, received, ms, "{failure}"),
-        Err(failure) => warn!(%destination, via = forwarder.via, sent, ms, "{failure}"),
+/// What is told of a request once it is over.
+struct Record {
+    destination: Destination,
+    started: Instant,
+    traffic: Traffic,
+}
+
+impl Record {
+    fn of(request: &Request) -> Self {
+        Self { destination: request.destination().clone(), started: Instant::now(), traffic: Traffic::default() }
     }
-    client
+
+    fn write(&self, forwarder: &Forwarder, outcome: Result<(), Failure>) {
+        let Self { destination, started, traffic: Traffic { sent, received } } = self;
+        let (sent, received) = (sent.load(Relaxed), received.load(Relaxed));
+        let ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        match outcome {
+            Ok(()) => info!(%destination, via = forwarder.via, sent, received, ms, "done"),
+            // Connections break off; that there is none is worth more attention.
+            Err(failure) if received > 0 => info!(%destination, via = forwarder.via, sent, received, ms, "{failure}"),
+            Err(failure) => warn!(%destination, via = forwarder.via, sent, ms, "{failure}"),
+        }
+    }
+}
+
+/// What became of a request.
+enum Answered {
+    /// A tunnel is open.
+    Open(Open),
+    /// It is over, and the client may ask for something else if it is still there.
+    Over(Result<(), Failure>, Option<Client>),
+}
+
+/// Does what is asked.
+async fn answer(forwarder: &Forwarder, request: Request, traffic: &Traffic) -> Answered {
+    match request {
+        // The same again: connections that wait for their next request are many.
+        Request::Plain(plain) => Box::pin(exchange(forwarder, *plain, traffic)).await,
+        Request::Lookup(lookup) => Answered::Over(look_up(forwarder, lookup).await, None),
+        request => match connect(forwarder, request).await {
+            Ok(open) => Answered::Open(open),
+            Err(failure) => Answered::Over(Err(failure), None),
+        },
+    }
 }
 
 /// Waits for a request; `None` if none comes.
@@ -103,25 +130,6 @@ async fn judge(forwarder: &Forwarder, request: Request, is_full: bool) -> Result
     let Err(failure) = judged else { return Ok(request) };
     warn!(destination = %request.destination(), via = forwarder.via, "{failure}");
     Err(request.refuse(&failure).await)
-}
-
-/// What became of a request, and what comes after it.
-struct Served {
-    outcome: Result<(), Failure>,
-    after: Next,
-}
-
-enum Next {
-    Nothing,
-    Client(Client),
-    Tunnel(Open),
-}
-
-impl Served {
-    /// Nothing comes after it.
-    fn done(outcome: Result<(), Failure>) -> Self {
-        Self { outcome, after: Next::Nothing }
-    }
 }
 
 /// An open tunnel.
@@ -167,7 +175,7 @@ async fn carry(client: &Stream, early: &[u8], upstream: Connected, traffic: &Tra
 }
 
 /// Carries one absolute-form request and its answer.
-async fn exchange(forwarder: &Forwarder, plain: Plain, traffic: &Traffic) -> Served {
+async fn exchange(forwarder: &Forwarder, plain: Plain, traffic: &Traffic) -> Answered {
     let Forwarder { upstream, admission, reporter, .. } = forwarder;
     let connected = if plain.is_upgrade() {
         let tunnel = upstream.tunnel(&plain.destination, plain.caller(), admission).await;
@@ -179,18 +187,17 @@ async fn exchange(forwarder: &Forwarder, plain: Plain, traffic: &Traffic) -> Ser
         Ok(connected) => connected,
         Err(failure) => {
             reporter.failure(&failure);
-            let after = plain.refuse(&failure).await.map_or(Next::Nothing, Next::Client);
-            return Served { outcome: Err(failure), after };
+            let client = plain.refuse(&failure).await;
+            return Answered::Over(Err(failure), client);
         }
     };
     match plain.exchange(upstream, &form, traffic, |failure| reporter.failure(failure)).await {
-        Ok(After::Next(client)) => Served { outcome: Ok(()), after: Next::Client(client) },
-        Ok(After::Nothing) => Served::done(Ok(())),
+        Ok(After::Next(client)) => Answered::Over(Ok(()), Some(client)),
+        Ok(After::Nothing) => Answered::Over(Ok(()), None),
         Ok(After::Tunnel { client, early, upstream }) => {
-            let open = Open { client: Stream::Tcp(client), early, upstream };
-            Served { outcome: Ok(()), after: Next::Tunnel(open) }
+            Answered::Open(Open { client: Stream::Tcp(client), early, upstream })
         }
-        Err(failure) => Served::done(Err(failure)),
+        Err(failure) => Answered::Over(Err(failure), None),
     }
 }
 

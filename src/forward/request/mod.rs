@@ -2,6 +2,8 @@
 
 mod body;
 mod client;
+#[doc(hidden)]
+pub mod fuzzing;
 mod head;
 mod http;
 mod plain;

@@ -70,25 +70,25 @@ impl Plain {
         let _ = client.close_with(&answer).await;
         None
     }
+}
 
-    /// The head as the next hop wants it. No Via and no X-Forwarded-For: nobody needs to know of us.
-    fn head_for(&self, form: &Form) -> Vec<u8> {
-        let RequestLine { method, destination, path, version } = &self.line;
-        let host = match destination {
-            Destination { host, port: 80 } => host.to_string(),
-            other => other.to_string(),
-        };
-        let target = match form {
-            Form::Origin => path.clone(),
-            Form::Absolute { .. } => format!("http://{host}{path}"),
-        };
-        let mut text = format!("{method} {target} HTTP/1.{version}\r\nHost: {host}\r\n").into_bytes();
-        if let Form::Absolute { authorization: Some(authorization) } = form {
-            text.extend_from_slice(format!("Proxy-Authorization: {authorization}\r\n").as_bytes());
-        }
-        self.head.write(&mut text, if self.is_upgrade() { Fate::Upgrades } else { Fate::Closes });
-        text
+/// A request's head as the next hop wants it. No Via and no X-Forwarded-For: nobody needs to know of us.
+pub(super) fn head_for(line: &RequestLine, head: &Head, form: &Form) -> Vec<u8> {
+    let RequestLine { method, destination, path, version } = line;
+    let host = match destination {
+        Destination { host, port: 80 } => host.to_string(),
+        other => other.to_string(),
+    };
+    let target = match form {
+        Form::Origin => path.clone(),
+        Form::Absolute { .. } => format!("http://{host}{path}"),
+    };
+    let mut text = format!("{method} {target} HTTP/1.{version}\r\nHost: {host}\r\n").into_bytes();
+    if let Form::Absolute { authorization: Some(authorization) } = form {
+        text.extend_from_slice(format!("Proxy-Authorization: {authorization}\r\n").as_bytes());
     }
+    head.write(&mut text, if head.upgrade.is_some() { Fate::Upgrades } else { Fate::Closes });
+    text
 }
 
 /// What a client's connection is good for after an exchange.
@@ -126,7 +126,7 @@ impl Plain {
         traffic: &Traffic,
         report: impl FnOnce(&Failure),
     ) -> Result<After, Failure> {
-        let head = self.head_for(form);
+        let head = head_for(&self.line, &self.head, form);
         let Self { destination, line, head: Head { framing, closes, upgrade, .. }, mut client, .. } = self;
         let (reader, mut to_upstream) = tokio::io::split(upstream.stream);
         let mut from_upstream = BufReader::new(Cursor::new(upstream.early).chain(reader));
@@ -228,22 +228,15 @@ async fn carry_answer(
             Err(HeadError::Closed) => return Ok(no_answer(line, "closed the connection without an answer")),
             Err(HeadError::TooLarge) => return Ok(no_answer(line, "sent an answer with too large a head")),
         };
-        let mut headers = [httparse::EMPTY_HEADER; HEADERS];
-        let mut response = httparse::Response::new(&mut headers);
-        let parsed = response.parse(&text);
-        let (Ok(httparse::Status::Complete(_)), Some(code), Some(version)) = (parsed, response.code, response.version)
-        else {
-            return Ok(no_answer(line, "answered something that is not HTTP"));
+        let Status { code, reason, mut head } = match Status::parse(&text) {
+            Ok(status) => status,
+            Err(what) => return Ok(no_answer(line, &what)),
         };
         if code == 407 && matches!(form, Form::Absolute { .. }) {
             return Ok(Answer::None(Failure::general("the HTTP proxy wants another user and password").of_upstream()));
         }
-        let mut head = match Head::new(response.headers, version) {
-            Ok(head) => head,
-            Err(what) => return Ok(no_answer(line, &format!("answered with {what}"))),
-        };
         // Our own version (RFC 9110 6.2): what comes is framed as we frame it.
-        let mut text = format!("HTTP/1.1 {code} {}\r\n", response.reason.unwrap_or_default()).into_bytes();
+        let mut text = format!("HTTP/1.1 {code} {reason}\r\n").into_bytes();
         match code {
             101 if asked.may_switch && head.upgrade.is_some() => {
                 head.framing = Framing::Unsaid;
@@ -282,6 +275,28 @@ async fn carry_answer(
             traffic.received.fetch_add(count?, Relaxed);
         }
         return Ok(Answer::Whole(fate));
+    }
+}
+
+/// The head of an answer.
+struct Status {
+    code: u16,
+    reason: String,
+    head: Head,
+}
+
+impl Status {
+    /// An error says what the other end did instead.
+    fn parse(text: &[u8]) -> Result<Self, String> {
+        let mut headers = [httparse::EMPTY_HEADER; HEADERS];
+        let mut response = httparse::Response::new(&mut headers);
+        let parsed = response.parse(text);
+        let (Ok(httparse::Status::Complete(_)), Some(code), Some(version)) = (parsed, response.code, response.version)
+        else {
+            return Err("answered something that is not HTTP".into());
+        };
+        let head = Head::new(response.headers, version).map_err(|what| format!("answered with {what}"))?;
+        Ok(Self { code, reason: response.reason.unwrap_or_default().to_owned(), head })
     }
 }
 
