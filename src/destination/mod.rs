@@ -78,7 +78,7 @@ impl fmt::Display for Host {
 pub struct Destination {
     /// The host.
     pub host: Host,
-    /// The port, never 0.
+    /// The port; 0 only in a question about the host, never in a connection.
     pub port: u16,
 }
 

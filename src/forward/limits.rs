@@ -24,6 +24,11 @@ pub(super) const STAGGER: Duration = Duration::from_millis(250);
 /// Addresses of one name that are tried: all that fit into [`CONNECT_TIME`] would be a hundred
 /// sockets for one connection.
 pub(super) const ADDRESSES: usize = 16;
+/// From an HTTP answer to the next request on the same connection. Longer than apt and browsers pause
+/// while they work; those that come later open another connection.
+const KEEP_ALIVE_TIME: Duration = Duration::from_secs(60);
+/// A user or a name in SOCKS4, with its NUL: as long as one can be in SOCKS5.
+pub(super) const SOCKS4_TEXT: usize = 256;
 /// An HTTP head: curl's own limit is 100 KB for all headers, Apache's 8 KB a line.
 pub(super) const HEAD_BYTES: u64 = 64 * 1024;
 /// Headers of one head. httparse wants a number; Apache takes 100.
@@ -48,6 +53,8 @@ pub struct Limits {
     pub answer: Duration,
     /// Time for all of this together, where there are several upstreams in a chain.
     pub way: Duration,
+    /// Time between an HTTP answer and the next request on the same connection.
+    pub keep_alive: Duration,
 }
 
 impl Default for Limits {
@@ -58,6 +65,7 @@ impl Default for Limits {
             connect: CONNECT_TIME,
             answer: ANSWER_TIME,
             way: WAY_TIME,
+            keep_alive: KEEP_ALIVE_TIME,
         }
     }
 }

@@ -41,6 +41,8 @@ pub use limits::Limits;
 use log::Seldom;
 pub use peer::{Peer, PeerWall};
 pub use report::{Report, Reporter};
+#[doc(hidden)]
+pub use request::fuzzing;
 use upstream::Upstream;
 
 /// Everything that connections share.

@@ -1,6 +1,8 @@
 //! One connection from its first byte to its last.
 
+use std::future::Future;
 use std::io;
+use std::net::IpAddr;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
@@ -9,11 +11,13 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
+use crate::destination::{Destination, Host};
+
 use super::Forwarder;
 use super::failure::Failure;
 use super::limits::REFUSAL_TIME;
 use super::relay::{Traffic, relay, write_all};
-use super::request::{NoRequest, Plain, Request, Unfinished, refuse};
+use super::request::{After, Client, Form, Lookup, NoRequest, Plain, Question, Request};
 use super::stream::Stream;
 use super::upstream::Connected;
 
@@ -22,54 +26,110 @@ const KEEPALIVE_AFTER: Duration = Duration::from_secs(120);
 
 /// Serves one client. If the house is full, it is told so as soon as it has made its request.
 pub(super) async fn serve(forwarder: &Forwarder, client: TcpStream, is_full: bool) {
-    let started = Instant::now();
     prepare(&client);
     // Getting connected takes more memory than being so: boxed, it does not stay in this task.
-    let Some(request) = Box::pin(listen(forwarder, client, is_full)).await else { return };
-    let destination = request.destination().clone();
-    let traffic = Traffic::default();
-    let outcome = match request {
-        Request::Plain(plain) => Box::pin(exchange(forwarder, *plain, &traffic)).await,
-        request => match Box::pin(connect(forwarder, request)).await {
-            Ok(Open { client, early, upstream }) => {
-                let carried = carry(&client, &early, upstream, &traffic).await;
-                carried.map_err(|error| Failure::system("broke off", &error))
+    let Some((record, open)) = Box::pin(open(forwarder, client, is_full)).await else { return };
+    let Open { client, early, upstream } = open;
+    let carried = carry(&client, &early, upstream, &record.traffic).await;
+    record.write(forwarder, carried.map_err(|error| Failure::system("broke off", &error)));
+}
+
+/// Serves requests until one opens a tunnel; `None` if none does.
+async fn open(forwarder: &Forwarder, client: TcpStream, is_full: bool) -> Option<(Record, Open)> {
+    let mut request = listen(forwarder, Request::read(client), is_full).await?;
+    loop {
+        let client = match judge(forwarder, request, is_full).await {
+            Ok(request) => {
+                let record = Record::of(&request);
+                match answer(forwarder, request, &record.traffic).await {
+                    Answered::Open(open) => return Some((record, open)),
+                    Answered::Over(outcome, client) => {
+                        record.write(forwarder, outcome);
+                        client
+                    }
+                }
             }
-            Err(failure) => Err(failure),
-        },
-    };
-    let Traffic { sent, received } = &traffic;
-    let (sent, received) = (sent.load(Relaxed), received.load(Relaxed));
-    let ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-    match outcome {
-        Ok(()) => info!(%destination, via = forwarder.via, sent, received, ms, "done"),
-        // Connections break off; that there is none is worth more attention.
-        Err(failure) if received > 0 => info!(%destination, via = forwarder.via, sent, received, ms, "{failure}"),
-        Err(failure) => warn!(%destination, via = forwarder.via, sent, ms, "{failure}"),
+            Err(client) => client,
+        };
+        request = listen_again(forwarder, client?).await?;
     }
 }
 
-/// Reads the request and judges it; `None` if there is nothing more to do.
-async fn listen(forwarder: &Forwarder, client: TcpStream, is_full: bool) -> Option<Request> {
+/// What is told of a request once it is over.
+struct Record {
+    destination: Destination,
+    started: Instant,
+    traffic: Traffic,
+}
+
+impl Record {
+    fn of(request: &Request) -> Self {
+        Self { destination: request.destination().clone(), started: Instant::now(), traffic: Traffic::default() }
+    }
+
+    fn write(&self, forwarder: &Forwarder, outcome: Result<(), Failure>) {
+        let Self { destination, started, traffic: Traffic { sent, received } } = self;
+        let (sent, received) = (sent.load(Relaxed), received.load(Relaxed));
+        let ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        match outcome {
+            Ok(()) => info!(%destination, via = forwarder.via, sent, received, ms, "done"),
+            // Connections break off; that there is none is worth more attention.
+            Err(failure) if received > 0 => info!(%destination, via = forwarder.via, sent, received, ms, "{failure}"),
+            Err(failure) => warn!(%destination, via = forwarder.via, sent, ms, "{failure}"),
+        }
+    }
+}
+
+/// What became of a request.
+enum Answered {
+    /// A tunnel is open.
+    Open(Open),
+    /// It is over, and the client may ask for something else if it is still there.
+    Over(Result<(), Failure>, Option<Client>),
+}
+
+/// Does what is asked.
+async fn answer(forwarder: &Forwarder, request: Request, traffic: &Traffic) -> Answered {
+    match request {
+        // The same again: connections that wait for their next request are many.
+        Request::Plain(plain) => Box::pin(exchange(forwarder, *plain, traffic)).await,
+        Request::Lookup(lookup) => Answered::Over(look_up(forwarder, lookup).await, None),
+        request => match connect(forwarder, request).await {
+            Ok(open) => Answered::Open(open),
+            Err(failure) => Answered::Over(Err(failure), None),
+        },
+    }
+}
+
+/// Waits for a request; `None` if none comes.
+async fn listen(
+    forwarder: &Forwarder,
+    reading: impl Future<Output = Result<Request, NoRequest>>,
+    is_full: bool,
+) -> Option<Request> {
     let time = if is_full { REFUSAL_TIME } else { forwarder.limits.handshake };
-    let request = match timeout(time, Request::read(client)).await {
-        Ok(Ok(request)) => request,
-        Ok(Err(NoRequest::Nothing)) => return None,
-        Ok(Err(NoRequest::Wrong(failure))) => {
-            warn!("{failure}");
-            return None;
-        }
-        Err(_) => {
-            debug!("closed a connection that made no request in {time:?}");
-            return None;
-        }
-    };
+    match timeout(time, reading).await {
+        Ok(Ok(request)) => return Some(request),
+        Ok(Err(NoRequest::Nothing)) => {}
+        Ok(Err(NoRequest::Wrong(failure))) => warn!("{failure}"),
+        Err(_) => debug!("closed a connection that made no request in {time:?}"),
+    }
+    None
+}
+
+/// Waits for one more request by a connection that has served one.
+async fn listen_again(forwarder: &Forwarder, client: Client) -> Option<Request> {
+    let client = timeout(forwarder.limits.keep_alive, client.next()).await.ok()?.ok()??;
+    listen(forwarder, Request::read_next(client), false).await
+}
+
+/// Returns the request if it may be served; if it may not, the client if it may ask for something else.
+async fn judge(forwarder: &Forwarder, request: Request, is_full: bool) -> Result<Request, Option<Client>> {
     forwarder.reporter.request();
     let judged = if is_full { Err(Failure::full()) } else { forwarder.admission.check(request.destination()) };
-    let Err(failure) = judged else { return Some(request) };
+    let Err(failure) = judged else { return Ok(request) };
     warn!(destination = %request.destination(), via = forwarder.via, "{failure}");
-    request.refuse(&failure).await;
-    None
+    Err(request.refuse(&failure).await)
 }
 
 /// An open tunnel.
@@ -115,24 +175,61 @@ async fn carry(client: &Stream, early: &[u8], upstream: Connected, traffic: &Tra
 }
 
 /// Carries one absolute-form request and its answer.
-async fn exchange(forwarder: &Forwarder, plain: Plain, traffic: &Traffic) -> Result<(), Failure> {
-    let (upstream, form) = match forwarder.upstream.plain(&plain.destination, None, &forwarder.admission).await {
+async fn exchange(forwarder: &Forwarder, plain: Plain, traffic: &Traffic) -> Answered {
+    let Forwarder { upstream, admission, reporter, .. } = forwarder;
+    let connected = if plain.is_upgrade() {
+        let tunnel = upstream.tunnel(&plain.destination, plain.caller(), admission).await;
+        tunnel.map(|connected| (connected, Form::Origin))
+    } else {
+        upstream.plain(&plain.destination, plain.caller(), admission).await
+    };
+    let (upstream, form) = match connected {
         Ok(connected) => connected,
         Err(failure) => {
-            forwarder.reporter.failure(&failure);
-            let _ = plain.refuse(&failure).await;
+            reporter.failure(&failure);
+            let client = plain.refuse(&failure).await;
+            return Answered::Over(Err(failure), client);
+        }
+    };
+    match plain.exchange(upstream, &form, traffic, |failure| reporter.failure(failure)).await {
+        Ok(After::Next(client)) => Answered::Over(Ok(()), Some(client)),
+        Ok(After::Nothing) => Answered::Over(Ok(()), None),
+        Ok(After::Tunnel { client, early, upstream }) => {
+            Answered::Open(Open { client: Stream::Tcp(client), early, upstream })
+        }
+        Err(failure) => Answered::Over(Err(failure), None),
+    }
+}
+
+/// Answers a question without a connection to anywhere.
+async fn look_up(forwarder: &Forwarder, lookup: Lookup) -> Result<(), Failure> {
+    let Forwarder { upstream, admission, reporter, .. } = forwarder;
+    let Destination { host, .. } = &lookup.destination;
+    let found = match (host, lookup.question) {
+        (_, Question::Name(address)) => {
+            upstream.resolve_ptr(address, lookup.caller(), admission).await.map(Found::Name)
+        }
+        // Who asks for the address of an address knows it.
+        (Host::Ip(address), Question::Address) => Ok(Found::Addresses(vec![*address])),
+        (Host::Name(name), Question::Address) => {
+            upstream.resolve(name, lookup.caller(), admission).await.map(Found::Addresses)
+        }
+    };
+    let answered = match found {
+        Ok(Found::Addresses(addresses)) => lookup.answer_address(&addresses).await,
+        Ok(Found::Name(name)) => lookup.answer_name(name).await,
+        Err(failure) => {
+            reporter.failure(&failure);
+            let _ = lookup.refuse(&failure).await;
             return Err(failure);
         }
     };
-    match plain.exchange(upstream, &form, traffic).await {
-        Ok(()) => Ok(()),
-        Err(Unfinished::Unanswered(client, failure)) => {
-            forwarder.reporter.failure(&failure);
-            let _ = refuse(client, &failure).await;
-            Err(failure)
-        }
-        Err(Unfinished::BrokenOff(failure)) => Err(failure),
-    }
+    answered.map_err(|error| Failure::system("the client went away", &error))
+}
+
+enum Found {
+    Addresses(Vec<IpAddr>),
+    Name(String),
 }
 
 /// Best effort: a socket without these works as well, if not as nicely.

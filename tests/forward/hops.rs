@@ -154,7 +154,7 @@ async fn serve(
 }
 
 async fn socks4a_request(
-    stream: &mut (impl AsyncRead + AsyncWrite + tokio::io::AsyncBufRead + Unpin),
+    stream: &mut (impl AsyncWrite + tokio::io::AsyncBufRead + Unpin),
     login: Option<(&str, &str)>,
 ) -> std::io::Result<Option<String>> {
     assert_eq!((stream.read_u8().await?, stream.read_u8().await?), (4, 1));
@@ -176,7 +176,7 @@ async fn socks4a_request(
 }
 
 async fn http_request(
-    stream: &mut (impl AsyncRead + AsyncWrite + tokio::io::AsyncBufRead + Unpin),
+    stream: &mut (impl AsyncWrite + tokio::io::AsyncBufRead + Unpin),
     login: Option<(&str, &str)>,
 ) -> std::io::Result<Option<String>> {
     let head = head(stream).await;

@@ -235,10 +235,11 @@ pub async fn socks_raw(forwarder: SocketAddr, address: &[u8], port: u16) -> (u8,
     (reply[1], stream)
 }
 
-/// Says `request` and returns everything that comes back.
+/// Says `request`, and that it is all, and returns everything that comes back.
 pub async fn say(forwarder: SocketAddr, request: impl AsRef<[u8]>) -> String {
     let mut stream = TcpStream::connect(forwarder).await.unwrap();
     stream.write_all(request.as_ref()).await.unwrap();
+    stream.shutdown().await.unwrap();
     let mut answer = Vec::new();
     tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("no end").unwrap();
     String::from_utf8_lossy(&answer).into_owned()

@@ -4,10 +4,14 @@
 
 mod broken_hops;
 mod chains;
+mod endurance;
 mod hops;
 mod hostile;
+mod journal;
 mod lab;
 mod peers;
+mod plain;
 mod refusals;
 mod relay;
+mod socks;
 mod upstreams;

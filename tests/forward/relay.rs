@@ -142,8 +142,10 @@ async fn a_plain_request_is_what_the_client_would_have_sent() {
 async fn bodies_end_where_they_say() {
     let (origin, log) = origin("HTTP/1.1 204 None\r\n\r\n").await;
     let forwarder = start("direct", &["localhost"]).await;
-    let post = |headers: &str, body: &str| format!("POST http://{origin}/ HTTP/1.1\r\n{headers}\r\n\r\n{body}");
-    // What stands behind a body is nobody's second request.
+    let post = |headers: &str, body: &str| {
+        format!("POST http://{origin}/ HTTP/1.1\r\nConnection: close\r\n{headers}\r\n\r\n{body}")
+    };
+    // What stands behind the last body is nobody's second request.
     let smuggled = "GET http://evil.test/ HTTP/1.1\r\n\r\n";
     let bodies = [
         ("Content-Length: 5", format!("12345{smuggled}"), "Content-Length: 5\r\nConnection: close\r\n\r\n12345"),
@@ -206,7 +208,7 @@ async fn large_bodies_both_ways() {
 #[tokio::test]
 async fn answers_of_every_kind() {
     for (method, answer, told) in [
-        ("GET", "HTTP/1.0 200 OK\r\n\r\nuntil the end", "HTTP/1.0 200 OK\r\nConnection: close\r\n\r\nuntil the end"),
+        ("GET", "HTTP/1.0 200 OK\r\n\r\nuntil the end", "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nuntil the end"),
         (
             "GET",
             "HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\njunk",
@@ -230,7 +232,8 @@ async fn answers_of_every_kind() {
     ] {
         let (origin, _) = origin(answer).await;
         let forwarder = start("direct", &["localhost"]).await;
-        assert_eq!(say(forwarder, format!("{method} http://{origin}/ HTTP/1.1\r\n\r\n")).await, told);
+        let request = format!("{method} http://{origin}/ HTTP/1.1\r\nConnection: close\r\n\r\n");
+        assert_eq!(say(forwarder, request).await, told);
     }
     for answer in [
         "",

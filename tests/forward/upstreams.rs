@@ -75,7 +75,7 @@ async fn http_upstream() {
     assert!(echoes(&mut stream, "hello").await);
 
     let answer =
-        say(forwarder, "GET http://Web.test/x HTTP/1.1\r\nHost: Web.test\r\nProxy-Authorization: Basic YTpi\r\n\r\n")
+        say(forwarder, "GET http://Web.test/x HTTP/1.1\r\nHost: Web.test\r\nConnection: close\r\nProxy-Authorization: Basic YTpi\r\n\r\n")
             .await;
     assert!(answer.ends_with("Connection: close\r\n\r\nproxy"), "{answer}");
 

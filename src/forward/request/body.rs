@@ -20,10 +20,22 @@ pub(crate) async fn copy_body(
     let count = match framing {
         Framing::Unsaid => tokio::io::copy_buf(from, to).await?,
         Framing::Length(length) => copy_exactly(length, from, to).await?,
-        Framing::Chunked => copy_chunks(from, to).await?,
+        Framing::Chunked => copy_chunks(from, to, true).await?,
     };
     to.flush().await?;
     Ok(count)
+}
+
+/// Carries a body to a reader that knows no chunks, as HTTP/1.0 doesn't: it ends with the stream.
+pub(crate) async fn copy_unframed(
+    framing: Framing,
+    from: &mut (impl AsyncBufRead + Unpin),
+    to: &mut (impl AsyncWrite + Unpin),
+) -> io::Result<u64> {
+    match framing {
+        Framing::Chunked => copy_chunks(from, to, false).await,
+        other => copy_body(other, from, to).await,
+    }
 }
 
 async fn copy_exactly(
@@ -36,7 +48,12 @@ async fn copy_exactly(
 }
 
 /// Chunks are written anew, without extensions and trailers: what is passed on has one reading only.
-async fn copy_chunks(from: &mut (impl AsyncBufRead + Unpin), to: &mut (impl AsyncWrite + Unpin)) -> io::Result<u64> {
+/// Trailers could hold what a head may not have twice (RFC 9110 6.5.1).
+async fn copy_chunks(
+    from: &mut (impl AsyncBufRead + Unpin),
+    to: &mut (impl AsyncWrite + Unpin),
+    framed: bool,
+) -> io::Result<u64> {
     let mut total = 0;
     loop {
         let line = read_line(from, SIZE_LINE).await?;
@@ -46,12 +63,16 @@ async fn copy_chunks(from: &mut (impl AsyncBufRead + Unpin), to: &mut (impl Asyn
         if size == 0 {
             break;
         }
-        to.write_all(format!("{size:x}\r\n").as_bytes()).await?;
+        if framed {
+            to.write_all(format!("{size:x}\r\n").as_bytes()).await?;
+        }
         total += copy_exactly(size, from, to).await?;
         if read_line(from, 2).await? != b"\r\n" {
             return Err(malformed("a chunk longer than its size"));
         }
-        to.write_all(b"\r\n").await?;
+        if framed {
+            to.write_all(b"\r\n").await?;
+        }
     }
     let mut trailers = HEAD_BYTES;
     loop {
@@ -61,7 +82,9 @@ async fn copy_chunks(from: &mut (impl AsyncBufRead + Unpin), to: &mut (impl Asyn
         }
         trailers -= line.len() as u64;
     }
-    to.write_all(b"0\r\n\r\n").await?;
+    if framed {
+        to.write_all(b"0\r\n\r\n").await?;
+    }
     Ok(total)
 }
 
@@ -108,6 +131,16 @@ mod tests {
         assert!(!carried(Framing::Chunked, &line).2);
         let trailers = [&b"0\r\n"[..], &b"X: y\r\n".repeat(20_000), b"\r\n"].concat();
         assert!(!carried(Framing::Chunked, &trailers).2);
+    }
+
+    #[test]
+    fn chunks_taken_off() {
+        let (mut rest, mut output) = (&b"3\r\nabc\r\n1\r\nd\r\n0\r\nX: y\r\n\r\nnext"[..], Vec::new());
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let count = runtime.block_on(copy_unframed(Framing::Chunked, &mut rest, &mut output)).unwrap();
+        assert_eq!((count, output.as_slice(), rest), (4, &b"abcd"[..], &b"next"[..]));
+        let mut broken = &b"3\r\nab"[..];
+        assert!(runtime.block_on(copy_unframed(Framing::Chunked, &mut broken, &mut output)).is_err());
     }
 
     proptest! {

@@ -47,10 +47,32 @@ pub(crate) enum Framing {
     Chunked,
 }
 
+impl Framing {
+    /// Whether a request that says this has a body.
+    pub(crate) fn has_body(self) -> bool {
+        !matches!(self, Framing::Unsaid | Framing::Length(0))
+    }
+}
+
+/// What becomes of a connection after a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// Nothing more comes.
+    Closes,
+    /// The next message comes.
+    Stays,
+    /// It speaks the protocol that the message's Upgrade names.
+    Upgrades,
+}
+
 /// Headers on their way through, without those that concern one hop.
 #[derive(Debug)]
 pub(crate) struct Head {
     pub(crate) framing: Framing,
+    /// The connection is to end with this message.
+    pub(crate) closes: bool,
+    /// The protocols that it could go on with instead.
+    pub(crate) upgrade: Option<String>,
     fields: Vec<(String, Vec<u8>)>,
 }
 
@@ -60,24 +82,39 @@ impl Head {
     pub(crate) fn new(headers: &[httparse::Header<'_>], version: u8) -> Result<Self, &'static str> {
         let framing = framing(headers, version)?;
         let connection: Vec<String> = values(headers, "connection").map(str::to_ascii_lowercase).collect();
+        // Old clients say it to proxies in a header of their own.
+        let mut proxy = values(headers, "proxy-connection");
+        let closes = version == 0 || connection.contains(&"close".into()) || proxy.any(|word| word == "close");
+        let may_upgrade = version > 0 && connection.contains(&"upgrade".into()) && !framing.has_body();
         let passes = |header: &&httparse::Header<'_>| {
             let name = header.name.to_ascii_lowercase();
             !is_hop_by_hop(&name) && !connection.contains(&name)
         };
         let owned = |header: &httparse::Header<'_>| (header.name.to_owned(), header.value.to_vec());
-        Ok(Self { framing, fields: headers.iter().filter(passes).map(owned).collect() })
+        Ok(Self {
+            framing,
+            closes,
+            upgrade: may_upgrade.then(|| upgrade(headers)).flatten(),
+            fields: headers.iter().filter(passes).map(owned).collect(),
+        })
     }
 
-    /// Writes the end of a head: the headers, the framing, and that the connection ends with this
-    /// message.
-    pub(crate) fn write(&self, to: &mut Vec<u8>) {
+    /// Writes the end of a head: the headers, the framing, and what becomes of the connection.
+    pub(crate) fn write(&self, to: &mut Vec<u8>, fate: Fate) {
         self.write_fields(to);
         match self.framing {
             Framing::Unsaid => {}
             Framing::Length(length) => to.extend_from_slice(format!("Content-Length: {length}\r\n").as_bytes()),
             Framing::Chunked => to.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
         }
-        to.extend_from_slice(b"Connection: close\r\n\r\n");
+        match (fate, &self.upgrade) {
+            (Fate::Closes, _) => to.extend_from_slice(b"Connection: close\r\n"),
+            (Fate::Upgrades, Some(protocols)) => {
+                to.extend_from_slice(format!("Connection: Upgrade\r\nUpgrade: {protocols}\r\n").as_bytes());
+            }
+            (Fate::Stays | Fate::Upgrades, _) => {}
+        }
+        to.extend_from_slice(b"\r\n");
     }
 
     /// Writes the headers alone.
@@ -96,6 +133,14 @@ fn is_hop_by_hop(name: &str) -> bool {
     const NAMES: [&str; 8] =
         ["connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "host", "content-length"];
     NAMES.contains(&name) || name.starts_with("proxy-")
+}
+
+/// The protocols that the connection may go on with. Not h2c: it needs a header of its own that stays
+/// here, and RFC 9113 has given it up; Java offers it with every request and does without.
+fn upgrade(headers: &[httparse::Header<'_>]) -> Option<String> {
+    let protocols: Vec<_> = values(headers, "upgrade").filter(|name| !name.is_empty()).collect();
+    let is_wanted = !protocols.is_empty() && !protocols.iter().any(|name| name.eq_ignore_ascii_case("h2c"));
+    is_wanted.then(|| protocols.join(", "))
 }
 
 /// The members of a comma-separated header, in all its lines. What is not UTF-8 is an empty member.

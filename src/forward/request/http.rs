@@ -2,59 +2,59 @@
 
 use std::io;
 
-use tokio::io::{AsyncWriteExt, BufReader};
+use base64::prelude::{BASE64_STANDARD, Engine};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use crate::destination::{Destination, printable};
 use crate::forward::limits::HEADERS;
+use crate::via::Credentials;
 
-use super::head::{Head, HeadError, read_head};
+use super::client::Client;
+use super::head::{Fate, Head, HeadError, read_head};
 use super::plain::Plain;
-use super::{Failure, NoRequest, Request, part};
+use super::{Failure, NoRequest, Request, caller};
 
 /// A CONNECT by HTTP.
 pub(crate) struct Tunnel {
     pub(crate) destination: Destination,
-    client: TcpStream,
-    /// What the client sent behind its request already.
-    early: Vec<u8>,
+    pub(super) caller: Option<Credentials>,
+    client: Client,
 }
 
 impl Tunnel {
     /// Answers that the connection stands.
     pub(crate) async fn grant(mut self) -> io::Result<(TcpStream, Vec<u8>)> {
-        self.client.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").await?;
-        Ok((self.client, self.early))
+        self.client.writer.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").await?;
+        self.client.into_parts()
     }
 
     pub(super) async fn refuse(self, failure: &Failure) -> io::Result<()> {
-        refuse(self.client, failure).await
+        self.client.close_with(&refusal(failure, Fate::Closes, true)).await
     }
 }
 
 /// Reads a request.
-pub(super) async fn read(client: TcpStream) -> Result<Request, NoRequest> {
-    let mut reader = BufReader::new(client);
-    let failure = match read_head(&mut reader).await {
+pub(super) async fn read(mut client: Client) -> Result<Request, NoRequest> {
+    let failure = match read_head(&mut client.reader).await {
         Ok(head) => match parse(&head) {
-            Ok(Parsed::Connect(destination)) => {
-                let early = reader.buffer().to_vec();
-                return Ok(Request::Tunnel(Tunnel { destination, client: reader.into_inner(), early }));
+            Ok((Parsed::Connect(destination), caller)) => {
+                return Ok(Request::Tunnel(Tunnel { destination, caller, client }));
             }
-            Ok(Parsed::Plain(line, head)) => {
-                return Ok(Request::Plain(Box::new(Plain::new(line, head, reader))));
+            Ok((Parsed::Plain(line, head), caller)) => {
+                return Ok(Request::Plain(Box::new(Plain::new(line, head, caller, client))));
             }
             Err(failure) => failure,
         },
         Err(HeadError::Closed) => return Err(NoRequest::Nothing),
         Err(HeadError::TooLarge) => Failure { status: 431, ..Failure::malformed("a request's head is too large") },
     };
-    let _ = refuse(reader.into_inner(), &failure).await;
+    let _ = client.close_with(&refusal(&failure, Fate::Closes, true)).await;
     Err(NoRequest::Wrong(failure))
 }
 
-/// Tells an HTTP client why not, in words.
-pub(crate) async fn refuse(mut client: TcpStream, failure: &Failure) -> io::Result<()> {
+/// Tells an HTTP client why not, in words if the answer to its request has a body.
+pub(super) fn refusal(failure: &Failure, fate: Fate, has_body: bool) -> Vec<u8> {
     let reason = match failure.status {
         400 => "Bad Request",
         403 => "Forbidden",
@@ -64,15 +64,14 @@ pub(crate) async fn refuse(mut client: TcpStream, failure: &Failure) -> io::Resu
         504 => "Gateway Timeout",
         _ => "Bad Gateway",
     };
-    let answer = format!(
-        "HTTP/1.1 {} {reason}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\nConnection: close\r\n\r\nappfw: {}\n",
+    let text = format!("appfw: {failure}\n");
+    let connection = if fate == Fate::Closes { "Connection: close\r\n" } else { "" };
+    let head = format!(
+        "HTTP/1.1 {} {reason}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\n{connection}\r\n",
         failure.status,
-        "appfw: \n".len() + failure.message.len(),
-        failure.message,
+        text.len(),
     );
-    client.write_all(answer.as_bytes()).await?;
-    part(client).await;
-    Ok(())
+    (if has_body { head + &text } else { head }).into_bytes()
 }
 
 /// The first line of an absolute-form request.
@@ -87,12 +86,12 @@ pub(crate) struct RequestLine {
 }
 
 #[derive(Debug)]
-enum Parsed {
+pub(super) enum Parsed {
     Connect(Destination),
     Plain(RequestLine, Head),
 }
 
-fn parse(head: &[u8]) -> Result<Parsed, Failure> {
+pub(super) fn parse(head: &[u8]) -> Result<(Parsed, Option<Credentials>), Failure> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS];
     let mut request = httparse::Request::new(&mut headers);
     match request.parse(head) {
@@ -107,14 +106,26 @@ fn parse(head: &[u8]) -> Result<Parsed, Failure> {
     let (Some(method), Some(target), Some(version)) = (request.method, request.path, request.version) else {
         return Err(Failure::malformed("a client sent an incomplete HTTP head"));
     };
+    let caller = caller_of(request.headers);
     if method == "CONNECT" {
         let destination = Destination::parse(target, None);
-        return Ok(Parsed::Connect(destination.map_err(|error| Failure::malformed(format!("{error:#}")))?));
+        let destination = destination.map_err(|error| Failure::malformed(format!("{error:#}")))?;
+        return Ok((Parsed::Connect(destination), caller));
     }
     let (destination, path) = split_target(target)?;
     let head = Head::new(request.headers, version)
         .map_err(|what| Failure::malformed(format!("a request to {destination} has {what}")))?;
-    Ok(Parsed::Plain(RequestLine { method: method.to_owned(), destination, path, version }, head))
+    Ok((Parsed::Plain(RequestLine { method: method.to_owned(), destination, path, version }, head), caller))
+}
+
+/// The user and password of Proxy-Authorization: Basic (RFC 7617). Whatever else it says is as good as
+/// nothing, since nothing is asked for.
+fn caller_of(headers: &[httparse::Header<'_>]) -> Option<Credentials> {
+    let header = headers.iter().find(|header| header.name.eq_ignore_ascii_case("proxy-authorization"))?;
+    let (scheme, encoded) = std::str::from_utf8(header.value).ok()?.split_once(' ')?;
+    let known = scheme.eq_ignore_ascii_case("basic").then(|| BASE64_STANDARD.decode(encoded.trim()))?.ok()?;
+    let colon = known.iter().position(|byte| *byte == b':')?;
+    caller(&known[..colon], &known[colon + 1..])
 }
 
 /// Splits `http://HOST[:PORT]/PATH`.
@@ -143,9 +154,9 @@ mod tests {
 
     fn plain(head: &str) -> (RequestLine, String) {
         match parse(head.as_bytes()) {
-            Ok(Parsed::Plain(line, head)) => {
+            Ok((Parsed::Plain(line, head), _)) => {
                 let mut text = Vec::new();
-                head.write(&mut text);
+                head.write(&mut text, Fate::Closes);
                 (line, String::from_utf8(text).unwrap())
             }
             other => panic!("{head}: {other:?}"),
@@ -164,7 +175,7 @@ mod tests {
             ("CONNECT 2001:67c:4e8:f002::a:443 HTTP/1.1\r\n\r\n", "[2001:67c:4e8:f002::a]:443"),
             ("CONNECT 0x7f.1:80 HTTP/1.1\r\n\r\n", "127.0.0.1:80"),
         ] {
-            assert!(matches!(parse(head.as_bytes()), Ok(Parsed::Connect(d)) if d.to_string() == to), "{head}");
+            assert!(matches!(parse(head.as_bytes()), Ok((Parsed::Connect(d), None)) if d.to_string() == to), "{head}");
         }
         assert_eq!(status("CONNECT example.org HTTP/1.1\r\n\r\n"), 400);
     }
@@ -223,6 +234,47 @@ mod tests {
             plain("POST http://a/ HTTP/1.1\r\nContent-Length: 5, 5\r\n\r\n").1.starts_with("Content-Length: 5\r\n")
         );
         assert!(plain("POST http://a/ HTTP/1.1\r\nTransfer-Encoding: Chunked\r\n\r\n").1.contains("chunked"));
+    }
+
+    #[test]
+    fn callers() {
+        let caller = |header: &str| parse(format!("CONNECT a:1 HTTP/1.1\r\n{header}\r\n\r\n").as_bytes()).unwrap().1;
+        let is = |user: &str, password: &str| Some(Credentials { user: user.into(), password: password.into() });
+        assert_eq!(caller("Proxy-Authorization: Basic bWU6cDp3"), is("me", "p:w"));
+        assert_eq!(caller("proxy-authorization: BASIC  bWU6"), is("me", ""));
+        for none in
+            ["X: y", "Authorization: Basic bWU6cDp3", "Proxy-Authorization: Basic", "Proxy-Authorization: Basic Og=="]
+        {
+            assert_eq!(caller(none), None, "{none}");
+        }
+        for odd in ["Bearer bWU6cDp3", "Basic bWU", "Basic \u{e9}", "Basic !", "Digest x=\"y\""] {
+            assert_eq!(caller(&format!("Proxy-Authorization: {odd}")), None, "{odd}");
+        }
+    }
+
+    #[test]
+    fn ends_and_upgrades() {
+        let head = |text: &str| match parse(format!("GET http://a/ HTTP/{text}\r\n\r\n").as_bytes()) {
+            Ok((Parsed::Plain(_, head), _)) => (head.closes, head.upgrade),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(head("1.1"), (false, None));
+        assert_eq!(head("1.1\r\nConnection: Close"), (true, None));
+        assert_eq!(head("1.1\r\nProxy-Connection: close"), (true, None));
+        assert_eq!(head("1.0\r\nConnection: keep-alive"), (true, None));
+        let websocket = Some("websocket".to_owned());
+        assert_eq!(head("1.1\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket"), (false, websocket));
+        for not in [
+            "1.0\r\nConnection: Upgrade\r\nUpgrade: websocket",
+            "1.1\r\nUpgrade: websocket",
+            "1.1\r\nConnection: Upgrade",
+            "1.1\r\nConnection: Upgrade\r\nUpgrade: ",
+            "1.1\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: x",
+            "1.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nContent-Length: 1",
+            "1.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nTransfer-Encoding: chunked",
+        ] {
+            assert_eq!(head(not).1, None, "{not}");
+        }
     }
 
     #[test]

@@ -1,9 +1,13 @@
 //! What the app asks for, in whichever protocol it speaks.
 
 mod body;
+mod client;
+#[doc(hidden)]
+pub mod fuzzing;
 mod head;
 mod http;
 mod plain;
+mod socks4;
 mod socks5;
 
 use std::io;
@@ -16,22 +20,29 @@ use crate::destination::Destination;
 use crate::via::Credentials;
 
 use super::failure::Failure;
+pub(super) use client::Client;
 pub(super) use head::{HeadError, read_head};
-pub(super) use http::{Tunnel, refuse};
-pub(super) use plain::{Form, Plain, Unfinished};
-pub(super) use socks5::Socks5;
+pub(super) use http::Tunnel;
+pub(super) use plain::{After, Form, Plain};
+pub(super) use socks4::Socks4;
+pub(super) use socks5::{Lookup, Question, Socks5};
 
 /// A complete request, not answered yet.
 pub(super) enum Request {
     /// A tunnel, asked for by SOCKS5.
     Socks5(Socks5),
+    /// A tunnel, asked for by SOCKS4.
+    Socks4(Socks4),
     /// A tunnel, asked for by HTTP.
     Tunnel(Tunnel),
     /// One HTTP request.
     Plain(Box<Plain>),
+    /// A name's address or an address's name, asked for by SOCKS5.
+    Lookup(Lookup),
 }
 
 /// Why there is no request. Where the protocol has an answer, it was given.
+#[derive(Debug)]
 pub(super) enum NoRequest {
     /// The client came and went; many do.
     Nothing,
@@ -54,58 +65,76 @@ impl Request {
             return Err(NoRequest::Nothing);
         }
         match first[0] {
-            5 => Ok(Request::Socks5(Socks5::read(client).await?)),
-            b'A'..=b'Z' | b'a'..=b'z' => http::read(client).await,
-            4 => Err(refuse_socks4(client).await),
+            5 => socks5::read(client).await,
+            4 => Ok(Request::Socks4(Socks4::read(client).await?)),
+            b'A'..=b'Z' | b'a'..=b'z' => http::read(Client::new(client)).await,
             0x16 => Err(wrong("a client speaks TLS to the proxy: give it http:// as the proxy's scheme, not https://")),
-            other => Err(wrong(format!("a client speaks neither SOCKS5 nor HTTP (its first byte is {other:#04x})"))),
+            other => Err(wrong(format!("a client speaks neither SOCKS nor HTTP (its first byte is {other:#04x})"))),
         }
     }
 
-    /// Where it wants to go.
+    /// Reads the request that follows another one on the same connection.
+    pub(super) async fn read_next(mut client: Client) -> Result<Self, NoRequest> {
+        client.skip_empty_line().await?;
+        http::read(client).await
+    }
+
+    /// Where it wants to go; at port 0 if it wants to know only.
     pub(super) fn destination(&self) -> &Destination {
         match self {
             Request::Socks5(socks) => &socks.destination,
+            Request::Socks4(socks) => &socks.destination,
             Request::Tunnel(tunnel) => &tunnel.destination,
             Request::Plain(plain) => &plain.destination,
+            Request::Lookup(lookup) => &lookup.destination,
         }
     }
 
     /// The user and password that the client gave, whatever they are: they divide circuits, and open nothing.
     pub(super) fn caller(&self) -> Option<&Credentials> {
-        None
+        match self {
+            Request::Socks5(socks) => socks.caller.as_ref(),
+            Request::Socks4(socks) => socks.caller.as_ref(),
+            Request::Tunnel(tunnel) => tunnel.caller.as_ref(),
+            Request::Plain(plain) => plain.caller(),
+            Request::Lookup(lookup) => lookup.caller(),
+        }
     }
 
     /// Answers that the tunnel stands. Returns the client, and what it sent already.
     pub(super) async fn grant(self) -> io::Result<(TcpStream, Vec<u8>)> {
         match self {
-            Request::Socks5(socks) => Ok((socks.grant().await?, Vec::new())),
+            Request::Socks5(socks) => socks.grant().await,
+            Request::Socks4(socks) => socks.grant().await,
             Request::Tunnel(tunnel) => tunnel.grant().await,
-            Request::Plain(_) => Err(io::Error::other("a plain request is no tunnel")),
+            Request::Plain(_) | Request::Lookup(_) => Err(io::Error::other("it did not ask for a tunnel")),
         }
     }
 
-    /// Answers that it is not served.
-    pub(super) async fn refuse(self, failure: &Failure) {
+    /// Answers that it is not served. Returns the client if it may ask for something else.
+    pub(super) async fn refuse(self, failure: &Failure) -> Option<Client> {
         // The client may be gone already; then nothing more is owed to it.
         let _ = match self {
             Request::Socks5(socks) => socks.refuse(failure).await,
+            Request::Socks4(socks) => socks.refuse().await,
             Request::Tunnel(tunnel) => tunnel.refuse(failure).await,
-            Request::Plain(plain) => plain.refuse(failure).await,
+            Request::Lookup(lookup) => lookup.refuse(failure).await,
+            Request::Plain(plain) => return plain.refuse(failure).await,
         };
+        None
     }
+}
+
+/// The credentials that a client gave; none if both are empty, as with clients that must say something.
+/// Each byte becomes a character: whoever differs in a byte that is not UTF-8 differs here too.
+fn caller(user: &[u8], password: &[u8]) -> Option<Credentials> {
+    let text = |bytes: &[u8]| bytes.iter().copied().map(char::from).collect::<String>();
+    let is_given = !user.is_empty() || !password.is_empty();
+    is_given.then(|| Credentials { user: text(user), password: text(password) })
 }
 
 fn wrong(message: impl Into<String>) -> NoRequest {
     NoRequest::Wrong(Failure::malformed(message))
-}
-
-async fn refuse_socks4(mut client: TcpStream) -> NoRequest {
-    // Version 0, "rejected or failed", and a port and an address that nobody reads.
-    if client.write_all(&[0, 0x5b, 0, 0, 0, 0, 0, 0]).await.is_ok() {
-        part(client).await;
-    }
-    wrong("a client speaks SOCKS4, which comes with a later version: use socks5h:// or http://")
 }
 
 /// Closes a connection so that the last answer arrives: closing with bytes unread would reset it,

@@ -1,7 +1,9 @@
-//! An absolute-form request, one on each connection: sent on, and its answer brought back.
+//! An absolute-form request: sent on, and its answer brought back. Others may follow it by the same
+//! connection, each to a host of its own; upstream each has its own connection, which nothing of
+//! another request can be in.
 
 use std::io::{self, Cursor};
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use tokio::io::{AsyncBufRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
@@ -11,11 +13,12 @@ use crate::forward::failure::Failure;
 use crate::forward::limits::HEADERS;
 use crate::forward::relay::Traffic;
 use crate::forward::upstream::Connected;
+use crate::via::Credentials;
 
-use super::body::copy_body;
-use super::head::{Framing, Head, HeadError, read_head};
-use super::http::{RequestLine, refuse};
-use super::part;
+use super::body::{copy_body, copy_unframed};
+use super::client::{Client, vanished};
+use super::head::{Fate, Framing, Head, HeadError, read_head};
+use super::http::{RequestLine, refusal};
 
 /// How the next hop wants to be asked.
 pub(crate) enum Form {
@@ -31,163 +34,269 @@ pub(crate) enum Form {
 /// An absolute-form request, its body still to be read.
 pub(crate) struct Plain {
     pub(crate) destination: Destination,
+    caller: Option<Credentials>,
     line: RequestLine,
     head: Head,
-    client: BufReader<TcpStream>,
+    client: Client,
 }
 
 impl Plain {
-    pub(super) fn new(line: RequestLine, head: Head, client: BufReader<TcpStream>) -> Self {
-        Self { destination: line.destination.clone(), line, head, client }
+    pub(super) fn new(line: RequestLine, head: Head, caller: Option<Credentials>, client: Client) -> Self {
+        Self { destination: line.destination.clone(), caller, line, head, client }
     }
 
-    /// Answers that it is not served.
-    pub(crate) async fn refuse(self, failure: &Failure) -> io::Result<()> {
-        refuse(self.client.into_inner(), failure).await
+    /// Who asks.
+    pub(crate) fn caller(&self) -> Option<&Credentials> {
+        self.caller.as_ref()
     }
 
-    /// The head as the next hop wants it. No Via and no X-Forwarded-For: nobody needs to know of us.
-    fn head_for(&self, form: &Form) -> Vec<u8> {
-        let RequestLine { method, destination, path, version } = &self.line;
-        let host = match destination {
-            Destination { host, port: 80 } => host.to_string(),
-            other => other.to_string(),
-        };
-        let target = match form {
-            Form::Origin => path.clone(),
-            Form::Absolute { .. } => format!("http://{host}{path}"),
-        };
-        let mut text = format!("{method} {target} HTTP/1.{version}\r\nHost: {host}\r\n").into_bytes();
-        if let Form::Absolute { authorization: Some(authorization) } = form {
-            text.extend_from_slice(format!("Proxy-Authorization: {authorization}\r\n").as_bytes());
+    /// Whether it may become a tunnel, and so must not go by a proxy that would have to agree.
+    pub(crate) fn is_upgrade(&self) -> bool {
+        self.head.upgrade.is_some()
+    }
+
+    /// Answers that it is not served. Returns the client if the next request may follow.
+    pub(crate) async fn refuse(self, failure: &Failure) -> Option<Client> {
+        let Self { line, head, mut client, .. } = self;
+        // A body that nobody reads stands in the way; and where there is no room, none must be kept.
+        let stays = !head.closes && !head.framing.has_body() && failure.status != 503;
+        let fate = if stays { Fate::Stays } else { Fate::Closes };
+        let answer = refusal(failure, fate, line.method != "HEAD");
+        if stays {
+            client.writer.write_all(&answer).await.ok()?;
+            return Some(client);
         }
-        self.head.write(&mut text);
-        text
+        // The client may be gone already; then nothing more is owed to it.
+        let _ = client.close_with(&answer).await;
+        None
     }
 }
 
-/// An exchange that came to no good end.
-pub(crate) enum Unfinished {
-    /// The client has heard nothing yet.
-    Unanswered(TcpStream, Failure),
-    /// It has, and it sees that this is not all.
-    BrokenOff(Failure),
+/// A request's head as the next hop wants it. No Via and no X-Forwarded-For: nobody needs to know of us.
+pub(super) fn head_for(line: &RequestLine, head: &Head, form: &Form) -> Vec<u8> {
+    let RequestLine { method, destination, path, version } = line;
+    let host = match destination {
+        Destination { host, port: 80 } => host.to_string(),
+        other => other.to_string(),
+    };
+    let target = match form {
+        Form::Origin => path.clone(),
+        Form::Absolute { .. } => format!("http://{host}{path}"),
+    };
+    let mut text = format!("{method} {target} HTTP/1.{version}\r\nHost: {host}\r\n").into_bytes();
+    if let Form::Absolute { authorization: Some(authorization) } = form {
+        text.extend_from_slice(format!("Proxy-Authorization: {authorization}\r\n").as_bytes());
+    }
+    head.write(&mut text, if head.upgrade.is_some() { Fate::Upgrades } else { Fate::Closes });
+    text
+}
+
+/// What a client's connection is good for after an exchange.
+pub(crate) enum After {
+    /// Another request.
+    Next(Client),
+    /// Nothing: it is closed.
+    Nothing,
+    /// Another protocol, on which both ends agreed.
+    Tunnel {
+        /// The client.
+        client: TcpStream,
+        /// What it sent already.
+        early: Vec<u8>,
+        /// The other end.
+        upstream: Connected,
+    },
 }
 
 /// What became of an answer.
 enum Answer {
     /// It was carried to its end.
-    Whole,
+    Whole(Fate),
     /// None came; the client can still be told.
     None(Failure),
 }
 
 impl Plain {
-    /// Sends the request on and brings the answer back.
-    pub(crate) async fn exchange(self, upstream: Connected, form: &Form, traffic: &Traffic) -> Result<(), Unfinished> {
-        let head = self.head_for(form);
-        let Self { destination, line, head: Head { framing, .. }, client } = self;
-        let early = client.buffer().to_vec();
-        let mut client = client.into_inner();
+    /// Sends the request on and brings the answer back. If there is none, the client is told why once it
+    /// is reported; an answer that breaks off is seen to.
+    pub(crate) async fn exchange(
+        self,
+        upstream: Connected,
+        form: &Form,
+        traffic: &Traffic,
+        report: impl FnOnce(&Failure),
+    ) -> Result<After, Failure> {
+        let head = head_for(&self.line, &self.head, form);
+        let Self { destination, line, head: Head { framing, closes, upgrade, .. }, mut client, .. } = self;
+        let (reader, mut to_upstream) = tokio::io::split(upstream.stream);
+        let mut from_upstream = BufReader::new(Cursor::new(upstream.early).chain(reader));
+        let is_sent = AtomicBool::new(false);
         let outcome = {
-            let (reader, mut to_client) = client.split();
-            let mut from_client = BufReader::new(Cursor::new(early).chain(reader));
-            let (reader, mut to_upstream) = tokio::io::split(upstream.stream);
-            let mut from_upstream = BufReader::new(Cursor::new(upstream.early).chain(reader));
-
+            let Client { reader: from_client, writer: to_client } = &mut client;
             let request = async {
-                to_upstream.write_all(&head).await?;
-                traffic.sent.fetch_add(head.len() as u64, Relaxed);
-                if framing != Framing::Unsaid {
-                    let count = copy_body(framing, &mut from_client, &mut to_upstream).await?;
-                    traffic.sent.fetch_add(count, Relaxed);
-                }
-                to_upstream.flush().await
-            };
-            let answer = carry_answer(&line, form, &mut from_upstream, &mut to_client, traffic);
-            tokio::pin!(request, answer);
-
-            let mut sending = true;
-            loop {
-                tokio::select! {
-                    outcome = &mut answer => break outcome,
-                    sent = &mut request, if sending => match sent {
-                        // The client broke its own request: an upstream must not take it for complete.
-                        Err(error) if matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData) => {
-                            break Err(error);
-                        }
-                        // An upstream that stops reading may have answered already, as with 413.
-                        _ => sending = false,
+                match send(&head, framing, from_client, &mut to_upstream, &traffic.sent).await {
+                    Ok(()) => is_sent.store(true, Relaxed),
+                    // The client broke its own request: an upstream must not take it for complete.
+                    Err(error) if matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData) => {
+                        return error;
                     }
+                    // An upstream that stops reading may have answered already, as with 413.
+                    Err(_) => {}
                 }
+                vanished(from_client).await;
+                io::Error::new(io::ErrorKind::ConnectionAborted, "the client went away")
+            };
+            let asked = Asked { line: &line, form, closes, may_switch: upgrade.is_some(), is_sent: &is_sent };
+            let answer = carry_answer(&asked, &mut from_upstream, to_client, traffic);
+            tokio::select! {
+                outcome = answer => outcome,
+                error = request => Err(error),
             }
         };
+        let broken_off =
+            |error: &io::Error| Failure::system(format_args!("the exchange with {destination} broke off"), error);
         match outcome {
-            Ok(Answer::Whole) => {
-                part(client).await;
-                Ok(())
+            Ok(Answer::Whole(Fate::Stays)) => Ok(After::Next(client)),
+            Ok(Answer::Whole(Fate::Closes)) => {
+                // The client may have closed already.
+                let _ = client.close().await;
+                Ok(After::Nothing)
             }
-            Ok(Answer::None(failure)) => Err(Unfinished::Unanswered(client, failure)),
+            Ok(Answer::Whole(Fate::Upgrades)) => {
+                let (client, early) = client.into_parts().map_err(|error| broken_off(&error))?;
+                let unread = from_upstream.buffer().to_vec();
+                let (first, reader) = from_upstream.into_inner().into_inner();
+                let rest = first.get_ref().get(usize::try_from(first.position()).unwrap_or(usize::MAX)..);
+                let early_answer = [&unread, rest.unwrap_or_default()].concat();
+                let upstream = Connected { stream: reader.unsplit(to_upstream), early: early_answer };
+                Ok(After::Tunnel { client, early, upstream })
+            }
+            Ok(Answer::None(failure)) => {
+                // Before the app hears of it: it may be over at once, and the launcher with it.
+                report(&failure);
+                let _ = client.close_with(&refusal(&failure, Fate::Closes, line.method != "HEAD")).await;
+                Err(failure)
+            }
             Err(error) => {
-                // What broke off must not look like an end to the client.
-                let _ = client.set_zero_linger();
-                let what = format_args!("the exchange with {destination} broke off");
-                Err(Unfinished::BrokenOff(Failure::system(what, &error)))
+                client.break_off();
+                Err(broken_off(&error))
             }
         }
     }
 }
 
+/// Sends a request, head and body.
+async fn send(
+    head: &[u8],
+    framing: Framing,
+    from: &mut (impl AsyncBufRead + Unpin),
+    to: &mut (impl AsyncWrite + Unpin),
+    count: &AtomicU64,
+) -> io::Result<()> {
+    to.write_all(head).await?;
+    // A client that said `Expect: 100-continue` sends its body only if this much is answered.
+    to.flush().await?;
+    count.fetch_add(head.len() as u64, Relaxed);
+    if framing.has_body() {
+        count.fetch_add(copy_body(framing, from, to).await?, Relaxed);
+    }
+    Ok(())
+}
+
+/// What an answer is measured by.
+struct Asked<'a> {
+    line: &'a RequestLine,
+    form: &'a Form,
+    closes: bool,
+    may_switch: bool,
+    /// The request's body has been read to its end: what follows is another request.
+    is_sent: &'a AtomicBool,
+}
+
 /// Carries the answer, and interim ones before it. An error means that it broke off in its middle.
 async fn carry_answer(
-    line: &RequestLine,
-    form: &Form,
+    asked: &Asked<'_>,
     from: &mut (impl AsyncBufRead + Unpin),
     to: &mut (impl AsyncWrite + Unpin),
     traffic: &Traffic,
 ) -> io::Result<Answer> {
+    let Asked { line, form, .. } = asked;
+    let knows_chunks = line.version > 0;
     loop {
         let text = match read_head(from).await {
             Ok(text) => text,
             Err(HeadError::Closed) => return Ok(no_answer(line, "closed the connection without an answer")),
             Err(HeadError::TooLarge) => return Ok(no_answer(line, "sent an answer with too large a head")),
         };
-        let mut headers = [httparse::EMPTY_HEADER; HEADERS];
-        let mut response = httparse::Response::new(&mut headers);
-        let parsed = response.parse(&text);
-        let (Ok(httparse::Status::Complete(_)), Some(code), Some(version)) = (parsed, response.code, response.version)
-        else {
-            return Ok(no_answer(line, "answered something that is not HTTP"));
+        let Status { code, reason, mut head } = match Status::parse(&text) {
+            Ok(status) => status,
+            Err(what) => return Ok(no_answer(line, &what)),
         };
         if code == 407 && matches!(form, Form::Absolute { .. }) {
             return Ok(Answer::None(Failure::general("the HTTP proxy wants another user and password").of_upstream()));
         }
-        // Nobody asked to switch, the request's Upgrade stayed here.
-        if code == 101 {
-            return Ok(no_answer(line, "switched protocols unasked"));
-        }
-        let head = match Head::new(response.headers, version) {
-            Ok(head) => head,
-            Err(what) => return Ok(no_answer(line, &format!("answered with {what}"))),
-        };
-        let mut text = format!("HTTP/1.{version} {code} {}\r\n", response.reason.unwrap_or_default()).into_bytes();
-        if code < 200 {
-            // HTTP/1.0 knows no interim answers.
-            if line.version > 0 {
-                head.write_fields(&mut text);
-                text.extend_from_slice(b"\r\n");
+        // Our own version (RFC 9110 6.2): what comes is framed as we frame it.
+        let mut text = format!("HTTP/1.1 {code} {reason}\r\n").into_bytes();
+        match code {
+            101 if asked.may_switch && head.upgrade.is_some() => {
+                head.framing = Framing::Unsaid;
+                head.write(&mut text, Fate::Upgrades);
                 to.write_all(&text).await?;
-                to.flush().await?;
+                return Ok(Answer::Whole(Fate::Upgrades));
             }
-            continue;
+            101 => return Ok(no_answer(line, "switched protocols unasked")),
+            100..=199 => {
+                // HTTP/1.0 knows no interim answers.
+                if line.version > 0 {
+                    head.write_fields(&mut text);
+                    text.extend_from_slice(b"\r\n");
+                    to.write_all(&text).await?;
+                    to.flush().await?;
+                }
+                continue;
+            }
+            _ => {}
         }
-        head.write(&mut text);
+        let has_body = line.method != "HEAD" && !matches!(code, 204 | 304);
+        let framing = head.framing;
+        // A length is a header of what HEAD and 304 speak of; with 204 it would be wrong.
+        if code == 204 || framing == Framing::Chunked && !knows_chunks {
+            head.framing = Framing::Unsaid;
+        }
+        let ends_by_itself = !has_body || head.framing != Framing::Unsaid;
+        let stays = ends_by_itself && !asked.closes && asked.is_sent.load(Relaxed);
+        let fate = if stays { Fate::Stays } else { Fate::Closes };
+        head.write(&mut text, fate);
         to.write_all(&text).await?;
         traffic.received.fetch_add(text.len() as u64, Relaxed);
-        if line.method != "HEAD" && !matches!(code, 204 | 304) {
-            traffic.received.fetch_add(copy_body(head.framing, from, to).await?, Relaxed);
+        if has_body {
+            let count =
+                if knows_chunks { copy_body(framing, from, to).await } else { copy_unframed(framing, from, to).await };
+            traffic.received.fetch_add(count?, Relaxed);
         }
-        return Ok(Answer::Whole);
+        return Ok(Answer::Whole(fate));
+    }
+}
+
+/// The head of an answer.
+struct Status {
+    code: u16,
+    reason: String,
+    head: Head,
+}
+
+impl Status {
+    /// An error says what the other end did instead.
+    fn parse(text: &[u8]) -> Result<Self, String> {
+        let mut headers = [httparse::EMPTY_HEADER; HEADERS];
+        let mut response = httparse::Response::new(&mut headers);
+        let parsed = response.parse(text);
+        let (Ok(httparse::Status::Complete(_)), Some(code), Some(version)) = (parsed, response.code, response.version)
+        else {
+            return Err("answered something that is not HTTP".into());
+        };
+        let head = Head::new(response.headers, version).map_err(|what| format!("answered with {what}"))?;
+        Ok(Self { code, reason: response.reason.unwrap_or_default().to_owned(), head })
     }
 }
 

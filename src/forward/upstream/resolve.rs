@@ -14,7 +14,6 @@ const ANY_PORT: u16 = 1;
 
 impl Upstream {
     /// The addresses of `name`, none of them inside.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the requests that ask for it are another part's"))]
     pub(in crate::forward) async fn resolve(
         &self,
         name: &str,
@@ -44,7 +43,6 @@ impl Upstream {
     }
 
     /// The name of `address`, which is not inside.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the requests that ask for it are another part's"))]
     pub(in crate::forward) async fn resolve_ptr(
         &self,
         address: IpAddr,
