@@ -52,7 +52,7 @@ pub(super) async fn serve(forwarder: &Forwarder, client: TcpStream, is_full: boo
 /// Reads the request and judges it; `None` if there is nothing more to do.
 async fn listen(forwarder: &Forwarder, client: TcpStream, is_full: bool) -> Option<Request> {
     let time = if is_full { REFUSAL_TIME } else { forwarder.limits.handshake };
-    let request = match timeout(time, Request::read(client)).await {
+    let mut request = match timeout(time, Request::read(client)).await {
         Ok(Ok(request)) => request,
         Ok(Err(NoRequest::Nothing)) => return None,
         Ok(Err(NoRequest::Wrong(failure))) => {
@@ -65,11 +65,19 @@ async fn listen(forwarder: &Forwarder, client: TcpStream, is_full: bool) -> Opti
         }
     };
     forwarder.reporter.request();
-    let judged = if is_full { Err(Failure::full()) } else { forwarder.admission.check(request.destination()) };
+    let judged = if is_full { Err(Failure::full()) } else { judge(forwarder, &mut request) };
     let Err(failure) = judged else { return Some(request) };
     warn!(destination = %request.destination(), via = forwarder.via, "{failure}");
     request.refuse(&failure).await;
     None
+}
+
+/// Judges a request by name where there is one: a synthetic address becomes its name first.
+fn judge(forwarder: &Forwarder, request: &mut Request) -> Result<(), Failure> {
+    if let Some(named) = forwarder.named(request.destination())? {
+        request.redirect(named);
+    }
+    forwarder.admission.check(request.destination())
 }
 
 /// An open tunnel.
@@ -82,7 +90,8 @@ struct Open {
 
 /// Connects a tunnel and says so.
 async fn connect(forwarder: &Forwarder, request: Request) -> Result<Open, Failure> {
-    let upstream = match forwarder.upstream.tunnel(request.destination(), request.caller(), &forwarder.admission).await {
+    let upstream = match forwarder.upstream.tunnel(request.destination(), request.caller(), &forwarder.admission).await
+    {
         Ok(upstream) => upstream,
         Err(failure) => {
             // Before the app hears of it: it may be over at once, and the launcher with it.

@@ -41,6 +41,11 @@ impl Plain {
         Self { destination: line.destination.clone(), line, head, client }
     }
 
+    pub(super) fn redirect(&mut self, destination: Destination) {
+        self.line.destination = destination.clone();
+        self.destination = destination;
+    }
+
     /// Answers that it is not served.
     pub(crate) async fn refuse(self, failure: &Failure) -> io::Result<()> {
         refuse(self.client.into_inner(), failure).await
