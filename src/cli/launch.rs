@@ -33,6 +33,10 @@ pub struct LaunchArgs {
     #[arg(long, value_name = "SPEC", help_heading = "Way out")]
     pub via: Vec<String>,
 
+    /// Who answers DNS: synthetic (stand-ins for names), host, tcp://IP[:PORT], or off
+    #[arg(long, value_name = "HOW", help_heading = "Way out")]
+    pub dns: Option<String>,
+
     /// Let the forwarder reach this inside address (loopback, private …) or port; repeatable
     #[arg(long, value_name = "DEST", help_heading = "What the forwarder lets through")]
     pub allow_destination: Vec<String>,
@@ -130,13 +134,12 @@ impl EnvScheme {
 struct Later(&'static str, usize, &'static str);
 
 const NAMESPACE: &str = "it comes with --wall namespace in a later version";
-const LATER: [Later; 17] = [
+const LATER: [Later; 16] = [
     Later("user", 0, "ordinary users come with a later version; use sudo, or --system, which asks polkit"),
     Later("standalone", 0, "machines without systemd come with a later version"),
     Later("capture", 0, NAMESPACE),
     Later("no-capture", 0, NAMESPACE),
     Later("publish", 1, NAMESPACE),
-    Later("dns", 1, "names go to the forwarder by the proxy protocols; DNS comes with a later version"),
     Later("isolate", 1, "every launch has Tor circuits of its own; other choices come with a later version"),
     Later("only", 1, "rules by name come with a later version"),
     Later("block", 1, "rules by name come with a later version"),
