@@ -30,7 +30,7 @@ pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub(super) const DNS_QUERY_BYTES: usize = 4096;
 /// An answer by UDP, whatever the client takes: as long as a query, no more than that fits one buffer.
 pub(super) const DNS_ANSWER_BYTES: u16 = 4096;
-/// Names with a synthetic address: a browser's day; 3 MB if each is as long as can be.
+/// Names with a synthetic address: a browser's day; some 8 MB if each is as long as can be.
 pub(super) const DNS_NAMES: usize = 16_384;
 /// DNS queries at once. A browser that opens its tabs asks a few hundred.
 pub(super) const DNS_QUERIES: usize = 512;
