@@ -12,6 +12,7 @@
 pub mod cli;
 
 pub mod destination;
+pub mod dns;
 pub mod name;
 pub mod network;
 pub mod via;

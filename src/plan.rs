@@ -8,7 +8,8 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 
 use crate::cli::{Isolate, LaunchArgs, WallKind};
-use crate::destination::AllowDestination;
+use crate::destination::{AllowDestination, Destination, inside_address};
+use crate::dns::Dns;
 use crate::environment::proxy_variables;
 use crate::host::{Host, User};
 use crate::name::LaunchName;
@@ -53,6 +54,8 @@ pub struct Plan {
     pub env: Vec<(OsString, OsString)>,
     /// What the app's descriptors 0-2 are.
     pub stdio: Stdio,
+    /// How the forwarder answers DNS.
+    pub dns: Dns,
     /// Whose resolver configuration the app sees.
     pub resolver: Resolver,
     /// Return once the program is executed.
@@ -108,6 +111,8 @@ pub enum Stdio {
 pub enum Resolver {
     /// Ours: names are not resolved in the app, and the host's resolver is hidden.
     Off,
+    /// Ours: the forwarder answers, and the host's resolver is hidden.
+    Forwarder,
     /// The host's, untouched: plain rules that leave everything open but what they deny.
     Host,
 }
@@ -157,10 +162,10 @@ impl Plan {
             },
             None => Directory::Caller(host.directory.clone()),
         };
-        let resolver = if via == Via::None && wall == WallKind::Address && !rules.denies_any() {
-            Resolver::Host
-        } else {
-            Resolver::Off
+        let allow_destination = parse_destinations(&args.allow_destination)?;
+        let (dns, resolver) = match via {
+            Via::None => choose_resolver(args.dns.as_deref(), wall, &rules)?,
+            _ => choose_dns(args.dns.as_deref(), wall, &via, &allow_destination)?,
         };
         let mut plan = Self {
             name,
@@ -170,7 +175,7 @@ impl Plan {
             via,
             address,
             rules,
-            allow_destination: parse_destinations(&args.allow_destination)?,
+            allow_destination,
             app,
             directory,
             umask: host.umask,
@@ -178,6 +183,7 @@ impl Plan {
             scheme: args.env_scheme.unwrap_or_default(),
             env: parse_env(&args.env, host)?,
             stdio: choose_stdio(args.detach, host.terminals),
+            dns,
             resolver,
             detach: args.detach,
             exit_with_main: args.exit_with_main,
@@ -297,6 +303,46 @@ fn choose_address(asked: Option<&str>, wall: WallKind, via: &Via) -> Result<Sock
         Ok(address) if address.ip().is_loopback() && address.port() != 0 => Ok(address),
         _ => bail!("--address {word:?}: takes an address of 127.0.0.0/8 and a port, such as 127.100.90.50:1080"),
     }
+}
+
+/// How the forwarder answers DNS.
+fn choose_dns(asked: Option<&str>, wall: WallKind, via: &Via, allowed: &[AllowDestination]) -> Result<(Dns, Resolver)> {
+    let has_rules = false;
+    if wall == WallKind::Address {
+        if let Some(dns) = asked
+            && dns.parse::<Dns>()? != Dns::Off
+        {
+            bail!(
+                "--dns {dns} needs --wall strict: in the address wall a program that gets an address and passes the proxy by hangs for two minutes, where without one it fails at once"
+            );
+        }
+        return Ok((Dns::Off, Resolver::Off));
+    }
+    let dns = asked.map_or_else(|| Ok(Dns::default_for(via, has_rules)), str::parse)?;
+    dns.check(via, has_rules)?;
+    if let Dns::Tcp(resolver) = dns {
+        let destination = Destination::from_ip(resolver.ip(), resolver.port())?;
+        if let Some(why) = inside_address(resolver.ip(), &[])
+            && !allowed.iter().any(|allowed| allowed.matches(&destination))
+        {
+            bail!("--dns {dns}: the resolver is inside ({why}); --allow-destination {destination} opens it");
+        }
+    }
+    Ok((dns, if dns == Dns::Off { Resolver::Off } else { Resolver::Forwarder }))
+}
+
+/// Whose resolver the app has without a forwarder: with plain rules the host's, unless they deny all.
+fn choose_resolver(asked: Option<&str>, wall: WallKind, rules: &IpLists) -> Result<(Dns, Resolver)> {
+    let resolver = match asked.map(str::parse).transpose()? {
+        None if wall == WallKind::Address && !rules.denies_any() => Resolver::Host,
+        Some(Dns::Host) if wall == WallKind::Address => Resolver::Host,
+        None | Some(Dns::Off) => Resolver::Off,
+        Some(Dns::Host) => {
+            bail!("--dns host has no network to go with: --via none without --deny leaves none whatever")
+        }
+        Some(dns) => bail!("--dns {dns} is the forwarder's, and --via none has none; use --dns host or --dns off"),
+    };
+    Ok((Dns::Off, resolver))
 }
 
 fn choose_stdio(detach: bool, [input, output, errors]: [bool; 3]) -> Stdio {

@@ -12,9 +12,10 @@ use anyhow::{Context, Result, bail};
 use nix::fcntl::{Flock, FlockArg};
 use serde::Serialize;
 
+use crate::dns::Dns;
 use crate::host::{Host, User};
 use crate::name::LaunchName;
-use crate::plan::Plan;
+use crate::plan::{Plan, Resolver};
 
 /// A launch's directory, held by a lock as long as its launcher lives.
 #[derive(Debug)]
@@ -45,6 +46,8 @@ struct Record<'a> {
     via: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     forwarder: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dns: Option<String>,
     allow: Vec<String>,
     deny: Vec<String>,
 }
@@ -101,7 +104,7 @@ impl State {
         write("plan.json", 0o600, &serde_json::to_string_pretty(&record(plan))?)?;
         write("resolv.conf", 0o644, &resolv_conf(plan))?;
         if let Some(nsswitch) = &host.nsswitch {
-            write("nsswitch.conf", 0o644, &without_host_lookups(nsswitch))?;
+            write("nsswitch.conf", 0o644, &with_host_lookups(nsswitch, plan.resolver))?;
         }
         if plan.via.has_secret() {
             write("via", 0o600, &(plan.via.secret_specs().join("\n") + "\n"))?;
@@ -188,26 +191,35 @@ fn record(plan: &Plan) -> Record<'_> {
         wall: plan.wall.as_str(),
         via: plan.via.to_string(),
         forwarder: plan.has_forwarder().then(|| plan.address.to_string()),
+        dns: plan.has_forwarder().then(|| plan.dns.to_string()),
         allow: lists.allow.iter().map(ToString::to_string).collect(),
         deny: lists.deny.iter().map(ToString::to_string).collect(),
     }
 }
 
-/// A resolver that refuses at once: programs that read resolv.conf themselves would otherwise wait
-/// for 127.0.0.1, the default of resolv.conf(5).
+/// The forwarder's DNS; or a resolver that refuses at once: programs that read resolv.conf themselves
+/// would otherwise wait for 127.0.0.1, the default of resolv.conf(5).
 fn resolv_conf(plan: &Plan) -> String {
-    let server = plan.lists().canary().map_or_else(|| "127.0.0.1".to_owned(), |canary| canary.to_string());
+    let refused = || plan.lists().canary().map_or_else(|| "127.0.0.1".to_owned(), |canary| canary.to_string());
+    let (server, timeout, attempts) = match (plan.resolver, plan.dns) {
+        (Resolver::Off | Resolver::Host, _) => (refused(), 1, 1),
+        // Longer than the forwarder waits itself: it answers each query, the first one as it is started.
+        (Resolver::Forwarder, Dns::Host | Dns::Tcp(_)) => (plan.address.ip().to_string(), 25, 2),
+        (Resolver::Forwarder, Dns::Synthetic | Dns::Off) => (plan.address.ip().to_string(), 5, 2),
+    };
+    // Without `search` the C library would try names below the host's own domain.
     format!(
-        "# Written by appfw-run: names are the forwarder's to resolve.\nnameserver {server}\noptions timeout:1 attempts:1\n"
+        "# Written by appfw-run: names are the forwarder's to resolve.\nnameserver {server}\nsearch .\noptions timeout:{timeout} attempts:{attempts}\n"
     )
 }
 
 /// nsswitch.conf(5) with its `hosts` line replaced, all else as it was: users and groups must
 /// still be found.
-fn without_host_lookups(text: &str) -> String {
+fn with_host_lookups(text: &str, resolver: Resolver) -> String {
     let is_hosts = |line: &&str| line.trim_start().starts_with("hosts:");
     let kept: Vec<&str> = text.lines().filter(|line| !is_hosts(line)).collect();
-    kept.join("\n") + "\nhosts: files\n"
+    let hosts = if resolver == Resolver::Forwarder { "files dns" } else { "files" };
+    kept.join("\n") + &format!("\nhosts: {hosts}\n")
 }
 
 #[cfg(test)]
@@ -218,7 +230,10 @@ mod tests {
     #[test]
     fn only_the_hosts_line_of_nsswitch_is_replaced() {
         let text = "passwd: files systemd\n# hosts: no\n hosts: files resolve [!UNAVAIL=return] dns\ngroup: files";
-        assert_eq!(without_host_lookups(text), "passwd: files systemd\n# hosts: no\ngroup: files\nhosts: files\n");
+        for (resolver, hosts) in [(Resolver::Off, "files"), (Resolver::Forwarder, "files dns")] {
+            let expected = format!("passwd: files systemd\n# hosts: no\ngroup: files\nhosts: {hosts}\n");
+            assert_eq!(with_host_lookups(text, resolver), expected);
+        }
     }
 
     /// A place for launches of this process's user, and that user's host.
@@ -284,12 +299,17 @@ mod tests {
     }
 
     #[test]
-    fn programs_that_resolve_themselves_are_refused_at_once() {
-        for (line, server) in
-            [("--via direct x", "192.0.2.1"), ("--via direct --wall address --allow 192.0.2.0/24 x", "198.51.100.1")]
-        {
+    fn programs_ask_the_forwarder_or_are_refused_at_once() {
+        for (line, server, options) in [
+            ("--via direct x", "127.100.90.50", "timeout:25 attempts:2"),
+            ("--via tor x", "127.100.90.50", "timeout:5 attempts:2"),
+            ("--via tor --dns tcp://9.9.9.9 x", "127.100.90.50", "timeout:25 attempts:2"),
+            ("--via direct --dns off x", "192.0.2.1", "timeout:1 attempts:1"),
+            ("--via direct --wall address --allow 192.0.2.0/24 x", "198.51.100.1", "timeout:1 attempts:1"),
+        ] {
             let text = resolv_conf(&planned(&host(), line));
-            assert!(text.contains(&format!("\nnameserver {server}\n")), "{text}");
+            let expected = format!("\nnameserver {server}\nsearch .\noptions {options}\n");
+            assert!(text.ends_with(&expected), "{line}: {text}");
         }
     }
 

@@ -158,7 +158,7 @@ impl View {
         }
         match plan.resolver {
             Resolver::Host => view.shown.push(RESOLVED.into()),
-            Resolver::Off => {
+            Resolver::Off | Resolver::Forwarder => {
                 view.hidden.extend(NAME_SERVICES.map(PathBuf::from));
                 view.replaced.extend(host.resolv_conf.iter().map(|target| own("resolv.conf", target)));
                 view.replaced

@@ -2,7 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use std::io::{BufRead, BufReader};
+use std::net::UdpSocket;
 use std::process::{Command, Output};
+use std::time::Duration;
 
 fn run(program: &str, line: &str) -> (Option<i32>, String, String) {
     let words = line.split(' ').filter(|word| !word.is_empty());
@@ -22,6 +25,9 @@ fn what_cannot_be_run_is_125_and_one_sentence() {
         (LAUNCHER, "--via direct --via none curl", "appfw-run: `direct` and `none` stand alone"),
         (LAUNCHER, "--via @/absent/file curl", "/absent/file"),
         (LAUNCHER, "--via direct --system --capture curl", "appfw-run: --capture is not there yet"),
+        (APPFW, "forward --listen 127.0.0.1:0 --via direct --dns host", "use --dns-listen ADDRESS:PORT"),
+        (APPFW, "forward --listen 127.0.0.1:0 --via tor://127.0.0.1:9 --dns host", "past tor://127.0.0.1:9"),
+        (APPFW, "forward --dns-listen 127.0.0.1:0 --via direct", "nothing to listen on"),
         (APPFW, "check", "appfw: appfw check is not there yet"),
         (APPFW, "stpo web", "did you mean appfw stop?"),
         (APPFW, "stop a/b", "launch name \"a/b\""),
@@ -32,6 +38,31 @@ fn what_cannot_be_run_is_125_and_one_sentence() {
         assert!(complaint.contains(phrase), "{line}: {complaint}");
         assert_eq!(complaint.lines().count(), 1, "{line}: {complaint}");
     }
+}
+
+#[test]
+fn a_forwarder_run_by_hand_answers_dns_where_it_is_told_to() {
+    let line = "forward --listen 127.0.0.1:0 --dns-listen 127.0.0.1:0 --via socks5h://127.0.0.1:9";
+    let mut forwarder = Command::new(APPFW)
+        .args(line.split(' '))
+        .env("APPFW_LOG", "debug")
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let said = BufReader::new(forwarder.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let ready = said.take(20).find(|line| line.contains("answers DNS") && line.contains("dns=synthetic")).unwrap();
+    let address = ready.split(['(', ')']).find(|part| part.starts_with("127.0.0.1:")).unwrap().to_owned();
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    // A of web.test
+    client.send_to(b"\x00\x07\x01\0\0\x01\0\0\0\0\0\0\x03web\x04test\0\0\x01\0\x01", address).unwrap();
+    let mut answer = [0; 512];
+    let length = client.recv(&mut answer);
+    forwarder.kill().unwrap();
+    forwarder.wait().unwrap();
+    let length = length.unwrap();
+    assert_eq!((answer[1], answer[3] & 15, answer[7]), (7, 0, 1));
+    assert!(matches!(answer[length - 4..length], [198, 18 | 19, _, _]), "{:?}", &answer[..length]);
 }
 
 #[test]

@@ -119,6 +119,11 @@ fn read(text: &str) -> File {
     let mut file = File::new();
     for line in text.lines().filter(|line| !line.is_empty() && !line.starts_with(['[', '#'])) {
         let (directive, value) = line.split_once('=').unwrap();
+        // Several directives, one list, whose order is that of the service's descriptors.
+        if let Some(kind @ ("Stream" | "Datagram")) = directive.strip_prefix("Listen") {
+            file.entry("Listen".to_owned()).or_default().push(format!("{kind}:{value}"));
+            continue;
+        }
         file.entry(directive.to_owned()).or_default().push(value.to_owned());
     }
     file
@@ -127,7 +132,6 @@ fn read(text: &str) -> File {
 /// What a directive is called in unit files, by its name on the bus (systemd's dbus-*.c).
 fn directive(property: &str) -> &str {
     match property {
-        "Listen" => "ListenStream",
         "ExecStartEx" => "ExecStart",
         "TimeoutStopUSec" => "TimeoutStopSec",
         "RestartUSec" => "RestartSec",
@@ -249,7 +253,6 @@ fn from_item(signature: &str, item: &Variant<'_>) -> Vec<String> {
         ("a(ssbt)", [source, target, Variant::Bool(false), Variant::U64(16384)]) => {
             vec![string(source), string(target)]
         }
-        ("a(ss)", [kind, address]) if string(kind) == "Stream" => vec![string(address)],
         ("a(ss)", [name, value]) => vec![format!("{}:{}", string(name), string(value))],
         ("a(sasas)", [path, argv, flags]) => {
             assert_eq!(strings(flags), ["no-env-expand"]);

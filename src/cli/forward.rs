@@ -3,10 +3,15 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use crate::cli::Isolate;
-use crate::destination::AllowDestination;
+use anyhow::Result;
 
-/// A proxy for SOCKS5 and HTTP on one port.
+use crate::cli::Isolate;
+
+use crate::destination::AllowDestination;
+use crate::dns::Dns;
+use crate::via::Via;
+
+/// A proxy for SOCKS5 and HTTP on one port, and its DNS.
 #[derive(Debug, clap::Args)]
 pub struct ForwardArgs {
     /// Listen here; without it, on the sockets that systemd hands over
@@ -25,6 +30,13 @@ pub struct ForwardArgs {
     /// With --isolate profile: forwarders with the same KEY share circuits; without it, as launch
     #[arg(long, value_name = "KEY", hide = true, requires = "isolate")]
     pub isolate_key: Option<String>,
+    /// How names are answered by DNS: synthetic, host, tcp://IP[:PORT] or off
+    #[arg(long, value_name = "HOW")]
+    pub dns: Option<Dns>,
+
+    /// Answer DNS here, by UDP and TCP; by hand off without it
+    #[arg(long, value_name = "ADDRESS:PORT", conflicts_with = "peer_cgroup")]
+    pub dns_listen: Option<SocketAddr>,
 
     /// Open an inside destination: HOST:PORT, HOST:FROM-TO, a network, *.DOMAIN, localhost …
     #[arg(long, value_name = "DESTINATION")]
@@ -37,4 +49,18 @@ pub struct ForwardArgs {
     /// Tell the launcher what happens by this Unix socket, a line of JSON an event
     #[arg(long, value_name = "PATH", hide = true)]
     pub report: Option<PathBuf>,
+}
+
+impl ForwardArgs {
+    /// How DNS is answered: as is said, else as suits the way `via` where there is a place for it.
+    ///
+    /// # Errors
+    /// The way out does not take it.
+    pub fn dns(&self, via: &Via) -> Result<Dns> {
+        let has_rules = false;
+        let default = if self.dns_listen.is_some() { Dns::default_for(via, has_rules) } else { Dns::Off };
+        let dns = self.dns.unwrap_or(default);
+        dns.check(via, has_rules)?;
+        Ok(dns)
+    }
 }

@@ -37,6 +37,10 @@ pub struct LaunchArgs {
     #[arg(long, value_enum, value_name = "WHAT", hide_possible_values = true, help_heading = "Way out")]
     pub isolate: Option<Isolate>,
 
+    /// Who answers DNS: synthetic (stand-ins for names), host, tcp://IP[:PORT], or off
+    #[arg(long, value_name = "HOW", help_heading = "Way out")]
+    pub dns: Option<String>,
+
     /// Let the forwarder reach this inside address (loopback, private …) or port; repeatable
     #[arg(long, value_name = "DEST", help_heading = "What the forwarder lets through")]
     pub allow_destination: Vec<String>,
@@ -158,13 +162,12 @@ impl Isolate {
 struct Later(&'static str, usize, &'static str);
 
 const NAMESPACE: &str = "it comes with --wall namespace in a later version";
-const LATER: [Later; 16] = [
+const LATER: [Later; 15] = [
     Later("user", 0, "ordinary users come with a later version; use sudo, or --system, which asks polkit"),
     Later("standalone", 0, "machines without systemd come with a later version"),
     Later("capture", 0, NAMESPACE),
     Later("no-capture", 0, NAMESPACE),
     Later("publish", 1, NAMESPACE),
-    Later("dns", 1, "names go to the forwarder by the proxy protocols; DNS comes with a later version"),
     Later("only", 1, "rules by name come with a later version"),
     Later("block", 1, "rules by name come with a later version"),
     Later("ingress-filter", 1, "custom BPF programs come with a later version"),

@@ -31,10 +31,12 @@ enum Hosts {
 impl AllowDestination {
     /// Whether this value opens `destination`.
     pub fn matches(&self, destination: &Destination) -> bool {
-        if !self.ports.contains(&destination.port) {
-            return false;
-        }
-        match (&self.hosts, &destination.host) {
+        self.ports.contains(&destination.port) && self.covers(&destination.host)
+    }
+
+    /// Whether this value opens `host` at some port.
+    pub fn covers(&self, host: &Host) -> bool {
+        match (&self.hosts, host) {
             (Hosts::Name(allowed), Host::Name(name)) => allowed == name,
             (Hosts::Below(parent), Host::Name(name)) => {
                 name.strip_suffix(parent.as_str()).is_some_and(|rest| rest.ends_with('.'))

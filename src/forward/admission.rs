@@ -1,5 +1,6 @@
 //! Which destinations the forwarder goes to: never inside, unless `--allow-destination` says so.
 
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
@@ -28,11 +29,23 @@ impl Admission {
         if self.is_allowed(destination) {
             return Ok(());
         }
-        let why = match &destination.host {
+        self.inside(&destination.host)?.map_or(Ok(()), |why| Err(refusal(destination, why)))
+    }
+
+    /// Judges a host that is asked for by DNS, where the port is not known yet.
+    pub fn check_host(&self, host: &Host) -> Result<(), Failure> {
+        if self.allowed.iter().any(|allowed| allowed.covers(host)) {
+            return Ok(());
+        }
+        self.inside(host)?.map_or(Ok(()), |why| Err(refusal(host, why)))
+    }
+
+    /// What makes `host` an inside one.
+    fn inside(&self, host: &Host) -> Result<Option<&'static str>, Failure> {
+        Ok(match host {
             Host::Name(name) => inside_name(name, &self.own_names).then_some("a name of this host"),
             Host::Ip(address) => inside_address(*address, &self.own_addresses()?),
-        };
-        why.map_or(Ok(()), |why| Err(refusal(destination, why)))
+        })
     }
 
     /// Judges what `destination` resolved to: the addresses that may be dialled.
@@ -54,6 +67,25 @@ impl Admission {
         }
     }
 
+    /// Judges what `host` resolved to by DNS: the addresses that the app may know.
+    pub fn answerable(&self, host: &Host, resolved: Vec<IpAddr>) -> Result<Vec<IpAddr>, Failure> {
+        let covers = |host: &Host| self.allowed.iter().any(|allowed| allowed.covers(host));
+        if covers(host) {
+            return Ok(resolved);
+        }
+        let own = self.own_addresses()?;
+        let mut reason = None;
+        let is_open = |address: &IpAddr| {
+            reason = reason.or(inside_address(*address, &own));
+            inside_address(*address, &own).is_none() || covers(&Host::Ip(*address))
+        };
+        let answerable: Vec<_> = resolved.into_iter().filter(is_open).collect();
+        match reason {
+            Some(why) if answerable.is_empty() => Err(refusal(host, why)),
+            _ => Ok(answerable),
+        }
+    }
+
     fn is_allowed(&self, destination: &Destination) -> bool {
         self.allowed.iter().any(|allowed| allowed.matches(destination))
     }
@@ -67,7 +99,7 @@ impl Admission {
     }
 }
 
-fn refusal(destination: &Destination, why: &str) -> Failure {
+fn refusal(destination: &impl fmt::Display, why: &str) -> Failure {
     Failure::refused(format!("{destination} is inside ({why}): --allow-destination {destination} opens it"))
 }
 
@@ -121,6 +153,20 @@ mod tests {
     }
 
     #[test]
+    fn a_name_asked_for_by_dns_is_judged_without_a_port() {
+        let host = |text: &str| text.parse::<Host>().unwrap();
+        let closed = admission(&[]);
+        for inside in ["localhost", "box", "box.local", "127.0.0.1", "203.0.113.9", "10.0.0.0"] {
+            let failure = closed.check_host(&host(inside)).unwrap_err();
+            assert!(failure.message.contains(&format!("--allow-destination {inside} opens it")), "{failure}");
+        }
+        assert!(closed.check_host(&host("example.org")).is_ok());
+        // The port that is open may be the one that will be asked for.
+        assert!(admission(&["box:80"]).check_host(&host("box")).is_ok());
+        assert!(admission(&["box:80"]).check_host(&host("localhost")).is_err());
+    }
+
+    #[test]
     fn what_a_name_resolves_to_is_judged_too() {
         let addresses = |list: &[&str]| list.iter().map(|text| text.parse().unwrap()).collect::<Vec<SocketAddr>>();
         let name = to("rebind.example:80");
@@ -133,6 +179,20 @@ mod tests {
 
         assert_eq!(admission(&["rebind.example"]).dialable(&name, mixed.clone()).unwrap(), mixed);
         assert_eq!(admission(&["[::1]:80"]).dialable(&name, mixed).unwrap(), addresses(&["192.0.2.1:80", "[::1]:80"]));
+    }
+
+    #[test]
+    fn what_the_app_is_told_of_a_name_is_judged_too() {
+        let addresses = |list: &[&str]| list.iter().map(|text| text.parse().unwrap()).collect::<Vec<IpAddr>>();
+        let (name, mixed) =
+            (Host::Name("rebind.example".into()), addresses(&["127.0.0.1", "192.0.2.1", "203.0.113.9"]));
+        let closed = admission(&[]);
+        assert_eq!(closed.answerable(&name, mixed.clone()).unwrap(), addresses(&["192.0.2.1"]));
+        assert!(closed.answerable(&name, addresses(&["10.0.0.1"])).unwrap_err().message.contains("private"));
+        assert!(closed.answerable(&name, vec![]).unwrap().is_empty());
+        assert_eq!(admission(&["rebind.example:80"]).answerable(&name, mixed.clone()).unwrap(), mixed);
+        let opened = admission(&["127.0.0.1:80"]).answerable(&name, mixed).unwrap();
+        assert_eq!(opened, addresses(&["127.0.0.1", "192.0.2.1"]));
     }
 
     #[test]

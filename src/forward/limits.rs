@@ -39,6 +39,26 @@ pub(super) const REFUSALS: usize = 64;
 pub(super) const REFUSAL_TIME: Duration = Duration::from_secs(2);
 /// The pause after a failed accept. With no descriptor left, only somebody's end helps.
 pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// A DNS query: a name has 255 bytes at most, options are few. Whatever is longer is wrong.
+pub(super) const DNS_QUERY_BYTES: usize = 4096;
+/// An answer by UDP, whatever the client takes: as long as a query, no more than that fits one buffer.
+pub(super) const DNS_ANSWER_BYTES: u16 = 4096;
+/// Names with a synthetic address: a browser's day; some 8 MB if each is as long as can be.
+pub(super) const DNS_NAMES: usize = 16_384;
+/// DNS queries at once. A browser that opens its tabs asks a few hundred.
+pub(super) const DNS_QUERIES: usize = 512;
+/// Those that take a thread (the host's resolver) or a connection (tcp://); the others wait. With the
+/// connections below they fit into SPARE_DESCRIPTORS.
+pub(super) const DNS_LOOKUPS: usize = 64;
+/// DNS connections by TCP at once: clients take it for the rare answer that is long.
+pub(super) const DNS_CONNECTIONS: usize = 32;
+/// Queries at once on one of them.
+pub(super) const DNS_PIPELINE: usize = 16;
+/// How long one may be idle, or not take its answer (RFC 7766, 6.2.3: "on the order of a few seconds").
+pub(super) const DNS_IDLE: Duration = Duration::from_secs(10);
+/// For an answer from elsewhere; Tor may have to build a circuit. The app's own patience is
+/// written by state.rs.
+pub(super) const DNS_TIME: Duration = Duration::from_secs(20);
 
 /// The bounds that a caller may set.
 #[derive(Clone, Copy, Debug)]

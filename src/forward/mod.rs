@@ -1,12 +1,14 @@
-//! The forwarder: one port, by which everything that the app may reach is reached.
+//! The forwarder: one port, by which everything that the app may reach is reached, and its DNS.
 //!
 //! ```text
 //! listener ─▶ peer (whose connection?) ─▶ request (SOCKS5, HTTP) ─▶ admission (not inside) ─▶ upstream ─▶ relay
 //! ```
 
 mod admission;
+mod dns;
 mod failure;
 mod limits;
+mod listeners;
 mod log;
 mod peer;
 mod relay;
@@ -19,12 +21,11 @@ mod upstream;
 
 use std::future::Future;
 use std::io;
-use std::net::{SocketAddr, TcpListener as StdListener};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
-use listenfd::ListenFd;
+use anyhow::{Context, Result};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
@@ -32,12 +33,16 @@ use tokio::task::JoinSet;
 use tracing::{debug, error, warn};
 
 use crate::cli::{ForwardArgs, Isolate};
-use crate::destination::AllowDestination;
+use crate::destination::{AllowDestination, Destination};
+use crate::dns::Dns;
 use crate::tor::find_tor;
 use crate::via::Via;
 
 use admission::Admission;
+pub use dns::{serve_datagrams, serve_streams};
+use failure::Failure;
 pub use limits::Limits;
+use listeners::Listeners;
 use log::Seldom;
 pub use peer::{Peer, PeerWall};
 pub use report::{Report, Reporter};
@@ -50,6 +55,7 @@ pub struct Forwarder {
     via: String,
     upstream: Upstream,
     admission: Admission,
+    resolver: Option<dns::Resolver>,
     peers: Option<PeerWall>,
     reporter: Arc<Reporter>,
     limits: Limits,
@@ -73,6 +79,7 @@ impl Forwarder {
             via: via.kind(),
             upstream: Upstream::new(via, limits)?,
             admission: Admission::new(allowed, Path::new("/")),
+            resolver: None,
             peers: None,
             reporter: Arc::default(),
             limits,
@@ -93,6 +100,11 @@ impl Forwarder {
         Self { upstream: self.upstream.trusting(roots), ..self }
     }
 
+    /// Answers DNS as `dns` says; `allowed` are the inside destinations that a resolver may be at.
+    pub fn with_dns(self, dns: Dns, allowed: Vec<AllowDestination>) -> Result<Self> {
+        Ok(Self { resolver: dns::Resolver::new(dns, allowed)?, ..self })
+    }
+
     /// Serves nobody but the processes behind `peers`.
     #[must_use]
     pub fn with_peers(self, peers: PeerWall) -> Self {
@@ -103,6 +115,14 @@ impl Forwarder {
     #[must_use]
     pub fn with_reporter(self, reporter: Arc<Reporter>) -> Self {
         Self { reporter, ..self }
+    }
+
+    /// The destination by name, where an address was asked for that stands for one.
+    ///
+    /// # Errors
+    /// It would, but stands for none any more.
+    fn named(&self, destination: &Destination) -> Result<Option<Destination>, Failure> {
+        self.resolver.as_ref().map_or(Ok(None), |resolver| resolver.named(destination))
     }
 }
 
@@ -123,13 +143,14 @@ fn forward(args: ForwardArgs, reporter: Arc<Reporter>) -> Result<()> {
         via.settle_tor(find_tor(Path::new("/"))?);
     }
     let isolate = via.isolation(args.isolate)?;
-    let mut forwarder = Forwarder::new(&via, args.allow_destination, limits)?
+    let dns = args.dns(&via)?;
+    let mut forwarder = Forwarder::new(&via, args.allow_destination.clone(), limits)?
         .isolating(isolate, args.isolate_key.as_deref())?
+        .with_dns(dns, args.allow_destination.clone())?
         .with_reporter(reporter);
-    if let Some(cgroup) = args.peer_cgroup {
+    if let Some(cgroup) = args.peer_cgroup.clone() {
         forwarder = forwarder.with_peers(PeerWall::new(cgroup));
     }
-    let listeners = listeners(args.listen)?;
     // One thread: the work is moving bytes between sockets, which is the kernel's, and one app's
     // connections are served by one core. It starts in no time, and needs no locks to be fair.
     // Lookups of names alone block, and get threads of their own when they come.
@@ -138,11 +159,18 @@ fn forward(args: ForwardArgs, reporter: Arc<Reporter>) -> Result<()> {
         let mut stop = signal(SignalKind::terminate()).context("cannot listen to SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen to SIGINT")?;
         let forwarder = Arc::new(forwarder);
+        let Listeners { proxy, dns_datagrams, dns_streams } = Listeners::open(&args, dns)?;
         let mut serving = JoinSet::new();
-        for listener in listeners {
-            let listener = TcpListener::from_std(listener).context("cannot use the listening socket")?;
+        for listener in proxy {
             debug!(address = ?listener.local_addr().ok(), %via, "ready");
             serving.spawn(serve(listener, Arc::clone(&forwarder), std::future::pending()));
+        }
+        for socket in dns_datagrams {
+            debug!(address = ?socket.local_addr().ok(), %dns, "answers DNS");
+            serving.spawn(serve_datagrams(socket, Arc::clone(&forwarder)));
+        }
+        for listener in dns_streams {
+            serving.spawn(serve_streams(listener, Arc::clone(&forwarder)));
         }
         // Connections end with the runtime: there is nothing to save, and the app is over anyway.
         tokio::select! {
@@ -150,27 +178,6 @@ fn forward(args: ForwardArgs, reporter: Arc<Reporter>) -> Result<()> {
             _ = interrupt.recv() => Ok(()),
         }
     })
-}
-
-/// The sockets that systemd hands over, and the one that is asked for.
-fn listeners(address: Option<SocketAddr>) -> Result<Vec<StdListener>> {
-    let mut handed = ListenFd::from_env();
-    let mut listeners = Vec::new();
-    for index in 0..handed.len() {
-        let listener =
-            handed.take_tcp_listener(index).context("systemd handed over a socket that is not a TCP listener")?;
-        listeners.extend(listener);
-    }
-    if let Some(address) = address {
-        listeners.push(StdListener::bind(address).with_context(|| format!("cannot listen on {address}"))?);
-    }
-    if listeners.is_empty() {
-        bail!("nothing to listen on: use --listen ADDRESS:PORT, or start it by its socket unit");
-    }
-    for listener in &listeners {
-        listener.set_nonblocking(true).context("cannot make the listening socket non-blocking")?;
-    }
-    Ok(listeners)
 }
 
 /// Serves `listener` until `shutdown`, then ends every connection at once.

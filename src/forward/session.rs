@@ -38,7 +38,7 @@ pub(super) async fn serve(forwarder: &Forwarder, client: TcpStream, is_full: boo
 async fn open(forwarder: &Forwarder, client: TcpStream, is_full: bool) -> Option<(Record, Open)> {
     let mut request = listen(forwarder, Request::read(client), is_full).await?;
     loop {
-        let client = match judge(forwarder, request, is_full).await {
+        let client = match admit(forwarder, request, is_full).await {
             Ok(request) => {
                 let record = Record::of(&request);
                 match answer(forwarder, request, &record.traffic).await {
@@ -124,12 +124,20 @@ async fn listen_again(forwarder: &Forwarder, client: Client) -> Option<Request> 
 }
 
 /// Returns the request if it may be served; if it may not, the client if it may ask for something else.
-async fn judge(forwarder: &Forwarder, request: Request, is_full: bool) -> Result<Request, Option<Client>> {
+async fn admit(forwarder: &Forwarder, mut request: Request, is_full: bool) -> Result<Request, Option<Client>> {
     forwarder.reporter.request();
-    let judged = if is_full { Err(Failure::full()) } else { forwarder.admission.check(request.destination()) };
+    let judged = if is_full { Err(Failure::full()) } else { judge(forwarder, &mut request) };
     let Err(failure) = judged else { return Ok(request) };
     warn!(destination = %request.destination(), via = forwarder.via, "{failure}");
     Err(request.refuse(&failure).await)
+}
+
+/// Judges a request by name where there is one: a synthetic address becomes its name first.
+fn judge(forwarder: &Forwarder, request: &mut Request) -> Result<(), Failure> {
+    if let Some(named) = forwarder.named(request.destination())? {
+        request.redirect(named);
+    }
+    forwarder.admission.check(request.destination())
 }
 
 /// An open tunnel.
@@ -206,6 +214,8 @@ async fn look_up(forwarder: &Forwarder, lookup: Lookup) -> Result<(), Failure> {
     let Forwarder { upstream, admission, reporter, .. } = forwarder;
     let Destination { host, .. } = &lookup.destination;
     let found = match (host, lookup.question) {
+        // The name that a synthetic address stands for: judging it has put it there.
+        (Host::Name(name), Question::Name(_)) => Ok(Found::Name(name.clone())),
         (_, Question::Name(address)) => {
             upstream.resolve_ptr(address, lookup.caller(), admission).await.map(Found::Name)
         }

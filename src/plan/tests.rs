@@ -45,6 +45,15 @@ fn what_cannot_be_honoured_is_refused_with_what_can() {
         ("--via direct --unit .. x", "needs a letter or digit"),
         ("--via direct --uid nobody-here x", "there is no user \"nobody-here\""),
         ("--via direct --env =x x", "takes NAME=VALUE or NAME"),
+        ("--via direct --dns dns.google x", "takes synthetic, host, off or tcp://IP[:PORT]"),
+        ("--via direct --dns tcp://dns.google x", "takes the resolver's address"),
+        ("--via direct --dns tcp://10.0.0.53 x", "(private); --allow-destination 10.0.0.53:53 opens it"),
+        ("--via tor --dns host x", "asks this host's resolver for every name, past tor; use --dns synthetic"),
+        ("--via direct --wall address --dns synthetic x", "--dns synthetic needs --wall strict"),
+        ("--via direct --wall address --dns what x", "takes synthetic, host, off"),
+        ("--via none --dns synthetic x", "is the forwarder's, and --via none has none; use --dns host"),
+        ("--via none --deny any --dns tcp://9.9.9.9 x", "is the forwarder's, and --via none has none"),
+        ("--via none --dns host x", "--dns host has no network to go with"),
         ("--via direct --wall namespace x", "--wall namespace is not there yet"),
     ] {
         let message = format!("{:#}", plan(line).expect_err(line));
@@ -67,7 +76,6 @@ fn options_of_later_versions_are_refused_by_name_and_come_first() {
         "--capture",
         "--no-capture",
         "--publish 80",
-        "--dns off",
         "--only x.test",
         "--block x.test",
         "--ingress-filter /x",
@@ -102,7 +110,8 @@ fn an_ordinary_user_asking_for_the_system_runs_as_themselves() {
 fn the_wall_and_its_lists_follow_from_the_way_out() {
     let (any, strict, address) = ("0.0.0.0/0 ::/0", WallKind::Strict, WallKind::Address);
     for (line, wall, allow, deny, resolver) in [
-        ("--via direct x", strict, "127.100.90.50/32", any, Resolver::Off),
+        ("--via direct x", strict, "127.100.90.50/32", any, Resolver::Forwarder),
+        ("--via direct --dns off x", strict, "127.100.90.50/32", any, Resolver::Off),
         ("--via direct --wall address x", address, "127.100.7.7/32", any, Resolver::Off),
         (
             "--via direct --wall address --address 127.1.2.3 --allow 10.0.0.0/8 --allow 127.1.2.3 x",
@@ -129,6 +138,31 @@ fn the_wall_and_its_lists_follow_from_the_way_out() {
         assert_eq!((plan.wall, plan.resolver), (wall, resolver), "{line}");
         assert_eq!((words(&lists.allow).as_str(), words(&lists.deny).as_str()), (allow, deny), "{line}");
         assert!(lists.canary().is_some(), "{line}: nothing to prove the filter by");
+    }
+}
+
+#[test]
+fn who_answers_dns_follows_from_the_way_out_and_the_wall() {
+    let quad9 = Dns::Tcp("9.9.9.9:53".parse().unwrap());
+    let inside = Dns::Tcp("10.0.0.53:53".parse().unwrap());
+    for (line, dns, resolver) in [
+        ("--via direct x", Dns::Host, Resolver::Forwarder),
+        ("--via direct --dns host x", Dns::Host, Resolver::Forwarder),
+        ("--via direct --dns synthetic x", Dns::Synthetic, Resolver::Forwarder),
+        ("--via tor x", Dns::Synthetic, Resolver::Forwarder),
+        ("--via http://203.0.113.20:3128 x", Dns::Synthetic, Resolver::Forwarder),
+        ("--via tor --dns tcp://9.9.9.9 x", quad9, Resolver::Forwarder),
+        ("--via direct --dns tcp://10.0.0.53 --allow-destination 10.0.0.53:53 x", inside, Resolver::Forwarder),
+        ("--via tor --dns off x", Dns::Off, Resolver::Off),
+        ("--via tor --wall address x", Dns::Off, Resolver::Off),
+        ("--via tor --wall address --dns off x", Dns::Off, Resolver::Off),
+        ("--via none x", Dns::Off, Resolver::Off),
+        ("--via none --deny 8.8.8.8 x", Dns::Off, Resolver::Host),
+        ("--via none --deny 8.8.8.8 --dns off x", Dns::Off, Resolver::Off),
+        ("--via none --deny any --allow localhost --dns host x", Dns::Off, Resolver::Host),
+    ] {
+        let plan = plan(line).unwrap_or_else(|error| panic!("{line}: {error:#}"));
+        assert_eq!((plan.dns, plan.resolver), (dns, resolver), "{line}");
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::{INNER, Places, Setting, Unit, Value, appfw, lists, word, words};
 use crate::cli::{Isolate, WallKind};
+use crate::dns::Dns;
 use crate::host::Host;
 use crate::network::{self, IpLists};
 use crate::plan::Plan;
@@ -72,6 +73,9 @@ fn command(plan: &Plan, name: &str, appfw: String) -> Vec<String> {
         command.push(format!("--isolate={}", plan.isolate.as_str()));
     }
     command.extend(plan.allow_destination.iter().map(|destination| format!("--allow-destination={destination}")));
+    if plan.dns != Dns::Off {
+        command.push(format!("--dns={}", plan.dns));
+    }
     if plan.wall == WallKind::Address {
         // On the host's loopback anybody can knock: only the app's own cgroup is served.
         command.push(format!("--peer-cgroup={}", plan.name.cgroup_directory()));

@@ -65,12 +65,32 @@ pub enum Value {
     Capabilities(u64),
     /// `RestrictNamespaces=yes`: no kind is left.
     NoNamespaces,
-    /// `ListenStream=`.
-    Listen(String),
+    /// `ListenStream=` and `ListenDatagram=`, in the order in which the service gets the sockets.
+    Listen(Vec<(SocketKind, String)>),
     /// `ExecStart=`, without expansion of `$` and `%`.
     Exec(Vec<String>),
     /// A descriptor of the launcher, by its place in the list passed along.
     Descriptor(usize),
+}
+
+/// What kind of socket a socket unit listens with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SocketKind {
+    /// TCP.
+    Stream,
+    /// UDP.
+    Datagram,
+}
+
+impl SocketKind {
+    /// As the bus calls it, and unit files behind `Listen`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Stream => "Stream",
+            Self::Datagram => "Datagram",
+        }
+    }
 }
 
 /// One unit.

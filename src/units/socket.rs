@@ -1,8 +1,9 @@
 //! The forwarder's listening socket: in the strict wall inside the app's namespace, in the address
 //! wall on the host's loopback.
 
-use super::{Places, Unit, Value, lists, words};
+use super::{Places, SocketKind, Unit, Value, lists, words};
 use crate::cli::WallKind;
+use crate::dns::{self, Dns};
 use crate::network::{self, IpLists};
 use crate::plan::Plan;
 
@@ -10,7 +11,12 @@ pub(super) fn unit(plan: &Plan, places: &Places) -> Unit {
     let mut unit = Unit::new(plan.name.socket(), format!("Forwarder's address for appfw launch {}", plan.name));
     // It goes when the last unit that requires it has gone: the app, or before that the life-line.
     unit.unit("StopWhenUnneeded", Value::Bool(true));
-    unit.kind("ListenStream", Value::Listen(plan.address.to_string()));
+    let mut listen = vec![(SocketKind::Stream, plan.address.to_string())];
+    if plan.dns != Dns::Off {
+        let address = format!("{}:{}", plan.address.ip(), dns::PORT);
+        listen.extend([(SocketKind::Datagram, address.clone()), (SocketKind::Stream, address)]);
+    }
+    unit.kind("Listen", Value::Listen(listen));
     // More than the default of an accept queue in systemd (SOMAXCONN is the kernel's own limit).
     unit.kind("Backlog", Value::Number(4096));
     match plan.wall {

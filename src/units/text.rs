@@ -82,7 +82,9 @@ fn lines(setting: &Setting) -> Vec<String> {
         Value::Errno(errno) => vec![assign(format!("{errno:?}"))],
         Value::Capabilities(mask) => vec![assign(capability_names(*mask))],
         Value::NoNamespaces => vec![assign("yes".into())],
-        Value::Listen(address) => vec![assign(address.clone())],
+        Value::Listen(addresses) => {
+            addresses.iter().map(|(kind, address)| format!("Listen{}={address}", kind.as_str())).collect()
+        }
         // `:` switches off expansion of `$`; specifiers have no switch.
         Value::Exec(command) => {
             vec![assign(format!(":{}", command.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ")))]

@@ -33,7 +33,6 @@ pub fn name(setting: &Setting) -> &'static str {
         ("StandardInput", Value::Descriptor(_)) => "StandardInputFileDescriptor",
         ("StandardOutput", Value::Descriptor(_)) => "StandardOutputFileDescriptor",
         ("StandardError", Value::Descriptor(_)) => "StandardErrorFileDescriptor",
-        ("ListenStream", _) => "Listen",
         ("ExecStart", _) => "ExecStartEx",
         ("TimeoutStopSec", _) => "TimeoutStopUSec",
         ("RestartSec", _) => "RestartUSec",
@@ -67,7 +66,9 @@ pub fn plain(value: &Value) -> Variant<'_> {
         Value::Capabilities(mask) => Variant::from(*mask),
         // The mask of the kinds that are left (systemd, src/core/dbus-execute.c).
         Value::NoNamespaces => Variant::from(0_u64),
-        Value::Listen(address) => Variant::new(vec![("Stream".to_owned(), address.clone())]),
+        Value::Listen(addresses) => Variant::new(
+            addresses.iter().map(|(kind, address)| (kind.as_str().to_owned(), address.clone())).collect::<Vec<_>>(),
+        ),
         Value::Exec(command) => Variant::new(vec![(
             command.first().cloned().unwrap_or_default(),
             command.clone(),

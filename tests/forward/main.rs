@@ -4,6 +4,7 @@
 
 mod broken_hops;
 mod chains;
+mod dns;
 mod endurance;
 mod hops;
 mod hostile;

@@ -25,7 +25,9 @@ WALLS = ["strict", "address"]
 # are compared as a whole, so that what opens, and what closes, is noticed.
 
 OPEN_BY_DESIGN = {
-    "strict": {},
+    "strict": {
+        "getaddrinfo": "the forwarder answers with an address that stands for the name, and asks nobody",
+    },
     "address": {
         "unix-abstract": "abstract sockets belong to the host's network namespace",
         "host-wildcard-by-forwarders-address": "0.0.0.0 answers at the forwarder's own address as well",
@@ -139,7 +141,9 @@ def prepared(request):
 def confined(lab, wall, user, via="direct", program=TAKEOVER, names="all", more=""):
     """Runs probes as the app of a launch. They learn the forwarder's address as programs do."""
     script = f'exec {PYTHON} {program} --json --forwarder="${{http_proxy#http://}}" {names} {more}'
-    command = ["appfw-run", "--via", via, "--wall", wall, "--uid", user, "--", "sh", "-fc", script]
+    # With direct alone the host's resolver would be asked, by the forwarder.
+    dns = ["--dns", "synthetic"] if wall == "strict" else []
+    command = ["appfw-run", "--via", via, *dns, "--wall", wall, "--uid", user, "--", "sh", "-fc", script]
     done = lab.run(command, timeout=120)
     assert done.returncode == 0, done.stderr
     return results_of(done.stdout)

@@ -379,7 +379,6 @@ def test_no_way_out_is_a_question(lab):
     (["--capture"], "--capture is not there yet"),
     (["--no-capture"], "--no-capture is not there yet"),
     (["--publish", "8080"], "--publish is not there yet"),
-    (["--dns", "host"], "--dns is not there yet"),
     (["--isolate", "launch"], "--isolate is not there yet"),
     (["--only", "example.org"], "--only is not there yet"),
     (["--block", "example.org"], "--block is not there yet"),

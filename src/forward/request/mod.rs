@@ -90,6 +90,17 @@ impl Request {
         }
     }
 
+    /// Makes it go elsewhere: to the name that an address stands for.
+    pub(super) fn redirect(&mut self, destination: Destination) {
+        match self {
+            Request::Socks5(socks) => socks.destination = destination,
+            Request::Socks4(socks) => socks.destination = destination,
+            Request::Tunnel(tunnel) => tunnel.destination = destination,
+            Request::Plain(plain) => plain.redirect(destination),
+            Request::Lookup(lookup) => lookup.destination = destination,
+        }
+    }
+
     /// The user and password that the client gave, whatever they are: they divide circuits, and open nothing.
     pub(super) fn caller(&self) -> Option<&Credentials> {
         match self {

@@ -50,6 +50,11 @@ impl Plain {
         self.caller.as_ref()
     }
 
+    pub(super) fn redirect(&mut self, destination: Destination) {
+        self.line.destination = destination.clone();
+        self.destination = destination;
+    }
+
     /// Whether it may become a tunnel, and so must not go by a proxy that would have to agree.
     pub(crate) fn is_upgrade(&self) -> bool {
         self.head.upgrade.is_some()
