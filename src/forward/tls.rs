@@ -166,3 +166,67 @@ impl Write for Below<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use rustls::pki_types::PrivateKeyDer;
+    use rustls::{RootCertStore, ServerConfig};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::UnixStream;
+    use tokio::time::timeout;
+    use tokio_rustls::TlsAcceptor;
+
+    use super::*;
+    use crate::forward::relay::{Traffic, relay};
+
+    fn configs() -> (Arc<ClientConfig>, TlsAcceptor) {
+        let issued = rcgen::generate_simple_self_signed(["a.test".to_owned()]).unwrap();
+        let key = PrivateKeyDer::try_from(issued.signing_key.serialize_der()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut roots = RootCertStore::empty();
+        roots.add(issued.cert.der().clone()).unwrap();
+        let client = ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions();
+        let client = client.unwrap().with_root_certificates(roots).with_no_client_auth();
+        let server = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let server = server.unwrap().with_no_client_auth().with_single_cert(vec![issued.cert.der().clone()], key);
+        (Arc::new(client), TlsAcceptor::from(Arc::new(server.unwrap())))
+    }
+
+    /// The peer has ended its half, so nothing is read here that would send the rest on; and it begins
+    /// to read only when all was taken. For some of these lengths the socket is full just then.
+    #[tokio::test]
+    async fn what_was_taken_arrives_though_nothing_follows() {
+        const RECORD: usize = 16 * 1024;
+        let (config, acceptor) = configs();
+        for count in (RECORD..RECORD * 40).step_by(RECORD) {
+            let (ours, theirs) = UnixStream::pair().unwrap();
+            let name = ServerName::try_from("a.test").unwrap();
+            let (client, server) =
+                tokio::join!(Tls::connect(Arc::clone(&config), name, Stream::Unix(ours)), acceptor.accept(theirs));
+            let (upstream, mut server) = (Stream::Tls(Box::new(client.unwrap())), server.unwrap());
+            let (app, inner) = UnixStream::pair().unwrap();
+            let traffic = Traffic::default();
+            let client = Stream::Unix(inner);
+            let relaying = relay(&client, &upstream, &traffic);
+            let test = async {
+                let mut app = app;
+                server.shutdown().await.unwrap();
+                assert_eq!(app.read(&mut [0]).await.unwrap(), 0);
+                let sent = timeout(Duration::from_millis(20), app.write_all(&vec![7; count])).await;
+                tokio::time::sleep(Duration::from_millis(2)).await;
+                if sent.is_err() {
+                    return; // more than fits without the peer
+                }
+                let mut all = vec![0; count];
+                let arrived = timeout(Duration::from_secs(5), server.read_exact(&mut all)).await;
+                arrived.unwrap_or_else(|_| panic!("some of {count} bytes got stuck")).unwrap();
+            };
+            tokio::select! {
+                result = relaying => panic!("the relay ended: {result:?}"),
+                () = test => {}
+            }
+        }
+    }
+}

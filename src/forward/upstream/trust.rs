@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::{Arc, OnceLock};
 
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore, crypto};
 
 use crate::forward::tls::Tls;
@@ -31,7 +31,8 @@ impl Trust {
         at: &Endpoint,
         server: &ServerName<'static>,
     ) -> Result<Stream, Failure> {
-        let config = self.config().map_err(Failure::general)?;
+        let unchecked = |why| Failure::general(format!("the HTTPS upstream {at} cannot be checked: {why}"));
+        let config = self.config().map_err(unchecked)?;
         match Tls::connect(config, server.clone(), stream).await {
             Ok(tls) => Ok(Stream::Tls(Box::new(tls))),
             Err(error) => Err(Failure::general(format!("the HTTPS upstream {at} {}", what_went_wrong(&error)))),
@@ -42,7 +43,10 @@ impl Trust {
         if let Some(config) = self.config.get() {
             return Ok(Arc::clone(config));
         }
-        let roots = self.roots.clone().map_or_else(system_roots, Ok)?;
+        let roots = match &self.roots {
+            Some(roots) => roots.clone(),
+            None => authorities(rustls_native_certs::load_native_certs().certs)?,
+        };
         let provider = Arc::new(crypto::ring::default_provider());
         let config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
@@ -53,15 +57,12 @@ impl Trust {
     }
 }
 
-fn system_roots() -> Result<RootCertStore, String> {
-    let found = rustls_native_certs::load_native_certs();
+fn authorities(found: Vec<CertificateDer<'static>>) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
     // Some systems carry old ones that no longer parse; the others are as good without them.
-    roots.add_parsable_certificates(found.certs);
+    roots.add_parsable_certificates(found);
     if roots.is_empty() {
-        return Err("this machine has no certificate authorities that https:// could be checked by: \
-                    install ca-certificates"
-            .into());
+        return Err("this machine knows no certificate authorities, install ca-certificates".into());
     }
     Ok(roots)
 }
@@ -73,5 +74,20 @@ fn what_went_wrong(error: &io::Error) -> String {
         Some(rustls::Error::InvalidMessage(_)) => "does not speak TLS".into(),
         Some(other) => format!("could not agree with us on TLS: {other}"),
         None => format!("closed the connection in the middle of its TLS handshake: {error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_authorities_nobody_is_trusted() {
+        let unreadable = CertificateDer::from(b"old".to_vec());
+        for found in [vec![], vec![unreadable.clone()]] {
+            assert!(authorities(found).unwrap_err().contains("install ca-certificates"));
+        }
+        let issued = rcgen::generate_simple_self_signed(["a.test".to_owned()]).unwrap();
+        assert_eq!(authorities(vec![unreadable, issued.cert.der().clone()]).unwrap().len(), 1);
     }
 }
