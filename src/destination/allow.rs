@@ -31,7 +31,8 @@ enum Hosts {
 impl AllowDestination {
     /// Whether this value opens `destination`.
     pub fn matches(&self, destination: &Destination) -> bool {
-        if !self.ports.contains(&destination.port) {
+        // A question about a host has no port; where a connection may go, it may be asked about.
+        if destination.port != 0 && !self.ports.contains(&destination.port) {
             return false;
         }
         match (&self.hosts, &destination.host) {

@@ -45,7 +45,7 @@ impl Admission {
         let is_open = |address: &SocketAddr| {
             let Some(why) = inside_address(address.ip(), &own) else { return true };
             reason = Some(why);
-            Destination::from_ip(address.ip(), address.port()).is_ok_and(|address| self.is_allowed(&address))
+            self.is_allowed(&Destination { host: Host::Ip(address.ip()), port: address.port() })
         };
         let dialable: Vec<_> = resolved.into_iter().filter(is_open).collect();
         match reason {
@@ -133,6 +133,22 @@ mod tests {
 
         assert_eq!(admission(&["rebind.example"]).dialable(&name, mixed.clone()).unwrap(), mixed);
         assert_eq!(admission(&["[::1]:80"]).dialable(&name, mixed).unwrap(), addresses(&["192.0.2.1:80", "[::1]:80"]));
+    }
+
+    #[test]
+    fn a_question_is_open_where_some_connection_is() {
+        let about = |host: &str| Destination { host: host.parse().unwrap(), port: 0 };
+        let closed = admission(&[]);
+        let failure = closed.check(&about("localhost")).unwrap_err();
+        assert!(failure.message.ends_with("--allow-destination localhost opens it"), "{failure}");
+        assert!(closed.check(&about("example.org")).is_ok());
+
+        let open = admission(&["localhost:631", "10.0.0.5:80"]);
+        assert!(open.check(&about("localhost")).is_ok());
+        assert!(open.check(&about("10.9.9.9")).is_err());
+        let nas: Vec<SocketAddr> = vec!["10.0.0.5:0".parse().unwrap(), "10.0.0.6:0".parse().unwrap()];
+        assert_eq!(open.dialable(&about("nas.example"), nas.clone()).unwrap(), nas[..1]);
+        assert!(closed.dialable(&about("nas.example"), nas).is_err());
     }
 
     #[test]
