@@ -34,7 +34,7 @@ impl AllowDestination {
         self.ports.contains(&destination.port) && self.covers(&destination.host)
     }
 
-    /// Whether this value opens `host` at some port.
+    /// Whether this value opens `host` at some port: a question about a host has none.
     pub fn covers(&self, host: &Host) -> bool {
         match (&self.hosts, host) {
             (Hosts::Name(allowed), Host::Name(name)) => allowed == name,

@@ -117,7 +117,10 @@ impl Destination {
 
 impl fmt::Display for Destination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.host, self.port)
+        match self.port {
+            0 => write!(f, "{}", self.host),
+            port => write!(f, "{}:{port}", self.host),
+        }
     }
 }
 

@@ -58,7 +58,7 @@ impl Admission {
         let is_open = |address: &SocketAddr| {
             let Some(why) = inside_address(address.ip(), &own) else { return true };
             reason = Some(why);
-            Destination::from_ip(address.ip(), address.port()).is_ok_and(|address| self.is_allowed(&address))
+            self.is_allowed(&Destination { host: Host::Ip(address.ip()), port: address.port() })
         };
         let dialable: Vec<_> = resolved.into_iter().filter(is_open).collect();
         match reason {
@@ -193,6 +193,17 @@ mod tests {
         assert_eq!(admission(&["rebind.example:80"]).answerable(&name, mixed.clone()).unwrap(), mixed);
         let opened = admission(&["127.0.0.1:80"]).answerable(&name, mixed).unwrap();
         assert_eq!(opened, addresses(&["127.0.0.1", "192.0.2.1"]));
+    }
+
+    #[test]
+    fn a_question_is_open_where_some_connection_is() {
+        let about = |text: &str| text.parse::<Host>().unwrap();
+        let failure = admission(&[]).check_host(&about("localhost")).unwrap_err();
+        assert!(failure.message.ends_with("--allow-destination localhost opens it"), "{failure}");
+        assert!(admission(&[]).check_host(&about("example.org")).is_ok());
+        let open = admission(&["localhost:631", "10.0.0.5:80"]);
+        assert!(open.check_host(&about("localhost")).is_ok());
+        assert!(open.check_host(&about("10.9.9.9")).is_err());
     }
 
     #[test]

@@ -137,7 +137,10 @@ fn judge(forwarder: &Forwarder, request: &mut Request) -> Result<(), Failure> {
     if let Some(named) = forwarder.named(request.destination())? {
         request.redirect(named);
     }
-    forwarder.admission.check(request.destination())
+    match request {
+        Request::Lookup(lookup) => forwarder.admission.check_host(&lookup.destination.host),
+        request => forwarder.admission.check(request.destination()),
+    }
 }
 
 /// An open tunnel.

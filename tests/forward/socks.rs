@@ -92,6 +92,13 @@ async fn names_are_looked_up_where_they_are_resolved() {
     let v6: std::net::Ipv6Addr = "2001:db8::7".parse().unwrap();
     let answer = [&[5, 0, 0, 4][..], &v6.octets(), &[0, 0]].concat();
     assert_eq!(command(forwarder, 0xf0, &name("[2001:db8::7]")).await, answer);
+    // What may be connected to may be asked about, and its name.
+    let open = start("direct", &["localhost"]).await;
+    assert_eq!(command(open, 0xf0, &name("localhost")).await, [5, 0, 0, 1, 127, 0, 0, 1, 0, 0]);
+    let answer = command(open, 0xf1, &[1, 127, 0, 0, 1]).await;
+    let length = usize::from(answer[4]);
+    assert_eq!(answer[..4], [5, 0, 0, 3]);
+    assert_eq!((&answer[5..5 + length], &answer[5 + length..]), (&b"localhost"[..], &[0, 0][..]));
     // .invalid never resolves (RFC 6761).
     assert_eq!(command(forwarder, 0xf0, &name("appfw.invalid")).await[1], 4);
 }
@@ -100,7 +107,7 @@ async fn names_are_looked_up_where_they_are_resolved() {
 async fn lookups_are_judged() {
     let (upstream, log) = socks5(None, 0).await;
     for via in ["direct".to_owned(), format!("socks5://{upstream}")] {
-        let forwarder = start(&via, &["127.0.0.1:9"]).await;
+        let forwarder = start(&via, &["192.168.7.7:9"]).await;
         for inside in [name("localhost"), name("127.0.0.1"), name("0x7f.1"), vec![1, 10, 0, 0, 1]] {
             assert_eq!(command(forwarder, 0xf0, &inside).await[1], 2, "{via} {inside:?}");
         }

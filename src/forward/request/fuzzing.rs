@@ -61,6 +61,7 @@ mod tests {
             "Upgrade: h2c",
             "Proxy-Authorization: Basic bWU6cHc=",
             "X: a\tb",
+            "Close: x",
             "X:",
             "X : y",
             " folded",

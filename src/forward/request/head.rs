@@ -128,10 +128,20 @@ impl Head {
     }
 }
 
-/// RFC 9110 7.6.1, what proxies add to it, and what is written anew: the host and the framing.
+/// RFC 9110 7.6.1, what proxies add to it, and what is written anew: the host and the framing. A header
+/// `Close` (reserved, 18.4) would be one that `Connection: close` names.
 fn is_hop_by_hop(name: &str) -> bool {
-    const NAMES: [&str; 8] =
-        ["connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "host", "content-length"];
+    const NAMES: [&str; 9] = [
+        "connection",
+        "close",
+        "keep-alive",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "host",
+        "content-length",
+    ];
     NAMES.contains(&name) || name.starts_with("proxy-")
 }
 

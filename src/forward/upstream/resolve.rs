@@ -9,8 +9,8 @@ use crate::via::Credentials;
 
 use super::{Admission, Budget, Failure, Upstream, Way, direct};
 
-/// A lookup asks for no port, and rules are about destinations. What opens every port opens this one.
-const ANY_PORT: u16 = 1;
+/// A lookup asks for no port.
+const NO_PORT: u16 = 0;
 
 impl Upstream {
     /// The addresses of `name`, none of them inside.
@@ -21,26 +21,26 @@ impl Upstream {
         admission: &Admission,
     ) -> Result<Vec<IpAddr>, Failure> {
         let host: Host = name.parse().map_err(|error: anyhow::Error| Failure::malformed(format!("{error:#}")))?;
-        let destination = Destination { host, port: ANY_PORT };
-        admission.check(&destination).map_err(|failure| refused(&destination.host, failure))?;
+        let destination = Destination { host, port: NO_PORT };
+        admission.check_host(&destination.host).map_err(|failure| refused(&destination.host, failure))?;
         let name = match &destination.host {
             Host::Ip(address) => return Ok(vec![*address]),
             Host::Name(name) => name,
         };
         let budget = Budget::new(&self.limits);
-        let found: Vec<SocketAddr> = match &self.way {
+        let found: Vec<IpAddr> = match &self.way {
             Way::Direct => {
-                let looked_up = budget.connecting(direct::resolve(&destination.host, ANY_PORT)).await;
-                looked_up.unwrap_or_else(|_| Err(Failure::timed_out(format_args!("looking up {name}"))))?
+                let looked_up = budget.connecting(direct::resolve(&destination.host, NO_PORT)).await;
+                let found = looked_up.unwrap_or_else(|_| Err(Failure::timed_out(format_args!("looking up {name}"))))?;
+                found.iter().map(SocketAddr::ip).collect()
             }
             Way::Chain(chain) => {
                 chain.last().expect_lookups()?;
                 let (link, stream) = chain.reach(&self.errand(caller, &destination), &budget).await?;
-                vec![SocketAddr::new(link.resolve(stream, name, &budget).await?, ANY_PORT)]
+                vec![link.resolve(stream, name, &budget).await?]
             }
         };
-        let open = admission.dialable(&destination, found).map_err(|failure| refused(&destination.host, failure))?;
-        Ok(open.iter().map(SocketAddr::ip).collect())
+        admission.answerable(&destination.host, found).map_err(|failure| refused(&destination.host, failure))
     }
 
     /// The name of `address`, which is not inside.
@@ -50,8 +50,8 @@ impl Upstream {
         caller: Option<&Credentials>,
         admission: &Admission,
     ) -> Result<String, Failure> {
-        let destination = Destination { host: Host::Ip(address), port: ANY_PORT };
-        admission.check(&destination).map_err(|failure| refused(&destination.host, failure))?;
+        let destination = Destination { host: Host::Ip(address), port: NO_PORT };
+        admission.check_host(&destination.host).map_err(|failure| refused(&destination.host, failure))?;
         let budget = Budget::new(&self.limits);
         let name = match &self.way {
             Way::Direct => {
@@ -67,8 +67,8 @@ impl Upstream {
         // Whoever owns the address says what its name is: it need not be one.
         match name.parse() {
             Ok(Host::Name(name)) => {
-                let named = Destination { host: Host::Name(name.clone()), port: ANY_PORT };
-                admission.check(&named).map_err(|failure| refused(&destination.host, failure))?;
+                let named = Host::Name(name.clone());
+                admission.check_host(&named).map_err(|failure| refused(&destination.host, failure))?;
                 Ok(name)
             }
             _ => Err(Failure {
