@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 
 use crate::cli::{LaunchArgs, WallKind};
-use crate::destination::AllowDestination;
+use crate::destination::{Pattern, Rules};
 use crate::environment::proxy_variables;
 use crate::host::{Host, User};
 use crate::name::LaunchName;
@@ -36,8 +36,10 @@ pub struct Plan {
     pub address: SocketAddrV4,
     /// `--allow` and `--deny`, as given.
     rules: IpLists,
+    /// `--only` and `--block`: what the forwarder lets through.
+    pub destinations: Rules,
     /// Inside addresses that the forwarder may reach.
-    pub allow_destination: Vec<AllowDestination>,
+    pub allow_destination: Vec<Pattern>,
     /// As whom the app runs.
     pub app: Identity,
     /// Where the app starts.
@@ -134,8 +136,8 @@ impl Plan {
             deny: network::parse_list("--deny", &args.deny)?,
         };
         let (wall, rules) = choose_wall(args.wall, &via, rules)?;
-        if via == Via::None && !args.allow_destination.is_empty() {
-            bail!("--allow-destination is the forwarder's, and --via none has none; use --allow for addresses");
+        if via == Via::None {
+            refuse_destinations(args)?;
         }
         let address = choose_address(args.address.as_deref(), wall, &via)?;
         let user = match &args.uid {
@@ -167,7 +169,11 @@ impl Plan {
             via,
             address,
             rules,
-            allow_destination: parse_destinations(&args.allow_destination)?,
+            destinations: Rules {
+                only: Pattern::parse_list("--only", &args.only)?,
+                block: Pattern::parse_list("--block", &args.block)?,
+            },
+            allow_destination: Pattern::parse_list("--allow-destination", &args.allow_destination)?,
             app,
             directory,
             umask: host.umask,
@@ -214,6 +220,17 @@ impl Plan {
         }
     }
 
+    /// What the rules cannot do here, though one might think so.
+    #[must_use]
+    pub fn warning(&self) -> Option<String> {
+        match (&self.via, self.destinations.blind_block()) {
+            (Via::Chain(_), Some(block)) => Some(format!(
+                "--block {block} keeps out what is asked for by address; a name is resolved by the upstream, and may lead there: block the name as well"
+            )),
+            _ => None,
+        }
+    }
+
     /// The program as the user wrote it, for messages.
     #[must_use]
     pub fn program(&self) -> String {
@@ -225,6 +242,21 @@ impl Plan {
 #[must_use]
 pub fn program_of(command: &[OsString]) -> String {
     command.first().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+/// Without a forwarder nobody judges destinations.
+fn refuse_destinations(args: &LaunchArgs) -> Result<()> {
+    let LaunchArgs { only, block, allow_destination, .. } = args;
+    let given = [("--only", only, "--deny any with --allow"), ("--block", block, "--deny")]
+        .into_iter()
+        .chain([("--allow-destination", allow_destination, "--allow")])
+        .find(|(_, words, _)| !words.is_empty());
+    match given {
+        Some((option, _, instead)) => bail!(
+            "{option} is the forwarder's, and --via none has none; use {instead} for addresses, or --via direct for names"
+        ),
+        None => Ok(()),
+    }
 }
 
 /// The wall that these rules and this way out take, and the rules completed by a canary.
@@ -304,10 +336,6 @@ fn choose_stdio(detach: bool, [input, output, errors]: [bool; 3]) -> Stdio {
         // it must not be put into raw mode.
         (false, false) => Stdio::Descriptors,
     }
-}
-
-fn parse_destinations(words: &[String]) -> Result<Vec<AllowDestination>> {
-    words.iter().map(|word| word.parse()).collect()
 }
 
 /// `--env K=V` and `--env K` (the caller's K, if it has one).

@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail};
 use nix::fcntl::{Flock, FlockArg};
 use serde::Serialize;
 
+use crate::destination::Pattern;
 use crate::host::{Host, User};
 use crate::name::LaunchName;
 use crate::plan::Plan;
@@ -47,6 +48,12 @@ struct Record<'a> {
     forwarder: Option<String>,
     allow: Vec<String>,
     deny: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    only: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    block: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    allow_destination: Vec<String>,
 }
 
 /// The parent directory of all launches, from the environment of `host`.
@@ -190,7 +197,14 @@ fn record(plan: &Plan) -> Record<'_> {
         forwarder: plan.has_forwarder().then(|| plan.address.to_string()),
         allow: lists.allow.iter().map(ToString::to_string).collect(),
         deny: lists.deny.iter().map(ToString::to_string).collect(),
+        only: written(&plan.destinations.only),
+        block: written(&plan.destinations.block),
+        allow_destination: written(&plan.allow_destination),
     }
+}
+
+fn written(patterns: &[Pattern]) -> Vec<String> {
+    patterns.iter().map(ToString::to_string).collect()
 }
 
 /// A resolver that refuses at once: programs that read resolv.conf themselves would otherwise wait
@@ -253,6 +267,20 @@ mod tests {
         }
         state.remove();
         assert!(!state.directory.exists());
+    }
+
+    #[test]
+    fn the_record_holds_what_the_forwarder_lets_through() {
+        let (_place, base, host) = place();
+        let read = |line: &str| -> serde_json::Value {
+            let plan = planned(&host, line);
+            let (state, _sockets) = State::create(&base, &plan, &host).unwrap();
+            serde_json::from_str(&fs::read_to_string(state.directory.join("plan.json")).unwrap()).unwrap()
+        };
+        let record = read("--via direct --unit a --only A.test --block *.b.test:443 --allow-destination 10.0.0.1 x");
+        let rules = ["only", "block", "allow_destination"].map(|name| record[name][0].as_str().unwrap());
+        assert_eq!(rules, ["a.test", "*.b.test:443", "10.0.0.1"]);
+        assert!(read("--via direct --unit b x").get("only").is_none());
     }
 
     #[test]

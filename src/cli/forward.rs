@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use crate::destination::AllowDestination;
+use crate::destination::Pattern;
 
 /// A proxy for SOCKS5 and HTTP on one port.
 #[derive(Debug, clap::Args)]
@@ -16,9 +16,17 @@ pub struct ForwardArgs {
     #[arg(long, value_name = "SPEC", required = true)]
     pub via: Vec<String>,
 
-    /// Open an inside destination: HOST:PORT, HOST:FROM-TO, a network, *.DOMAIN, localhost …
+    /// Let through nothing but this: HOST, *.DOMAIN, HOST:PORT, HOST:FROM-TO, a network, localhost …
     #[arg(long, value_name = "DESTINATION")]
-    pub allow_destination: Vec<AllowDestination>,
+    pub only: Vec<Pattern>,
+
+    /// Do not let this through, whatever --only says
+    #[arg(long, value_name = "DESTINATION")]
+    pub block: Vec<Pattern>,
+
+    /// Open an inside destination
+    #[arg(long, value_name = "DESTINATION")]
+    pub allow_destination: Vec<Pattern>,
 
     /// Serve only processes of this cgroup directory and those below it
     #[arg(long, value_name = "PATH", hide = true)]

@@ -33,7 +33,13 @@ pub struct LaunchArgs {
     #[arg(long, value_name = "SPEC", help_heading = "Way out")]
     pub via: Vec<String>,
 
-    /// Let the forwarder reach this inside address (loopback, private …) or port; repeatable
+    /// Nothing but this: HOST[:PORT], *.DOMAIN, a network; repeatable
+    #[arg(long, value_name = "DEST", help_heading = "What the forwarder lets through")]
+    pub only: Vec<String>,
+    /// Everything but this, whatever --only says; repeatable
+    #[arg(long, value_name = "DEST", help_heading = "What the forwarder lets through")]
+    pub block: Vec<String>,
+    /// Open this inside destination (loopback, private …); repeatable
     #[arg(long, value_name = "DEST", help_heading = "What the forwarder lets through")]
     pub allow_destination: Vec<String>,
 
@@ -130,7 +136,7 @@ impl EnvScheme {
 struct Later(&'static str, usize, &'static str);
 
 const NAMESPACE: &str = "it comes with --wall namespace in a later version";
-const LATER: [Later; 17] = [
+const LATER: [Later; 15] = [
     Later("user", 0, "ordinary users come with a later version; use sudo, or --system, which asks polkit"),
     Later("standalone", 0, "machines without systemd come with a later version"),
     Later("capture", 0, NAMESPACE),
@@ -138,8 +144,6 @@ const LATER: [Later; 17] = [
     Later("publish", 1, NAMESPACE),
     Later("dns", 1, "names go to the forwarder by the proxy protocols; DNS comes with a later version"),
     Later("isolate", 1, "every launch has Tor circuits of its own; other choices come with a later version"),
-    Later("only", 1, "rules by name come with a later version"),
-    Later("block", 1, "rules by name come with a later version"),
     Later("ingress-filter", 1, "custom BPF programs come with a later version"),
     Later("egress-filter", 1, "custom BPF programs come with a later version"),
     Later("dbus", 1, "every bus is hidden from the app; a filtered one comes with a later version"),

@@ -26,6 +26,8 @@ pub(super) const REFUSALS: usize = 64;
 pub(super) const REFUSAL_TIME: Duration = Duration::from_secs(2);
 /// The pause after a failed accept. With no descriptor left, only somebody's end helps.
 pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Refused destinations that are told to the launcher. It lists them once, for somebody to read.
+pub const REFUSED_NAMES: usize = 64;
 
 /// The bounds that a caller may set.
 #[derive(Clone, Copy, Debug)]

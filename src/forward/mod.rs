@@ -1,7 +1,7 @@
 //! The forwarder: one port, by which everything that the app may reach is reached.
 //!
 //! ```text
-//! listener ─▶ peer (whose connection?) ─▶ request (SOCKS5, HTTP) ─▶ admission (not inside) ─▶ upstream ─▶ relay
+//! listener ─▶ peer (whose connection?) ─▶ request (SOCKS5, HTTP) ─▶ admission (rules, not inside) ─▶ upstream ─▶ relay
 //! ```
 
 mod admission;
@@ -31,12 +31,13 @@ use tokio::task::JoinSet;
 use tracing::{debug, error, warn};
 
 use crate::cli::ForwardArgs;
-use crate::destination::AllowDestination;
+use crate::destination::{Pattern, Rules};
 use crate::tor::find_tor;
 use crate::via::Via;
 
 use admission::Admission;
-pub use limits::Limits;
+pub use failure::{Refused, Rule};
+pub use limits::{Limits, REFUSED_NAMES};
 use log::Seldom;
 pub use peer::{Peer, PeerWall};
 pub use report::{Report, Reporter};
@@ -46,6 +47,8 @@ use upstream::Upstream;
 pub struct Forwarder {
     via: &'static str,
     upstream: Upstream,
+    /// Whether the app's names are resolved here.
+    resolves: bool,
     admission: Admission,
     peers: Option<PeerWall>,
     reporter: Arc<Reporter>,
@@ -65,10 +68,11 @@ struct Complaints {
 
 impl Forwarder {
     /// A forwarder out by `via` (where Tor has been found) that goes inside only where `allowed` says.
-    pub fn new(via: &Via, allowed: Vec<AllowDestination>, limits: Limits) -> Result<Self> {
+    pub fn new(via: &Via, allowed: Vec<Pattern>, limits: Limits) -> Result<Self> {
         Ok(Self {
             via: via.kind(),
             upstream: Upstream::new(via, limits)?,
+            resolves: *via == Via::Direct,
             admission: Admission::new(allowed, Path::new("/")),
             peers: None,
             reporter: Arc::default(),
@@ -77,6 +81,12 @@ impl Forwarder {
             refusals: Arc::new(Semaphore::new(limits::REFUSALS)),
             complaints: Complaints::default(),
         })
+    }
+
+    /// Goes where `rules` say, and nowhere else.
+    #[must_use]
+    pub fn with_rules(self, rules: Rules) -> Self {
+        Self { admission: self.admission.with_rules(rules, self.resolves), ..self }
     }
 
     /// Serves nobody but the processes behind `peers`.
@@ -108,7 +118,8 @@ fn forward(args: ForwardArgs, reporter: Arc<Reporter>) -> Result<()> {
     if via.wants_tor() {
         via.settle_tor(find_tor(Path::new("/"))?);
     }
-    let mut forwarder = Forwarder::new(&via, args.allow_destination, limits)?.with_reporter(reporter);
+    let rules = Rules { only: args.only, block: args.block };
+    let mut forwarder = Forwarder::new(&via, args.allow_destination, limits)?.with_rules(rules).with_reporter(reporter);
     if let Some(cgroup) = args.peer_cgroup {
         forwarder = forwarder.with_peers(PeerWall::new(cgroup));
     }

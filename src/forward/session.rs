@@ -68,6 +68,8 @@ async fn listen(forwarder: &Forwarder, client: TcpStream, is_full: bool) -> Opti
     let judged = if is_full { Err(Failure::full()) } else { forwarder.admission.check(request.destination()) };
     let Err(failure) = judged else { return Some(request) };
     warn!(destination = %request.destination(), via = forwarder.via, "{failure}");
+    // Before the app hears of it: it may be over at once, and the launcher with it.
+    forwarder.reporter.failure(&failure);
     request.refuse(&failure).await;
     None
 }
@@ -82,7 +84,8 @@ struct Open {
 
 /// Connects a tunnel and says so.
 async fn connect(forwarder: &Forwarder, request: Request) -> Result<Open, Failure> {
-    let upstream = match forwarder.upstream.tunnel(request.destination(), request.caller(), &forwarder.admission).await {
+    let upstream = match forwarder.upstream.tunnel(request.destination(), request.caller(), &forwarder.admission).await
+    {
         Ok(upstream) => upstream,
         Err(failure) => {
             // Before the app hears of it: it may be over at once, and the launcher with it.

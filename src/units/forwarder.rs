@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::{INNER, Places, Setting, Unit, Value, appfw, lists, word, words};
 use crate::cli::WallKind;
+use crate::destination::Rules;
 use crate::host::Host;
 use crate::network::{self, IpLists};
 use crate::plan::Plan;
@@ -67,7 +68,10 @@ fn command(plan: &Plan, name: &str, appfw: String) -> Vec<String> {
         via => via.secret_spec(),
     };
     let mut command = vec![appfw, "forward".into(), format!("--report={INNER}/report"), format!("--via={via}")];
-    command.extend(plan.allow_destination.iter().map(|destination| format!("--allow-destination={destination}")));
+    let Rules { only, block } = &plan.destinations;
+    for (option, patterns) in [("only", only), ("block", block), ("allow-destination", &plan.allow_destination)] {
+        command.extend(patterns.iter().map(|pattern| format!("--{option}={pattern}")));
+    }
     if plan.wall == WallKind::Address {
         // On the host's loopback anybody can knock: only the app's own cgroup is served.
         command.push(format!("--peer-cgroup={}", plan.name.cgroup_directory()));

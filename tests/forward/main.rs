@@ -5,6 +5,8 @@
 mod hostile;
 mod lab;
 mod peers;
+mod rebinding;
 mod refusals;
 mod relay;
+mod rules;
 mod upstreams;
