@@ -33,6 +33,9 @@ pub async fn launch(args: &LaunchArgs) -> Result<u8> {
     let mut host = Host::read(Path::new("/"))?;
     let via = way_out(args, &say)?;
     let mut plan = Plan::new(args, via, &host)?; // the last point where the user's input can be wrong
+    if let Some(warning) = plan.warning() {
+        say.warning(&warning);
+    }
     let reservation = settle(&mut plan, &host)?;
     let base = state::base(Path::new("/"), &host)?;
     if !args.dry_run {
@@ -74,7 +77,7 @@ pub async fn launch(args: &LaunchArgs) -> Result<u8> {
 fn way_out(args: &LaunchArgs, say: &Say) -> Result<Via> {
     if args.via.is_empty() {
         bail!(
-            "where may {} go? --via tor, --via socks5h://HOST:PORT, --via direct, or --via none with --deny and --allow",
+            "where may {} go? --via tor, --via socks5h://HOST:PORT, --via direct with --only, or --via none",
             program_of(&args.command)
         );
     }

@@ -38,6 +38,7 @@ pub mod say;
 
 pub mod control;
 pub mod reception;
+pub mod refusals;
 pub mod wait;
 
 pub mod lifeline;

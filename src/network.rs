@@ -132,7 +132,7 @@ fn parse(option: &str, word: &str) -> Result<Vec<IpNet>> {
 }
 
 /// The nearest valid form of a mistyped entry, if one is near.
-fn nearest(word: &str) -> Option<String> {
+pub(crate) fn nearest(word: &str) -> Option<String> {
     let keyword = KEYWORDS
         .iter()
         .map(|(keyword, _)| *keyword)

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 
 use crate::cli::{Isolate, LaunchArgs, WallKind};
-use crate::destination::{AllowDestination, Destination, inside_address};
+use crate::destination::{Destination, Pattern, Rules, inside_address};
 use crate::dns::Dns;
 use crate::environment::proxy_variables;
 use crate::host::{Host, User};
@@ -39,8 +39,10 @@ pub struct Plan {
     pub address: SocketAddrV4,
     /// `--allow` and `--deny`, as given.
     rules: IpLists,
+    /// `--only` and `--block`: what the forwarder lets through.
+    pub destinations: Rules,
     /// Inside addresses that the forwarder may reach.
-    pub allow_destination: Vec<AllowDestination>,
+    pub allow_destination: Vec<Pattern>,
     /// As whom the app runs.
     pub app: Identity,
     /// Where the app starts.
@@ -141,8 +143,8 @@ impl Plan {
             deny: network::parse_list("--deny", &args.deny)?,
         };
         let (wall, rules) = choose_wall(args.wall, &via, rules)?;
-        if via == Via::None && !args.allow_destination.is_empty() {
-            bail!("--allow-destination is the forwarder's, and --via none has none; use --allow for addresses");
+        if via == Via::None {
+            refuse_destinations(args)?;
         }
         let address = choose_address(args.address.as_deref(), wall, &via)?;
         let user = match &args.uid {
@@ -162,10 +164,14 @@ impl Plan {
             },
             None => Directory::Caller(host.directory.clone()),
         };
-        let allow_destination = parse_destinations(&args.allow_destination)?;
+        let allow_destination = Pattern::parse_list("--allow-destination", &args.allow_destination)?;
+        let destinations = Rules {
+            only: Pattern::parse_list("--only", &args.only)?,
+            block: Pattern::parse_list("--block", &args.block)?,
+        };
         let (dns, resolver) = match via {
             Via::None => choose_resolver(args.dns.as_deref(), wall, &rules)?,
-            _ => choose_dns(args.dns.as_deref(), wall, &via, &allow_destination)?,
+            _ => choose_dns(args.dns.as_deref(), wall, &via, &destinations, &allow_destination)?,
         };
         let mut plan = Self {
             name,
@@ -175,6 +181,7 @@ impl Plan {
             via,
             address,
             rules,
+            destinations,
             allow_destination,
             app,
             directory,
@@ -223,6 +230,17 @@ impl Plan {
         }
     }
 
+    /// What the rules cannot do here, though one might think so.
+    #[must_use]
+    pub fn warning(&self) -> Option<String> {
+        match (&self.via, self.destinations.blind_block()) {
+            (Via::Chain(_), Some(block)) => Some(format!(
+                "--block {block} keeps out what is asked for by address; a name is resolved by the upstream, and may lead there: block the name as well"
+            )),
+            _ => None,
+        }
+    }
+
     /// The program as the user wrote it, for messages.
     #[must_use]
     pub fn program(&self) -> String {
@@ -234,6 +252,21 @@ impl Plan {
 #[must_use]
 pub fn program_of(command: &[OsString]) -> String {
     command.first().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+/// Without a forwarder nobody judges destinations.
+fn refuse_destinations(args: &LaunchArgs) -> Result<()> {
+    let LaunchArgs { only, block, allow_destination, .. } = args;
+    let given = [("--only", only, "--deny any with --allow"), ("--block", block, "--deny")]
+        .into_iter()
+        .chain([("--allow-destination", allow_destination, "--allow")])
+        .find(|(_, words, _)| !words.is_empty());
+    match given {
+        Some((option, _, instead)) => bail!(
+            "{option} is the forwarder's, and --via none has none; use {instead} for addresses, or --via direct for names"
+        ),
+        None => Ok(()),
+    }
 }
 
 /// The wall that these rules and this way out take, and the rules completed by a canary.
@@ -306,8 +339,14 @@ fn choose_address(asked: Option<&str>, wall: WallKind, via: &Via) -> Result<Sock
 }
 
 /// How the forwarder answers DNS.
-fn choose_dns(asked: Option<&str>, wall: WallKind, via: &Via, allowed: &[AllowDestination]) -> Result<(Dns, Resolver)> {
-    let has_rules = false;
+fn choose_dns(
+    asked: Option<&str>,
+    wall: WallKind,
+    via: &Via,
+    rules: &Rules,
+    allowed: &[Pattern],
+) -> Result<(Dns, Resolver)> {
+    let has_rules = !rules.is_empty();
     if wall == WallKind::Address {
         if let Some(dns) = asked
             && dns.parse::<Dns>()? != Dns::Off
@@ -353,10 +392,6 @@ fn choose_stdio(detach: bool, [input, output, errors]: [bool; 3]) -> Stdio {
         // it must not be put into raw mode.
         (false, false) => Stdio::Descriptors,
     }
-}
-
-fn parse_destinations(words: &[String]) -> Result<Vec<AllowDestination>> {
-    words.iter().map(|word| word.parse()).collect()
 }
 
 /// `--env K=V` and `--env K` (the caller's K, if it has one).

@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail};
 use nix::fcntl::{Flock, FlockArg};
 use serde::Serialize;
 
+use crate::destination::Pattern;
 use crate::dns::Dns;
 use crate::host::{Host, User};
 use crate::name::LaunchName;
@@ -50,6 +51,12 @@ struct Record<'a> {
     dns: Option<String>,
     allow: Vec<String>,
     deny: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    only: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    block: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    allow_destination: Vec<String>,
 }
 
 /// The parent directory of all launches, from the environment of `host`.
@@ -194,7 +201,14 @@ fn record(plan: &Plan) -> Record<'_> {
         dns: plan.has_forwarder().then(|| plan.dns.to_string()),
         allow: lists.allow.iter().map(ToString::to_string).collect(),
         deny: lists.deny.iter().map(ToString::to_string).collect(),
+        only: written(&plan.destinations.only),
+        block: written(&plan.destinations.block),
+        allow_destination: written(&plan.allow_destination),
     }
+}
+
+fn written(patterns: &[Pattern]) -> Vec<String> {
+    patterns.iter().map(ToString::to_string).collect()
 }
 
 /// The forwarder's DNS; or a resolver that refuses at once: programs that read resolv.conf themselves
@@ -268,6 +282,20 @@ mod tests {
         }
         state.remove();
         assert!(!state.directory.exists());
+    }
+
+    #[test]
+    fn the_record_holds_what_the_forwarder_lets_through() {
+        let (_place, base, host) = place();
+        let read = |line: &str| -> serde_json::Value {
+            let plan = planned(&host, line);
+            let (state, _sockets) = State::create(&base, &plan, &host).unwrap();
+            serde_json::from_str(&fs::read_to_string(state.directory.join("plan.json")).unwrap()).unwrap()
+        };
+        let record = read("--via direct --unit a --only A.test --block *.b.test:443 --allow-destination 10.0.0.1 x");
+        let rules = ["only", "block", "allow_destination"].map(|name| record[name][0].as_str().unwrap());
+        assert_eq!(rules, ["a.test", "*.b.test:443", "10.0.0.1"]);
+        assert!(read("--via direct --unit b x").get("only").is_none());
     }
 
     #[test]

@@ -14,6 +14,7 @@ use crate::manager::{Changes, Kind, Life, Manager, Properties, Who};
 use crate::name::cgroup;
 use crate::plan::Plan;
 use crate::reception::{App, accept_of};
+use crate::refusals::Refusals;
 use crate::say::Say;
 use crate::terminal::Terminal;
 
@@ -197,6 +198,9 @@ impl Attendance<'_> {
         }
         let code = main.or(life.main).context("systemd does not say how the program ended")?.code();
         forwarder.drain(say).await;
+        for sentence in forwarder.refusals.sentences() {
+            say.plain(&sentence);
+        }
         if code != 0 && plan.has_forwarder() && !forwarder.used {
             say.plain(&unused(plan, manager).await);
         }
@@ -240,12 +244,13 @@ struct Forwarder {
     lines: Option<Lines<BufReader<UnixStream>>>,
     used: bool,
     ended: bool,
+    refusals: Refusals,
 }
 
 impl Forwarder {
     fn new(report: std::os::unix::net::UnixListener, cgroup: String) -> Result<Self> {
         let listener = UnixListener::from_std(report).context("cannot read the forwarder's report")?;
-        Ok(Self { cgroup, listener, lines: None, used: false, ended: false })
+        Ok(Self { cgroup, listener, lines: None, used: false, ended: false, refusals: Refusals::default() })
     }
 
     /// The next line; `None` when a forwarder has come or gone.
@@ -275,6 +280,7 @@ impl Forwarder {
                 say.plain(&format!("the forwarder cannot start: {message}"));
             }
             Some(Ok(Report::CannotStart { .. })) => {}
+            Some(Ok(Report::Refused(refused))) => self.refusals.add(refused),
             Some(Err(_)) | None => {}
         }
     }
@@ -294,5 +300,33 @@ impl Forwarder {
                 () = look => break,
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::forward::{Refused, Reporter, Rule};
+
+    #[tokio::test]
+    async fn what_forwarders_refused_is_kept_until_the_end() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("report");
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        // This process stands for the forwarder: every cgroup ends with nothing.
+        let mut forwarder = Forwarder::new(listener, String::new()).unwrap();
+        let refused = |destination: &str| Refused { destination: destination.into(), by: Rule::Only };
+        // It was restarted in between, and refuses the same again.
+        for told in [&["a.test:80", "b.test:80"][..], &["b.test:80", "c.test:80"]] {
+            let reporter = Reporter::connect(&path).unwrap();
+            for destination in told {
+                reporter.refused(&refused(destination));
+            }
+            drop(reporter);
+            forwarder.drain(&Say::new(true, false)).await;
+        }
+        let said = "refused 3 names: a.test:80, b.test:80, c.test:80; --only NAME lets one through";
+        assert_eq!(forwarder.refusals.sentences(), [said]);
     }
 }

@@ -20,7 +20,17 @@ const APPFW: &str = env!("CARGO_BIN_EXE_appfw");
 #[test]
 fn what_cannot_be_run_is_125_and_one_sentence() {
     for (program, line, phrase) in [
-        (LAUNCHER, "firefox", "appfw-run: where may firefox go? --via tor, --via socks5h://HOST:PORT, "),
+        (
+            LAUNCHER,
+            "firefox",
+            "appfw-run: where may firefox go? --via tor, --via socks5h://HOST:PORT, --via direct with --only, or --via none",
+        ),
+        (
+            LAUNCHER,
+            "--via direct --system --only *a.test curl",
+            "appfw-run: --only `*a.test` is not a destination: did you mean *.a.test?",
+        ),
+        (LAUNCHER, "--via none --system --block a.test curl", "appfw-run: --block is the forwarder's"),
         (LAUNCHER, "--via socks6://203.0.113.20 curl", "appfw-run: `socks6://` is no scheme"),
         (LAUNCHER, "--via direct --via none curl", "appfw-run: `direct` and `none` stand alone"),
         (LAUNCHER, "--via @/absent/file curl", "/absent/file"),

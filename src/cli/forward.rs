@@ -7,7 +7,7 @@ use anyhow::Result;
 
 use crate::cli::Isolate;
 
-use crate::destination::AllowDestination;
+use crate::destination::Pattern;
 use crate::dns::Dns;
 use crate::via::Via;
 
@@ -30,6 +30,7 @@ pub struct ForwardArgs {
     /// With --isolate profile: forwarders with the same KEY share circuits; without it, as launch
     #[arg(long, value_name = "KEY", hide = true, requires = "isolate")]
     pub isolate_key: Option<String>,
+
     /// How names are answered by DNS: synthetic, host, tcp://IP[:PORT] or off
     #[arg(long, value_name = "HOW")]
     pub dns: Option<Dns>,
@@ -38,9 +39,17 @@ pub struct ForwardArgs {
     #[arg(long, value_name = "ADDRESS:PORT", conflicts_with = "peer_cgroup")]
     pub dns_listen: Option<SocketAddr>,
 
-    /// Open an inside destination: HOST:PORT, HOST:FROM-TO, a network, *.DOMAIN, localhost …
+    /// Let through nothing but this: HOST, *.DOMAIN, HOST:PORT, HOST:FROM-TO, a network, localhost …
     #[arg(long, value_name = "DESTINATION")]
-    pub allow_destination: Vec<AllowDestination>,
+    pub only: Vec<Pattern>,
+
+    /// Do not let this through, whatever --only says
+    #[arg(long, value_name = "DESTINATION")]
+    pub block: Vec<Pattern>,
+
+    /// Open an inside destination
+    #[arg(long, value_name = "DESTINATION")]
+    pub allow_destination: Vec<Pattern>,
 
     /// Serve only processes of this cgroup directory and those below it
     #[arg(long, value_name = "PATH", hide = true)]
@@ -57,7 +66,7 @@ impl ForwardArgs {
     /// # Errors
     /// The way out does not take it.
     pub fn dns(&self, via: &Via) -> Result<Dns> {
-        let has_rules = false;
+        let has_rules = !(self.only.is_empty() && self.block.is_empty());
         let default = if self.dns_listen.is_some() { Dns::default_for(via, has_rules) } else { Dns::Off };
         let dns = self.dns.unwrap_or(default);
         dns.check(via, has_rules)?;

@@ -37,15 +37,21 @@ pub struct LaunchArgs {
     #[arg(long, value_enum, value_name = "WHAT", hide_possible_values = true, help_heading = "Way out")]
     pub isolate: Option<Isolate>,
 
-    /// Who answers DNS: synthetic (stand-ins for names), host, tcp://IP[:PORT], or off
+    /// Who answers DNS: synthetic (stand-ins), host, tcp://IP[:PORT], or off
     #[arg(long, value_name = "HOW", help_heading = "Way out")]
     pub dns: Option<String>,
 
-    /// Let the forwarder reach this inside address (loopback, private …) or port; repeatable
+    /// Nothing but this: HOST[:PORT], *.DOMAIN, a network; repeatable
+    #[arg(long, value_name = "DEST", help_heading = "What the forwarder lets through")]
+    pub only: Vec<String>,
+    /// Everything but this, whatever --only says; repeatable
+    #[arg(long, value_name = "DEST", help_heading = "What the forwarder lets through")]
+    pub block: Vec<String>,
+    /// Open this inside destination (loopback, private …); repeatable
     #[arg(long, value_name = "DEST", help_heading = "What the forwarder lets through")]
     pub allow_destination: Vec<String>,
 
-    /// Addresses and networks let through, or any, localhost, link-local, multicast; repeatable
+    /// Networks let through, or any, localhost, link-local, multicast; repeatable
     #[arg(long, value_name = "NET", help_heading = "IP wall")]
     pub allow: Vec<String>,
     /// Addresses and networks denied; with --via none
@@ -66,7 +72,7 @@ pub struct LaunchArgs {
     #[arg(long, value_name = "USER", help_heading = "Who runs it")]
     pub uid: Option<String>,
 
-    /// Set K to V in the program's environment, or keep the caller's K; repeatable
+    /// Set K to V for the program, or keep the caller's K; repeatable
     #[arg(long, value_name = "K[=V]", help_heading = "Program")]
     pub env: Vec<String>,
     /// What the proxy variables say: http (default; most programs know it), socks5h, socks5, socks
@@ -162,14 +168,12 @@ impl Isolate {
 struct Later(&'static str, usize, &'static str);
 
 const NAMESPACE: &str = "it comes with --wall namespace in a later version";
-const LATER: [Later; 15] = [
+const LATER: [Later; 13] = [
     Later("user", 0, "ordinary users come with a later version; use sudo, or --system, which asks polkit"),
     Later("standalone", 0, "machines without systemd come with a later version"),
     Later("capture", 0, NAMESPACE),
     Later("no-capture", 0, NAMESPACE),
     Later("publish", 1, NAMESPACE),
-    Later("only", 1, "rules by name come with a later version"),
-    Later("block", 1, "rules by name come with a later version"),
     Later("ingress-filter", 1, "custom BPF programs come with a later version"),
     Later("egress-filter", 1, "custom BPF programs come with a later version"),
     Later("dbus", 1, "every bus is hidden from the app; a filtered one comes with a later version"),

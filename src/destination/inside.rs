@@ -51,7 +51,7 @@ fn inside_v6(address: Ipv6Addr) -> Option<&'static str> {
 }
 
 /// The IPv4 addresses that an IPv6 address carries.
-fn embedded_v4(address: Ipv6Addr) -> impl Iterator<Item = Ipv4Addr> {
+pub(super) fn embedded_v4(address: Ipv6Addr) -> impl Iterator<Item = Ipv4Addr> {
     let from = |high: u16, low: u16| Ipv4Addr::from(u32::from(high) << 16 | u32::from(low));
     let found = match address.segments() {
         // v4-compatible, v4-mapped, v4-translated (RFC 2765), NAT64 (RFC 6052)

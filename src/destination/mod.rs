@@ -3,8 +3,10 @@
 //! Everything here is pure. Every spelling of an address becomes the address at the door, so that
 //! no later step can be fooled by `0x7f.1` or a trailing dot.
 
-mod allow;
 mod inside;
+mod nearest;
+mod pattern;
+mod rules;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -12,8 +14,9 @@ use std::str::FromStr;
 
 use anyhow::{Context, Result, bail};
 
-pub use allow::AllowDestination;
 pub use inside::{inside_address, inside_name};
+pub use pattern::Pattern;
+pub use rules::{Judgement, Refusal, Rules};
 
 /// The longest name DNS can carry, written out (RFC 1035, 255 octets on the wire).
 const MAX_NAME: usize = 253;

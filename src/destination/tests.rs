@@ -218,12 +218,12 @@ fn destinations_split_at_the_right_colon() {
     }
 }
 
-fn allow(text: &str) -> AllowDestination {
+fn pattern(text: &str) -> Pattern {
     text.parse().unwrap_or_else(|error| panic!("{text}: {error:#}"))
 }
 
 #[test]
-fn allow_matches_exactly_what_it_says() {
+fn a_pattern_matches_exactly_what_it_says() {
     for (rule, yes, no) in [
         (
             "127.0.0.1:5432",
@@ -233,61 +233,90 @@ fn allow_matches_exactly_what_it_says() {
         (
             "db.internal:5000-5010",
             &["db.internal:5000", "DB.internal.:5010"],
-            &["db.internal:5011", "x.db.internal:5000"],
+            &["db.internal:5011", "x.db.internal:5000", "db.internal:4999"],
         ),
-        ("*.corp", &["a.corp:1", "a.b.corp:65535"], &["corp:80", "acorp:80"]),
-        ("10.0.0.0/8", &["10.255.0.1:80"], &["11.0.0.1:80"]),
-        ("10.1.2.3/8:80", &["10.9.9.9:80"], &["10.9.9.9:81"]),
+        ("Db.Internal.", &["db.internal:1", "DB.internal.:65535"], &["x.db.internal:1"]),
+        ("bücher.example", &["xn--bcher-kva.example:80", "BÜCHER.example:80"], &["bucher.example:80"]),
+        ("*.corp", &["a.corp:1", "a.b.corp:65535", "A.CORP.:1"], &["corp:80", "acorp:80", "a.corp.org:80"]),
+        ("*.Bücher.example.:443", &["a.xn--bcher-kva.example:443"], &["xn--bcher-kva.example:443"]),
+        ("10.0.0.0/8", &["10.255.0.1:80", "[::ffff:10.0.0.1]:80"], &["11.0.0.1:80", "ten.test:80"]),
+        ("10.0.0.0/8:80", &["10.9.9.9:80"], &["10.9.9.9:81"]),
+        ("10.1.2.3", &["10.1.2.3:1", "167838211:1"], &["10.1.2.4:1"]),
         ("[fd00::]:80", &["[fd00::]:80"], &["[fd00::1]:80"]),
         ("[fd00::/8]:80", &["[fd00::1]:80"], &["[fd00::1]:81"]),
         ("fd00::/8", &["[fd00::1]:81"], &["[fc00::1]:81"]),
         ("::1", &["[::1]:9"], &["127.0.0.1:9"]),
+        ("::ffff:10.0.0.0/104", &["10.1.2.3:80", "[::ffff:10.1.2.3]:80"], &["11.0.0.1:80"]),
         (
             "localhost",
             &["127.9.9.9:1", "[::1]:1", "localhost:1", "a.localhost:1"],
             &["10.0.0.1:1", "[::2]:1", "example.org:1"],
         ),
-        ("localhost:80", &["localhost:80"], &["localhost:81"]),
+        ("LocalHost.:80", &["localhost:80", "127.0.0.1:80"], &["localhost:81"]),
         ("link-local", &["169.254.1.1:1", "[fe80::1]:1"], &["[fec0::1]:1"]),
         ("multicast", &["224.0.0.1:1", "[ff02::1]:1"], &["223.0.0.1:1"]),
         ("any", &["10.0.0.1:1", "[::1]:1", "example.org:1", "localhost:1"], &[]),
+        ("ANY:25", &["10.0.0.1:25", "example.org:25"], &["example.org:26"]),
     ] {
         for destination in yes {
-            assert!(allow(rule).matches(&Destination::parse(destination, None).unwrap()), "{rule} {destination}");
+            assert!(pattern(rule).matches(&Destination::parse(destination, None).unwrap()), "{rule} {destination}");
         }
         for destination in no {
-            assert!(!allow(rule).matches(&Destination::parse(destination, None).unwrap()), "{rule} {destination}");
+            assert!(!pattern(rule).matches(&Destination::parse(destination, None).unwrap()), "{rule} {destination}");
         }
     }
 }
 
 #[test]
-fn malformed_allows_say_what_is_right() {
-    for text in [
-        "",
-        ":80",
-        "a:",
-        "a:0",
-        "a:80-",
-        "a:90000",
-        "[::1",
-        "[a]:80",
-        "[::1]80",
-        "*.",
-        "*",
-        "*.1.2.3.4",
-        "10.0.0.0/33",
-        "10.0.0/8",
-        "a/8",
-        "http://a",
+fn what_is_no_pattern_is_told_the_nearest_one() {
+    for (text, near) in [
+        (":80", "any:80"),
+        ("a:", "a"),
+        ("a:*", "a"),
+        ("a:90-80", "a:80-90"),
+        ("[a]:80", "a:80"),
+        ("[::1", "[::1]"),
+        ("[10.0.0.1]", "10.0.0.1"),
+        ("*", "any"),
+        ("*:443", "any:443"),
+        (".a.test", "*.a.test"),
+        ("*a.test:443", "*.a.test:443"),
+        ("*..a", "*.a"),
+        ("http://a", "a:80"),
+        ("https://me@A.test/x?y", "a.test:443"),
+        ("https://a.test:8443/", "a.test:8443"),
+        ("ssh://a.test", "a.test"),
+        ("http://[2001:db8::1]/", "[2001:db8::1]:80"),
+        ("a.test/x", "a.test"),
+        (" a.test ", "a.test"),
+        ("10.0.0.0/33", "10.0.0.0"),
+        ("10.0.0/8", "10.0.0.0/8"),
+        ("10.0.0/24:80", "10.0.0.0/24:80"),
+        ("10.1.2.3/8", "10.0.0.0/8"),
+        ("10.1.2.3/8:80", "10.0.0.0/8:80"),
+        ("fd00::1/8", "[fd00::/8]"),
+        ("10.", "10.0.0.0/8"),
+        ("10.1", "10.1.0.0/16"),
+        ("0x7f.1:80", "127.0.0.1:80"),
+        ("2130706433", "127.0.0.1"),
     ] {
-        let error = text.parse::<AllowDestination>().unwrap_err().to_string();
-        assert!(error.contains("is not a destination: use HOST"), "{text}: {error}");
+        let error = text.parse::<Pattern>().unwrap_err().to_string();
+        assert_eq!(error, format!("`{text}` is not a destination: did you mean {near}?"));
+        pattern(near);
     }
-    assert_eq!(
-        "a:90-80".parse::<AllowDestination>().unwrap_err().to_string(),
-        "`a:90-80` has its ports the wrong way round"
-    );
+    for text in ["", "a:0", "a:80-", "a:90000", "[::1]80", "*.", "*.1.2.3.4", "a/8", "a,b", "a\nb", "http://"] {
+        let error = text.parse::<Pattern>().unwrap_err().to_string();
+        assert!(error.contains("is not a destination: use HOST"), "{text}: {error}");
+        assert!(!error.contains('\n'), "{text}: {error}");
+    }
+}
+
+#[test]
+fn a_wrong_value_names_its_option() {
+    let words = ["a.test", "*"].map(str::to_owned);
+    let error = Pattern::parse_list("--only", &words).unwrap_err().to_string();
+    assert_eq!(error, "--only `*` is not a destination: did you mean any?");
+    assert_eq!(Pattern::parse_list("--only", &words[..1]).unwrap(), [pattern("a.test")]);
 }
 
 proptest! {
@@ -313,9 +342,22 @@ proptest! {
     }
 
     #[test]
-    fn allows_print_what_parses_back(text in "(\\*\\.)?[a-z0-9.:\\[\\]/-]{1,24}") {
-        if let Ok(rule) = text.parse::<AllowDestination>() {
-            prop_assert_eq!(rule.to_string().parse::<AllowDestination>().unwrap(), rule);
+    fn patterns_print_what_parses_back(text in prop_oneof![
+        "(\\*\\.)?[a-zA-Z0-9.:\\[\\]/-]{1,24}",
+        "(\\*\\.)?([a-zA-Z0-9-]{1,8}\\.){0,3}[a-zA-Zü]{1,5}\\.?(:[0-9]{1,5}(-[0-9]{1,5})?)?",
+        "[0-9]{1,3}\\.[0-9]{1,3}\\.0\\.0(/(16|24|32))?(:[0-9]{1,5}(-[0-9]{1,5})?)?",
+        "\\[(::ffff:)?[0-9a-f]{1,4}::[0-9a-f]{0,4}(/[0-9]{1,3})?\\](:[0-9]{1,5})?",
+        "(ANY|any|localhost|Link-Local|multicast)\\.?(:[0-9]{1,5}(-[0-9]{1,5})?)?",
+    ]) {
+        if let Ok(pattern) = text.parse::<Pattern>() {
+            prop_assert_eq!(pattern.to_string().parse::<Pattern>().unwrap(), pattern);
+        }
+    }
+
+    #[test]
+    fn no_pattern_panics(text in "\\PC{0,40}") {
+        if let Ok(pattern) = text.parse::<Pattern>() {
+            prop_assert_eq!(pattern.to_string().parse::<Pattern>().unwrap(), pattern);
         }
     }
 }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 
 use fast_socks5::ReplyError;
+use serde::{Deserialize, Serialize};
 
 /// A request that is not served. Its message is one sentence and holds no credentials.
 #[derive(Debug)]
@@ -16,12 +17,35 @@ pub struct Failure {
     pub message: String,
     /// The upstream itself failed, as opposed to the destination behind it.
     pub blames_upstream: bool,
+    /// The rule that refused it, if it was one that the user gave.
+    pub refused: Option<Refused>,
+}
+
+/// What `--only` or `--block` refused.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Refused {
+    /// What was asked for.
+    pub destination: String,
+    /// The option.
+    pub by: Rule,
+}
+
+/// An option that refuses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Rule {
+    /// `--only` does not name it.
+    Only,
+    /// `--block` does.
+    Block,
 }
 
 impl Failure {
     /// The destination worked against us, in a way that no better code describes.
     pub fn general(message: impl Into<String>) -> Self {
-        Self { reply: ReplyError::GeneralFailure, status: 502, message: message.into(), blames_upstream: false }
+        let message = message.into();
+        Self { reply: ReplyError::GeneralFailure, status: 502, message, blames_upstream: false, refused: None }
     }
 
     /// We refuse.

@@ -59,6 +59,8 @@ pub(super) const DNS_IDLE: Duration = Duration::from_secs(10);
 /// For an answer from elsewhere; Tor may have to build a circuit. The app's own patience is
 /// written by state.rs.
 pub(super) const DNS_TIME: Duration = Duration::from_secs(20);
+/// Refused destinations that are told to the launcher. It lists them once, for somebody to read.
+pub const REFUSED_NAMES: usize = 64;
 
 /// The bounds that a caller may set.
 #[derive(Clone, Copy, Debug)]

@@ -1,7 +1,7 @@
 //! The forwarder: one port, by which everything that the app may reach is reached, and its DNS.
 //!
 //! ```text
-//! listener ─▶ peer (whose connection?) ─▶ request (SOCKS5, HTTP) ─▶ admission (not inside) ─▶ upstream ─▶ relay
+//! listener ─▶ peer (whose connection?) ─▶ request (SOCKS5, HTTP) ─▶ admission (rules, not inside) ─▶ upstream ─▶ relay
 //! ```
 
 mod admission;
@@ -33,7 +33,7 @@ use tokio::task::JoinSet;
 use tracing::{debug, error, warn};
 
 use crate::cli::{ForwardArgs, Isolate};
-use crate::destination::{AllowDestination, Destination};
+use crate::destination::{Destination, Pattern, Rules};
 use crate::dns::Dns;
 use crate::tor::find_tor;
 use crate::via::Via;
@@ -41,7 +41,8 @@ use crate::via::Via;
 use admission::Admission;
 pub use dns::{serve_datagrams, serve_streams};
 use failure::Failure;
-pub use limits::Limits;
+pub use failure::{Refused, Rule};
+pub use limits::{Limits, REFUSED_NAMES};
 use listeners::Listeners;
 use log::Seldom;
 pub use peer::{Peer, PeerWall};
@@ -54,6 +55,8 @@ use upstream::Upstream;
 pub struct Forwarder {
     via: String,
     upstream: Upstream,
+    /// Whether the app's names are resolved here.
+    resolves: bool,
     admission: Admission,
     resolver: Option<dns::Resolver>,
     peers: Option<PeerWall>,
@@ -74,10 +77,11 @@ struct Complaints {
 
 impl Forwarder {
     /// A forwarder out by `via` (where Tor has been found) that goes inside only where `allowed` says.
-    pub fn new(via: &Via, allowed: Vec<AllowDestination>, limits: Limits) -> Result<Self> {
+    pub fn new(via: &Via, allowed: Vec<Pattern>, limits: Limits) -> Result<Self> {
         Ok(Self {
             via: via.kind(),
             upstream: Upstream::new(via, limits)?,
+            resolves: *via == Via::Direct,
             admission: Admission::new(allowed, Path::new("/")),
             resolver: None,
             peers: None,
@@ -101,8 +105,14 @@ impl Forwarder {
     }
 
     /// Answers DNS as `dns` says; `allowed` are the inside destinations that a resolver may be at.
-    pub fn with_dns(self, dns: Dns, allowed: Vec<AllowDestination>) -> Result<Self> {
+    pub fn with_dns(self, dns: Dns, allowed: Vec<Pattern>) -> Result<Self> {
         Ok(Self { resolver: dns::Resolver::new(dns, allowed)?, ..self })
+    }
+
+    /// Goes where `rules` say, and nowhere else.
+    #[must_use]
+    pub fn with_rules(self, rules: Rules) -> Self {
+        Self { admission: self.admission.with_rules(rules, self.resolves), ..self }
     }
 
     /// Serves nobody but the processes behind `peers`.
@@ -144,9 +154,11 @@ fn forward(args: ForwardArgs, reporter: Arc<Reporter>) -> Result<()> {
     }
     let isolate = via.isolation(args.isolate)?;
     let dns = args.dns(&via)?;
+    let rules = Rules { only: args.only.clone(), block: args.block.clone() };
     let mut forwarder = Forwarder::new(&via, args.allow_destination.clone(), limits)?
         .isolating(isolate, args.isolate_key.as_deref())?
         .with_dns(dns, args.allow_destination.clone())?
+        .with_rules(rules)
         .with_reporter(reporter);
     if let Some(cgroup) = args.peer_cgroup.clone() {
         forwarder = forwarder.with_peers(PeerWall::new(cgroup));

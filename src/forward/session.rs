@@ -129,6 +129,8 @@ async fn admit(forwarder: &Forwarder, mut request: Request, is_full: bool) -> Re
     let judged = if is_full { Err(Failure::full()) } else { judge(forwarder, &mut request) };
     let Err(failure) = judged else { return Ok(request) };
     warn!(destination = %request.destination(), via = forwarder.via, "{failure}");
+    // Before the app hears of it: it may be over at once, and the launcher with it.
+    forwarder.reporter.failure(&failure);
     Err(request.refuse(&failure).await)
 }
 

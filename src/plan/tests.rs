@@ -29,6 +29,24 @@ fn what_cannot_be_honoured_is_refused_with_what_can() {
             "--via http://***:***@h:1, socks5h://h:1080 has no",
         ),
         ("--via socks5://h --via tor x", "`tor` is this machine's Tor: put it first in the chain"),
+        (
+            "--via none --only a.test x",
+            "--only is the forwarder's, and --via none has none; use --deny any with --allow",
+        ),
+        (
+            "--via none --deny any --block a.test x",
+            "--block is the forwarder's, and --via none has none; use --deny for",
+        ),
+        ("--via none --only 10.0.0.1 x", "or --via direct for names"),
+        ("--via direct --allow-destination :// x", "--allow-destination `://` is not a destination: use HOST"),
+        (
+            "--via direct --only http://a.test/ x",
+            "--only `http://a.test/` is not a destination: did you mean a.test:80?",
+        ),
+        (
+            "--via direct --only a.test --block 10.0.0.5/24 x",
+            "--block `10.0.0.5/24` is not a destination: did you mean",
+        ),
         ("--via direct --address 127.0.0.9 x", "--address goes with --wall address and a forwarder"),
         ("--via none --deny any --address 127.0.0.9 x", "--address goes with --wall address and a forwarder"),
         ("--via direct --wall address --address 10.0.0.1:1080 x", "takes an address of 127.0.0.0/8"),
@@ -76,8 +94,6 @@ fn options_of_later_versions_are_refused_by_name_and_come_first() {
         "--capture",
         "--no-capture",
         "--publish 80",
-        "--only x.test",
-        "--block x.test",
         "--ingress-filter /x",
         "--egress-filter /x",
         "--dbus none",
@@ -92,6 +108,30 @@ fn options_of_later_versions_are_refused_by_name_and_come_first() {
         assert!(message.starts_with(&format!("{name} is not there yet: ")), "{option}: {message}");
     }
     assert!(plan("--via direct -p A=b x").unwrap_err().to_string().starts_with("--property is not there yet"));
+}
+
+#[test]
+fn what_the_forwarder_lets_through_is_as_it_was_given() {
+    let plan = plan("--via tor --only A.test. --only *.b.test:443 --block any:25 --block [2001:db8::]:1-9 x").unwrap();
+    let written = |list: &[Pattern]| list.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+    let Rules { only, block } = &plan.destinations;
+    assert_eq!((written(only), written(block)), ("a.test *.b.test:443".into(), "any:25 [2001:db8::]:1-9".into()));
+}
+
+#[test]
+fn a_block_that_an_upstream_resolves_past_is_warned_of() {
+    for (line, warned) in [
+        (
+            "--via tor --block a.test --block 192.0.2.0/24 x",
+            Some("--block 192.0.2.0/24 keeps out what is asked for by"),
+        ),
+        ("--via tor --block a.test --only 192.0.2.0/24 x", None),
+        ("--via direct --block 192.0.2.0/24 x", None),
+    ] {
+        let warning = plan(line).unwrap().warning();
+        assert_eq!(warning.is_some(), warned.is_some(), "{line}");
+        assert!(warning.unwrap_or_default().starts_with(warned.unwrap_or_default()), "{line}");
+    }
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::{INNER, Places, Setting, Unit, Value, appfw, lists, word, words};
 use crate::cli::{Isolate, WallKind};
+use crate::destination::Rules;
 use crate::dns::Dns;
 use crate::host::Host;
 use crate::network::{self, IpLists};
@@ -72,9 +73,12 @@ fn command(plan: &Plan, name: &str, appfw: String) -> Vec<String> {
     if plan.isolate != Isolate::default() {
         command.push(format!("--isolate={}", plan.isolate.as_str()));
     }
-    command.extend(plan.allow_destination.iter().map(|destination| format!("--allow-destination={destination}")));
     if plan.dns != Dns::Off {
         command.push(format!("--dns={}", plan.dns));
+    }
+    let Rules { only, block } = &plan.destinations;
+    for (option, patterns) in [("only", only), ("block", block), ("allow-destination", &plan.allow_destination)] {
+        command.extend(patterns.iter().map(|pattern| format!("--{option}={pattern}")));
     }
     if plan.wall == WallKind::Address {
         // On the host's loopback anybody can knock: only the app's own cgroup is served.

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use appfw::destination::Rules;
 use appfw::forward::{Forwarder, Limits, serve};
 use appfw::via::Via;
 use base64::prelude::{BASE64_STANDARD, Engine};
@@ -30,6 +31,24 @@ pub async fn run(forwarder: Forwarder) -> SocketAddr {
 
 pub async fn start(via: &str, allowed: &[&str]) -> SocketAddr {
     run(forwarder(via, allowed, Limits::default())).await
+}
+
+/// The same with rules: `--only` and `--block` with their values, as on a command line.
+pub async fn start_ruled(via: &str, allowed: &[&str], line: &str) -> SocketAddr {
+    run(forwarder(via, allowed, Limits::default()).with_rules(rules(line))).await
+}
+
+pub fn rules(line: &str) -> Rules {
+    let mut rules = Rules::default();
+    let words: Vec<&str> = line.split_whitespace().collect();
+    for pair in words.chunks(2) {
+        match pair {
+            ["--only", pattern] => rules.only.push(pattern.parse().unwrap()),
+            ["--block", pattern] => rules.block.push(pattern.parse().unwrap()),
+            other => panic!("{other:?}"),
+        }
+    }
+    rules
 }
 
 /// A port of 127.0.0.1 where nobody listens.

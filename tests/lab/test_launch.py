@@ -355,6 +355,32 @@ def test_that_line_is_for_nobody_else(lab, words):
     assert run(lab, *words).stderr == b""
 
 
+# --only and --block
+
+FETCH = "for url; do curl -sS -o /dev/null --max-time 9 -w '%{http_code} ' $url; done"
+
+
+@pytest.mark.parametrize("via", ["direct", SOCKS])
+def test_only_lets_through_what_it_names_and_the_rest_is_said_once_at_the_end(lab, world, via):
+    urls = ["http://v4.test/", "http://web.test/", f"http://{ORIGIN}/", "http://web.test/x"]
+    with world.watch() as w:
+        result = run(lab, "--via", via, "--only", "v4.test", "sh", "-c", FETCH, "sh", *urls)
+    assert result.stdout == b"200 403 403 403 "
+    assert say_lines(result) == [f"appfw-run: refused 2 names: web.test:80, {ORIGIN}:80; --only NAME lets one through"]
+    assert w.events(name="web.test") == []
+    fetched, = w.events(server="http", kind="request")
+    assert fetched["host"] == "v4.test"
+
+
+def test_a_name_never_leads_to_a_blocked_or_an_inside_address(lab, world):
+    urls = ["http://v4.test/", "http://ten.test/", "http://loopback.test/"]
+    with world.watch() as w:
+        result = run(lab, "--via", "direct", "--only", "*.test", "--block", ORIGIN, "sh", "-c", FETCH, "sh", *urls)
+    assert result.stdout == b"403 403 403 "
+    assert say_lines(result) == ["appfw-run: refused 1 name: v4.test:80; --block keeps it out"]
+    assert w.foreign(allow=[(DNS, 53)]) == []
+
+
 # Inside addresses
 
 def test_allow_destination_opens_one_inside_address_and_no_other(lab):

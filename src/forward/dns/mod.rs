@@ -22,7 +22,7 @@ use hickory_proto::rr::{DNSClass, Name, RData, RecordType};
 use tokio::sync::Semaphore;
 use tracing::warn;
 
-use crate::destination::{AllowDestination, Destination, Host};
+use crate::destination::{Destination, Host, Pattern};
 use crate::dns::Dns;
 
 use super::Forwarder;
@@ -58,7 +58,7 @@ enum Source {
 
 impl Resolver {
     /// The resolver that `dns` describes; `None`, where there is none.
-    pub(super) fn new(dns: Dns, allowed: Vec<AllowDestination>) -> Result<Option<Self>> {
+    pub(super) fn new(dns: Dns, allowed: Vec<Pattern>) -> Result<Option<Self>> {
         let source = match dns {
             Dns::Off => return Ok(None),
             Dns::Host => Source::Host,
@@ -99,6 +99,7 @@ impl Resolver {
             Subject::NoHost => Err(Failure::refused("a query is for a name that no host can have")),
         };
         if let Err(failure) = judged {
+            forwarder.reporter.failure(&failure);
             warn!(dns = true, via = forwarder.via, "{failure}");
             return question.error(ResponseCode::Refused);
         }
