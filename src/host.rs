@@ -78,8 +78,6 @@ pub struct Host {
     pub nsswitch: Option<String>,
     /// For the default name.
     pub random: u32,
-    /// Directories in /tmp by which programs outside can be made to act: ssh-agents, tmux, emacs.
-    pub session_sockets: Vec<String>,
     /// systemd's major version, if it could be asked.
     pub systemd: Option<u32>,
     /// The group of a path, if it exists.
@@ -121,7 +119,6 @@ impl Host {
                 Err(error) => return Err(error).with_context(|| format!("cannot read {}", nsswitch.display())),
             },
             random: random()?,
-            session_sockets: session_sockets(root),
             systemd: None,
             group_of: |path| path.metadata().ok().map(|found| found.gid()),
             find_user: User::find,
@@ -150,18 +147,6 @@ fn find_appfw() -> Result<PathBuf> {
             candidates.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(" and ")
         ),
     }
-}
-
-/// Where ssh-agent(1), tmux(1) and emacs make their sockets: /tmp/ssh-XXXXXXXXXXXX, /tmp/tmux-UID,
-/// /tmp/emacsUID. Names that they would not give are left out, as anybody can make one in /tmp.
-fn session_sockets(root: &Path) -> Vec<String> {
-    let Ok(entries) = std::fs::read_dir(root.join("tmp")) else { return Vec::new() };
-    let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
-    let theirs = |name: &String| {
-        let rest = ["ssh-", "tmux-", "emacs"].iter().find_map(|prefix| name.strip_prefix(prefix));
-        rest.is_some_and(|rest| rest.chars().all(|c| c.is_ascii_alphanumeric()))
-    };
-    names.filter(theirs).map(|name| format!("/tmp/{name}")).collect()
 }
 
 /// The umask, without setting it: proc(5), "Umask" in /proc/PID/status.

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use anyhow::{Context, Result};
 use nix::pty::{OpenptyResult, openpty};
 
-use crate::inside::refuse_socket;
+use crate::inside::refuse_way_out;
 use crate::plan::{Plan, Stdio};
 
 /// What the launcher holds.
@@ -26,7 +26,7 @@ impl Streams {
     /// Opens them.
     ///
     /// # Errors
-    /// A socket among the caller's descriptors; no pty to be had.
+    /// A socket or a directory among the caller's descriptors; no pty to be had.
     pub fn open(plan: &Plan) -> Result<Self> {
         let (lifeline_end, lifeline): (PipeReader, _) = std::io::pipe().context("cannot make a pipe")?;
         let mut lifeline_unit = vec![lifeline_end.into()];
@@ -52,7 +52,7 @@ impl Streams {
 }
 
 fn own(name: &str, stream: impl AsFd) -> Result<OwnedFd> {
-    refuse_socket(name, stream.as_fd(), None)?;
+    refuse_way_out(name, stream.as_fd(), None)?;
     duplicate(stream)
 }
 

@@ -5,8 +5,11 @@
 //! Not as PID 1's InaccessiblePaths= and kin: each of those costs it passes over the whole mount
 //! table (src/shared/mount-util.c), which for an app of root's add up to twice the rest of a launch.
 
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
+use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize};
 
 use crate::host::Host;
@@ -41,12 +44,15 @@ const RESOLVED: &str = "/run/systemd/resolve";
 const NAME_SERVICES: [&str; 2] = ["/run/nscd", "/run/avahi-daemon"];
 
 /// Sockets whose holders act on the network, or as root, for whoever asks.
-const AGENTS: [&str; 23] = [
+const AGENTS: [&str; 30] = [
     "/run/docker.sock",
     "/run/docker",
     "/run/podman",
     "/run/containerd",
     "/run/crio",
+    "/run/cri-dockerd.sock",
+    "/run/k3s",
+    "/run/rpcbind.sock",
     "/run/buildkit",
     "/run/libvirt",
     "/run/lxd",
@@ -59,6 +65,8 @@ const AGENTS: [&str; 23] = [
     "/run/tor",
     // A command typed into a session outside runs outside.
     "/run/screen",
+    "/run/screens",
+    "/tmp/screens",
     "/run/cups",
     // sssd's other responders; pipes/nss stays, the passwd database needs it.
     "/var/lib/sss/pipes/private",
@@ -67,16 +75,25 @@ const AGENTS: [&str; 23] = [
     "/var/lib/sss/pipes/ssh",
     "/var/lib/sss/pipes/sudo",
     "/run/udev/control",
+    "/run/samba/winbindd",
+    "/run/nslcd",
 ];
 
 /// Agents below the app's home: gpg's fetch keys over the network (dirmngr).
-const AGENTS_AT_HOME: [&str; 5] = [
+const AGENTS_AT_HOME: [&str; 8] = [
+    ".ssh/agent",
+    ".gnupg/S.keyboxd",
+    ".gnupg/S.scdaemon",
     ".gnupg/S.dirmngr",
     ".gnupg/S.gpg-agent",
     ".gnupg/S.gpg-agent.browser",
     ".gnupg/S.gpg-agent.extra",
     ".gnupg/S.gpg-agent.ssh",
 ];
+
+/// Sockets, or directories of sockets, by which programs outside can be made to act: ssh-agent(1)'s,
+/// tmux(1)'s, emacs's, the buses of dbus-launch(1).
+const SESSIONS: [&str; 4] = ["/tmp/ssh-", "/tmp/tmux-", "/tmp/emacs", "/tmp/dbus-"];
 
 /// Where files become commands that root runs outside the wall.
 const READ_ONLY_FOR_ROOT: [&str; 13] = [
@@ -134,6 +151,10 @@ pub struct View {
     pub replaced: Vec<Bind>,
     /// Not to be used at all, where there.
     pub hidden: Vec<PathBuf>,
+    /// The same for what is called so and a word more, as sessions' sockets are.
+    pub sessions: Vec<PathBuf>,
+    /// The same where they are sockets: the caller's environment says so.
+    pub sockets: Vec<PathBuf>,
 }
 
 impl View {
@@ -166,8 +187,12 @@ impl View {
             }
         }
         view.hidden.extend(AGENTS_AT_HOME.iter().map(|file| user.home.join(file)));
-        view.hidden.extend(host.session_sockets.iter().map(PathBuf::from));
-        view.hidden.extend(ssh_agent(host));
+        view.sessions = SESSIONS.map(PathBuf::from).to_vec();
+        view.sockets = sockets(host);
+        // Where they aren't below /run: the via's password, and a session's sockets.
+        let runtime = variable(host, "XDG_RUNTIME_DIR").map(PathBuf::from);
+        let elsewhere = places.state.parent().map(Path::to_owned).into_iter().chain(runtime);
+        view.hidden.extend(elsewhere.filter(|path| path.is_absolute() && !path.starts_with(SEALED)));
         if let Some(socket) =
             plan.via.socket().filter(|path| !view.hidden.iter().any(|hidden| path.starts_with(hidden)))
         {
@@ -178,11 +203,20 @@ impl View {
     }
 }
 
-/// The caller's ssh-agent.
-fn ssh_agent(host: &Host) -> Option<PathBuf> {
-    let (_, socket) = host.environment.iter().find(|(name, _)| name == "SSH_AUTH_SOCK")?;
-    let socket = PathBuf::from(socket);
-    socket.is_absolute().then_some(socket)
+/// The caller's ssh-agent and session bus.
+fn sockets(host: &Host) -> Vec<PathBuf> {
+    let bus = variable(host, "DBUS_SESSION_BUS_ADDRESS").and_then(OsStr::to_str).unwrap_or_default();
+    // D-Bus specification, "Server Addresses": addresses by `;`, their keys by `,`, values escaped by `%`.
+    let buses = bus.split(';').flat_map(|address| address.split([':', ',']));
+    let buses = buses.filter_map(|key| key.strip_prefix("path="));
+    let buses = buses.map(|path| PathBuf::from(OsString::from_vec(percent_decode_str(path).collect())));
+    let here = host.directory.clone().unwrap_or_default();
+    let agent = variable(host, "SSH_AUTH_SOCK").filter(|agent| !agent.is_empty()).map(|agent| here.join(agent));
+    agent.into_iter().chain(buses).filter(|path| path.is_absolute()).collect()
+}
+
+fn variable<'a>(host: &'a Host, name: &str) -> Option<&'a OsStr> {
+    host.environment.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_os_str())
 }
 
 /// A file seen at another place.
@@ -219,14 +253,22 @@ mod tests {
     fn what_would_answer_for_the_network_is_hidden() {
         let mut host = host();
         host.environment.push(("SSH_AUTH_SOCK".into(), "/tmp/ssh-x/agent.7".into()));
-        let hidden = view("--via direct --uid alice x", &host).hidden;
-        for socket in
-            ["/run/docker.sock", "/run/nscd", "/home/alice/.gnupg/S.gpg-agent", "/tmp/ssh-y", "/tmp/ssh-x/agent.7"]
-        {
-            assert!(has(&hidden, socket), "{socket}");
+        let bus = "unix:abstract=/x,guid=1;unix:path=/tmp/bus%20x,guid=2";
+        host.environment.push(("DBUS_SESSION_BUS_ADDRESS".into(), bus.into()));
+        host.environment.push(("XDG_RUNTIME_DIR".into(), "/tmp/xdg".into()));
+        let View { hidden, sessions, sockets, .. } = view("--via direct --uid alice x", &host);
+        for path in ["/run/docker.sock", "/run/nscd", "/home/alice/.gnupg/S.gpg-agent", "/tmp/xdg"] {
+            assert!(has(&hidden, path), "{path}");
         }
+        assert!(has(&sessions, "/tmp/ssh-"));
+        assert_eq!(sockets, [PathBuf::from("/tmp/ssh-x/agent.7"), "/tmp/bus x".into()]);
+    }
+
+    #[test]
+    fn an_agent_is_found_from_where_the_caller_is() {
+        let mut host = host();
         host.environment.push(("SSH_AUTH_SOCK".into(), "agent.7".into()));
-        assert!(!has(&view("--via direct x", &host).hidden, "agent.7"));
+        assert_eq!(view("--via direct x", &host).sockets, [PathBuf::from("/srv/work/agent.7")]);
     }
 
     #[test]

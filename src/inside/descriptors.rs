@@ -1,5 +1,6 @@
-//! No descriptor but 0, 1 and 2 reaches the app, and none of those is a socket: a socket made
-//! outside keeps its creator's namespace and filter (facts: docs/security.md).
+//! No descriptor but 0, 1 and 2 reaches the app, and none of those leads out: a socket made outside
+//! keeps its creator's namespace and filter, a directory its file system, which `..` walks (facts:
+//! docs/security.md).
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 
@@ -9,15 +10,15 @@ use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 
 use crate::control::Order;
 
-/// Closes descriptors from 3 up, and refuses sockets below.
+/// Closes descriptors from 3 up, and refuses sockets and directories below.
 ///
 /// # Errors
-/// Names the descriptor that is a socket.
+/// Names the descriptor that is one.
 pub fn refuse_and_close() -> Result<()> {
     let journal = std::env::var("JOURNAL_STREAM").ok();
-    refuse_socket("input", std::io::stdin().as_fd(), journal.as_deref())?;
-    refuse_socket("output", std::io::stdout().as_fd(), journal.as_deref())?;
-    refuse_socket("error", std::io::stderr().as_fd(), journal.as_deref())?;
+    refuse_way_out("input", std::io::stdin().as_fd(), journal.as_deref())?;
+    refuse_way_out("output", std::io::stdout().as_fd(), journal.as_deref())?;
+    refuse_way_out("error", std::io::stderr().as_fd(), journal.as_deref())?;
     for descriptor in open_descriptors()?.into_iter().filter(|descriptor| *descriptor > 2) {
         // One of them was the listing itself, closed by now.
         let _ = nix::unistd::close(descriptor);
@@ -28,7 +29,7 @@ pub fn refuse_and_close() -> Result<()> {
 /// Puts the program's descriptors in the places of 0, 1 and 2.
 ///
 /// # Errors
-/// They are not three, or one is a socket.
+/// They are not three, or one leads out.
 pub fn install(order: &Order, streams: Vec<OwnedFd>) -> Result<()> {
     if streams.len() != order.descriptors {
         bail!("the launcher announced {} descriptors and sent {}", order.descriptors, streams.len());
@@ -38,9 +39,9 @@ pub fn install(order: &Order, streams: Vec<OwnedFd>) -> Result<()> {
         Err(none) if none.is_empty() => return Ok(()),
         Err(_) => bail!("the launcher sent another number of descriptors than three"),
     };
-    refuse_socket("input", input.as_fd(), None)?;
-    refuse_socket("output", output.as_fd(), None)?;
-    refuse_socket("error", error.as_fd(), None)?;
+    refuse_way_out("input", input.as_fd(), None)?;
+    refuse_way_out("output", output.as_fd(), None)?;
+    refuse_way_out("error", error.as_fd(), None)?;
     let failed = "cannot take over the caller's descriptors";
     dup2_stdin(input).context(failed)?;
     dup2_stdout(output).context(failed)?;
@@ -51,16 +52,15 @@ pub fn install(order: &Order, streams: Vec<OwnedFd>) -> Result<()> {
 /// stream that systemd itself made for the unit's output (systemd.exec(5), `$JOURNAL_STREAM`).
 ///
 /// # Errors
-/// It is a socket.
-pub fn refuse_socket(name: &str, fd: BorrowedFd<'_>, journal: Option<&str>) -> Result<()> {
+/// It is a socket or a directory.
+pub fn refuse_way_out(name: &str, fd: BorrowedFd<'_>, journal: Option<&str>) -> Result<()> {
     let stat = rustix::fs::fstat(fd).with_context(|| format!("cannot look at the standard {name}"))?;
-    let is_socket = FileType::from_raw_mode(stat.st_mode) == FileType::Socket;
-    if is_socket && journal != Some(&format!("{}:{}", stat.st_dev, stat.st_ino)) {
-        bail!(
-            "the standard {name} is a socket made outside the wall, which would stay open to the app; use a pipe or a file"
-        );
-    }
-    Ok(())
+    let kind = match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Socket if journal != Some(&format!("{}:{}", stat.st_dev, stat.st_ino)) => "socket made",
+        FileType::Directory => "directory opened",
+        _ => return Ok(()),
+    };
+    bail!("the standard {name} is a {kind} outside the wall, which would stay open to the app; use a pipe or a file")
 }
 
 fn open_descriptors() -> Result<Vec<RawFd>> {

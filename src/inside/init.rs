@@ -25,6 +25,8 @@ const PASSED_ON: [Signal; 2] = [Signal::SIGUSR1, Signal::SIGUSR2];
 /// # Errors
 /// The app could not be executed.
 pub fn run(mut app: Command, launcher: &UnixStream, with_main: bool) -> Result<ExitCode> {
+    // The app runs as the same user: it must not take the launcher's socket from here (pidfd_getfd(2)).
+    nix::sys::prctl::set_dumpable(false).context("cannot close init to the app")?;
     // Before anything is blocked, as the child inherits that. What comes until then is lost here,
     // and the launcher sends it again when it hears of the program's execution.
     let main = program::spawn(&mut app)?;

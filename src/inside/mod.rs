@@ -2,6 +2,7 @@
 //! app's user and without privileges, and becomes the app by execve, or exits with 125.
 
 mod descriptors;
+mod hiding;
 mod init;
 mod mounts;
 mod privileges;
@@ -20,7 +21,7 @@ use crate::control::{Order, Report, receive_with};
 use crate::exit::{self, NotExecuted};
 use crate::say;
 
-pub use descriptors::refuse_socket;
+pub use descriptors::refuse_way_out;
 
 /// How long a launcher on a machine under load may take to hear why the app does not run.
 const HEARING: Duration = Duration::from_secs(5);

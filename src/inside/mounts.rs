@@ -2,10 +2,10 @@
 //! the paths of [`View`] are places, not names.
 
 use std::ffi::CString;
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, symlink};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -16,8 +16,9 @@ use rustix::mount::{
     MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, mount, mount_bind_recursive, mount_change,
     mount_remount, move_mount, open_tree,
 };
-use rustix::process::umask;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, umask};
 
+use super::hiding;
 use crate::view::{Bind, View};
 
 /// What systemd gives TemporaryFileSystem= (src/basic/mountpoint-util.h): a bound on what an app can
@@ -33,6 +34,8 @@ pub fn make(view: &View) -> Result<()> {
     // What is mounted outside later is seen, an unplugged disk isn't held; nothing of ours gets out.
     mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
         .context("cannot separate the app's mounts from the host's")?;
+    let _descriptors = Descriptors::raised()?;
+    let hidden = hiding::places(view)?;
     read_only(&view.read_only)?;
     // Held before the directory that they lie in is covered.
     let mut kept = Vec::new();
@@ -53,7 +56,7 @@ pub fn make(view: &View) -> Result<()> {
         fs::create_dir(path).with_context(|| format!("cannot make an empty {}", path.display()))?;
     }
     kept.iter().try_for_each(Kept::put)?;
-    hide(&view.hidden, &view.sealed)?;
+    hiding::hide(&hidden, &view.sealed)?;
     if let Some(runtime) = &view.runtime {
         cover(runtime, 0o700)?;
         let flags = MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
@@ -62,6 +65,25 @@ pub fn make(view: &View) -> Result<()> {
     }
     umask(callers);
     Ok(())
+}
+
+/// The limit of open files, raised as long as this lives: each entry of a sealed directory takes one.
+struct Descriptors(Rlimit);
+
+impl Descriptors {
+    fn raised() -> Result<Self> {
+        let callers = getrlimit(Resource::Nofile);
+        let most = Rlimit { current: callers.maximum, ..callers };
+        setrlimit(Resource::Nofile, most).context("cannot raise the limit of open files")?;
+        Ok(Self(callers))
+    }
+}
+
+impl Drop for Descriptors {
+    fn drop(&mut self) {
+        // Lowering always works.
+        let _ = setrlimit(Resource::Nofile, self.0);
+    }
 }
 
 /// Something that is seen at a place.
@@ -109,7 +131,11 @@ fn keep(directory: &Path, view: &View, kept: &mut Vec<Kept>) -> Result<()> {
 
 /// What is at `path`, links followed; `None` if nothing is, for this user.
 fn taken(path: &Path) -> Result<Option<What>> {
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_RECURSIVE
+        // Nothing is to be fetched from elsewhere, or waited for.
+        | OpenTreeFlags::AT_NO_AUTOMOUNT;
     let failed = || format!("cannot take {} along", path.display());
     match present(open_tree(CWD, path, flags)).with_context(failed)? {
         Some(root) => {
@@ -147,21 +173,6 @@ fn cover(directory: &Path, mode: u32) -> Result<()> {
     let options = CString::new(format!("mode={mode:04o},{TMPFS_LIMITS}"))?;
     mount("tmpfs", directory, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, options.as_c_str())
         .with_context(|| format!("cannot cover {}", directory.display()))
-}
-
-/// Mounts something unusable over each path: an empty file, or an empty directory, with no mode.
-fn hide(paths: &[PathBuf], place: &Path) -> Result<()> {
-    let (file, directory) = (place.join("hidden-file"), place.join("hidden-directory"));
-    let failed = "cannot make what hides files";
-    OpenOptions::new().write(true).create_new(true).mode(0o000).open(&file).context(failed)?;
-    DirBuilder::new().mode(0o000).create(&directory).context(failed)?;
-    fs::set_permissions(&directory, Permissions::from_mode(0o000)).context(failed)?;
-    for path in paths {
-        let Ok(metadata) = fs::metadata(path) else { continue };
-        let over = if metadata.is_dir() { &directory } else { &file };
-        rustix::mount::mount_bind(over, path).with_context(|| format!("cannot hide {}", path.display()))?;
-    }
-    fs::remove_file(&file).and_then(|()| fs::remove_dir(&directory)).context(failed)
 }
 
 /// Mounts each path over itself, then sets the flag on it and on each mount below: a recursive

@@ -29,6 +29,8 @@ fn of_view(view: &View) -> String {
         ("Seen there all the same, where there", paths(&view.shown)),
         ("Replaced", replaced.collect()),
         ("Hidden where there", paths(&view.hidden)),
+        ("Hidden, and what begins so", paths(&view.sessions)),
+        ("Hidden if a socket", paths(&view.sockets)),
     ]
     .into_iter()
     .filter(|(_, items)| !items.is_empty())

@@ -2,15 +2,17 @@
 says "blocked" is only half of the proof."""
 
 import contextlib
+import errno
 import json
 import os
 import pathlib
+import platform
 import subprocess
 
 import pytest
 
 from conftest import VERSIONS, boot
-from launching import launched, secret_file, unique, wait_gone
+from launching import Output, launched, secret_file, started, unique, wait_gone
 from waiting import wait_until
 from world_map import ORIGIN, UPSTREAM
 
@@ -259,6 +261,84 @@ def test_no_capability_of_the_proof_is_left_to_the_app(lab, wall, user):
     shown = lab.run(["appfw-run", "--via=direct", "--wall", wall, "--uid", user, "cat", "/proc/self/status"], check=True)
     assert sets(shown.stdout.decode()) == {
         "CapInh": 0, "CapPrm": held, "CapEff": held, "CapBnd": bounding, "CapAmb": 0}
+
+
+LISTEN = "import socket, sys; s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); s.listen(9); " \
+         "print('up', flush=True); sys.stdin.read()"
+CONNECT = "import socket, sys; socket.socket(socket.AF_UNIX).connect(sys.argv[1]); print('open')"
+
+
+@contextlib.contextmanager
+def agent(lab, path):
+    """A socket of bob's, as an agent has it."""
+    words = ["setpriv", "--reuid=bob", "--regid=bob", "--clear-groups", PYTHON, "-c", LISTEN, path]
+    with started(lab, words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        Output(process.stdout.fileno()).until(b"up")
+        yield
+
+
+def reaches(lab, path, *words, before="true", **options):
+    """Whether an app of bob's can connect to PATH."""
+    script = f"{before}; exec {PYTHON} -c \"{CONNECT}\" {path}"
+    done = lab.run(["appfw-run", "--via=none", "--uid=bob", *words, "sh", "-c", script], **options)
+    return b"open" in done.stdout
+
+
+def test_a_link_does_not_show_what_it_hides(lab):
+    home = f"/home/bob/{unique('agent')}"
+    lab.run(["mkdir", home], user="bob", check=True)
+    real, link = f"{home}/real", f"/run/{unique('link')}"
+    with agent(lab, real):
+        assert reaches(lab, real)
+        lab.run(["ln", "-s", real, link], check=True)
+        assert not reaches(lab, real, env={"SSH_AUTH_SOCK": link})
+        assert not reaches(lab, real, env={"DBUS_SESSION_BUS_ADDRESS": f"unix:path={link},guid=1"})
+    lab.run(["rm", link], check=True)
+
+
+def test_what_the_app_could_open_again_is_hidden_too(lab):
+    """A directory that its owner, the app's user, has closed for the moment."""
+    gnupg = "/home/bob/.gnupg"
+    lab.run(["mkdir", gnupg], user="bob", check=True)
+    with agent(lab, f"{gnupg}/S.gpg-agent"):
+        for mode in "700", "000":
+            lab.run(["chmod", mode, gnupg], check=True)
+            assert not reaches(lab, f"{gnupg}/S.gpg-agent", before=f"chmod 700 {gnupg}")
+    lab.run(["rm", "-r", gnupg], check=True)
+
+
+def test_sessions_of_the_hosts_own_tmp_are_hidden(lab):
+    """Whatever /tmp the launcher has."""
+    folder = f"/tmp/ssh-{unique('x').replace('-', '')}"
+    lab.run(["mkdir", folder], user="bob", check=True)
+    with agent(lab, f"{folder}/agent.7"):
+        script = ["appfw-run", "--via=none", "--uid=bob", PYTHON, "-c", CONNECT, f"{folder}/agent.7"]
+        done = lab.run(["systemd-run", "--quiet", "--wait", "--pipe", "-p", "PrivateTmp=yes", *script])
+        assert done.returncode == 1 and b"open" not in done.stdout
+    lab.run(["rm", "-r", folder], check=True)
+
+
+@pytest.mark.parametrize("user", USERS)
+def test_the_kernel_looks_no_key_up_for_an_app(lab, user):
+    """It would have /sbin/request-key ask, as root, in the host's network. Without that file it is ENOENT or ENOKEY."""
+    number = {"x86_64": 249, "aarch64": 219}[platform.machine()]
+    program = f"import ctypes; libc = ctypes.CDLL(None, use_errno=True); " \
+              f"libc.syscall({number}, b'dns_resolver', b'web.test', b'ipv4', -2); print(ctypes.get_errno())"
+    done = lab.run(["appfw-run", "--via=none", "--uid", user, PYTHON, "-c", program], check=True)
+    assert int(done.stdout) == errno.ENOSYS
+
+
+def test_many_entries_of_run_are_no_obstacle(lab):
+    folder = lab.path("/run")
+    names = [folder / f"many-{number}" for number in range(1500)]
+    for name in names:
+        name.touch()
+    try:
+        assert lab.run(["appfw-run", "--via=none", "sh", "-c", "ls /run | grep -c many-; ulimit -n"],
+                       check=True).stdout.split()[0] == b"1500"
+    finally:
+        for name in names:
+            name.unlink()
 
 
 def test_other_files_of_roots_are_written_by_root(lab):

@@ -348,7 +348,7 @@ def test_forwarder_that_cannot_start_is_no_direct_connection(lab, wall, what):
     ("ftp://203.0.113.20:1080", "`ftp://` is no scheme"),
     ("203.0.113.20:1080", "does not say how to speak to it"),
     ("nonsense", "nonsense"),
-    ("unix:relative", "`unix:`"),
+    ("unix:relative", "needs an absolute path"),
     ("@/nonexistent", "/nonexistent"),
     ("Tor ", "Tor"),
 ])
@@ -379,7 +379,6 @@ def test_no_way_out_is_a_question(lab):
     (["--capture"], "--capture is not there yet"),
     (["--no-capture"], "--no-capture is not there yet"),
     (["--publish", "8080"], "--publish is not there yet"),
-    (["--isolate", "launch"], "--isolate is not there yet"),
     (["--ingress-filter", "/x"], "--ingress-filter is not there yet"),
     (["--egress-filter", "/x"], "--egress-filter is not there yet"),
     (["--dbus", "session"], "--dbus is not there yet"),
@@ -437,6 +436,18 @@ def test_socket_as_standard_input_is_refused(lab):
         out, err = process.communicate(timeout=20)
     assert (process.returncode, out) == (OURS, b"")
     assert b"standard input is a socket" in err
+    assert not (marks(lab) / name).exists()
+
+
+def test_directory_as_standard_input_is_refused(lab):
+    """By `..` it leads to all that is hidden."""
+    name = unique("mark")
+    directory = os.open(lab.path("/home"), os.O_RDONLY)
+    process = lab.popen(["appfw-run", *DIRECT, "--", *app(name)], stdin=directory, stdout=-1, stderr=-1)
+    os.close(directory)
+    out, err = process.communicate(timeout=20)
+    assert (process.returncode, out) == (OURS, b"")
+    assert b"standard input is a directory" in err
     assert not (marks(lab) / name).exists()
 
 

@@ -1,0 +1,135 @@
+//! Puts something unusable over what the app is not to use.
+
+use std::fs::{self, DirBuilder, Metadata, OpenOptions, Permissions};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use rustix::mount::mount_bind;
+use rustix::process::geteuid;
+
+use crate::view::View;
+
+/// Sessions' sockets that are hidden one by one: far more than sessions, fewer than mounts cost time.
+const MAX_SESSIONS: usize = 4096;
+
+/// The places to hide. Asked for before anything is covered: a link in what is sealed is not seen
+/// afterwards, and what it leads to would stay.
+///
+/// # Errors
+/// There are more than can be hidden.
+pub fn places(view: &View) -> Result<Vec<PathBuf>> {
+    let mut named = view.hidden.clone();
+    for stem in &view.sessions {
+        named.extend(sessions(stem));
+    }
+    if named.len() > MAX_SESSIONS {
+        bail!("{} sockets of sessions are to be hidden from the app, too many; clean up /tmp", named.len());
+    }
+    let is_socket = |path: &&PathBuf| path.metadata().is_ok_and(|found| found.file_type().is_socket());
+    named.extend(view.sockets.iter().filter(is_socket).cloned());
+    let targets = named.iter().chain(&view.empty).filter_map(|path| Some((path, path.canonicalize().ok()?)));
+    let behind: Vec<PathBuf> = targets.filter(|(path, target)| target != *path).map(|(_, target)| target).collect();
+    Ok(named.into_iter().chain(behind).collect())
+}
+
+/// What is called `stem` and a word, in the stem's directory. What belongs to another ordinary user
+/// is none that this one can use, and can be made by anybody in any number.
+fn sessions(stem: &Path) -> Vec<PathBuf> {
+    let (Some(directory), Some(stem)) = (stem.parent(), stem.file_name().and_then(|name| name.to_str())) else {
+        return Vec::new();
+    };
+    let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
+    let own = geteuid();
+    let is_one = |entry: &fs::DirEntry| {
+        let name = entry.file_name();
+        let rest = name.to_str().and_then(|name| name.strip_prefix(stem));
+        let owner = entry.metadata().map(|found| found.uid());
+        rest.is_some_and(|rest| rest.chars().all(|c| c.is_ascii_alphanumeric()))
+            && owner.is_ok_and(|owner| own.is_root() || owner == 0 || owner == own.as_raw())
+    };
+    entries.flatten().filter(is_one).map(|entry| entry.path()).collect()
+}
+
+/// Mounts an empty file or an empty directory, with no mode, over each of the places that is there.
+/// They are made in `own`, a directory of the app's.
+///
+/// # Errors
+/// One of them can't be hidden.
+pub fn hide(places: &[PathBuf], own: &Path) -> Result<()> {
+    let (file, directory) = (own.join("hidden-file"), own.join("hidden-directory"));
+    let failed = "cannot make what hides files";
+    OpenOptions::new().write(true).create_new(true).mode(0o000).open(&file).context(failed)?;
+    DirBuilder::new().mode(0o000).create(&directory).context(failed)?;
+    fs::set_permissions(&directory, Permissions::from_mode(0o000)).context(failed)?;
+    for place in places {
+        let failed = || format!("cannot hide {}", place.display());
+        if let Some((place, found)) = seen(place).with_context(failed)? {
+            mount_bind(if found.is_dir() { &directory } else { &file }, place).with_context(failed)?;
+        }
+    }
+    fs::remove_file(&file).and_then(|()| fs::remove_dir(&directory)).context(failed)
+}
+
+/// What there is to hide for `place`: itself; or, where a directory of the app's own user bars the
+/// way, that directory, as the app could open it. `None` where nothing is there, or to be reached.
+fn seen(place: &Path) -> io::Result<Option<(&Path, Metadata)>> {
+    let error = match fs::metadata(place) {
+        Ok(found) => return Ok(Some((place, found))),
+        Err(error) => error,
+    };
+    if error.raw_os_error() == Some(nix::libc::ELOOP) {
+        return Ok(None);
+    }
+    match error.kind() {
+        ErrorKind::NotFound | ErrorKind::NotADirectory => Ok(None),
+        ErrorKind::PermissionDenied => {
+            let bars = place.ancestors().skip(1).find_map(|path| Some((path, fs::metadata(path).ok()?)));
+            Ok(bars.filter(|(_, found)| found.uid() == geteuid().as_raw()))
+        }
+        _ => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    #[test]
+    fn links_are_hidden_with_what_they_lead_to() {
+        let place = tempfile::tempdir().unwrap();
+        let (link, socket, other) = (place.path().join("link"), place.path().join("socket"), place.path().join("file"));
+        let _listener = UnixListener::bind(&socket).unwrap();
+        fs::write(&other, "").unwrap();
+        symlink(&socket, &link).unwrap();
+        let view = View { hidden: vec![link.clone()], sockets: vec![socket.clone(), other], ..View::default() };
+        let real = socket.canonicalize().unwrap();
+        assert_eq!(places(&view).unwrap(), [link, socket, real]);
+    }
+
+    #[test]
+    fn sessions_are_found_by_their_names() {
+        let place = tempfile::tempdir().unwrap();
+        for name in ["ssh-aB9", "ssh-", "ssh-a.b", "tmux-0", "other"] {
+            fs::write(place.path().join(name), "").unwrap();
+        }
+        let view = View { sessions: vec![place.path().join("ssh-")], ..View::default() };
+        let mut found = places(&view).unwrap();
+        found.sort();
+        assert_eq!(found, [place.path().join("ssh-"), place.path().join("ssh-aB9")]);
+    }
+
+    #[test]
+    fn what_bars_the_way_and_is_the_users_own_is_hidden_itself() {
+        let place = tempfile::tempdir().unwrap();
+        assert!(seen(&place.path().join("absent/socket")).unwrap().is_none());
+        let there = place.path().join("there");
+        fs::write(&there, "").unwrap();
+        assert_eq!(seen(&there).unwrap().unwrap().0, there);
+        assert!(seen(&there.join("below")).unwrap().is_none());
+    }
+}
