@@ -1,13 +1,14 @@
 //! What launcher and `inside` say to each other over the launch's control socket: `inside` tells
 //! what it proved, the launcher answers with the command and its environment, which so stand in no
-//! unit property. When the program is executed the socket closes by itself.
+//! unit property. When the program is executed the socket closes by itself; as it does that for an
+//! `inside` that is killed as well, `inside` announces its execve.
 
 use std::ffi::{OsStr, OsString};
-use std::io::{BufRead, BufReader, IoSlice, IoSliceMut, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::UnixStream as Std;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
@@ -16,6 +17,8 @@ use rustix::net::{
     recvmsg, sendmsg,
 };
 use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncWriteExt, Interest};
+use tokio::net::UnixStream;
 
 use crate::exit::Ended;
 use crate::view::View;
@@ -41,8 +44,10 @@ pub enum Report {
         /// One sentence.
         message: String,
     },
-    /// The program was executed as a child of `inside`. Where `inside` itself becomes the program,
-    /// the socket's end says so.
+    /// All is done but the execve by which `inside` becomes the program: the socket's end, if it is
+    /// the next to come, says that it was executed.
+    Becoming,
+    /// The program was executed as a child of `inside`.
     Executed,
     /// The program, a child of `inside`, has ended.
     Ended(Ended),
@@ -67,27 +72,35 @@ impl Report {
     }
 }
 
-/// Sends bytes with descriptors beside the first of them (unix(7), SCM_RIGHTS).
+/// Sends bytes with descriptors beside the first of them (unix(7), SCM_RIGHTS). It never blocks the
+/// thread: the app's user can stop `inside`, and signals and the time limit must still be heard.
 ///
 /// # Errors
-/// The other end is gone.
-pub fn send_with(mut to: &UnixStream, bytes: &[u8], descriptors: &[OwnedFd]) -> Result<()> {
+/// The other end is gone: the cause is an [`std::io::Error`] that says so.
+pub async fn send_with(to: &mut UnixStream, bytes: &[u8], descriptors: &[OwnedFd]) -> Result<()> {
     let borrowed: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
-    let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    if !borrowed.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(&borrowed)) {
-        bail!("more descriptors than a message can carry");
-    }
-    let sent =
-        sendmsg(to, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL).context("appfw inside is gone")?;
-    to.write_all(&bytes[sent..]).context("appfw inside is gone")
+    let sent = loop {
+        to.writable().await.context("cannot send to appfw inside")?;
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        if !borrowed.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(&borrowed)) {
+            bail!("more descriptors than a message can carry");
+        }
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        let send = || Ok(sendmsg(&*to, &[IoSlice::new(bytes)], &mut ancillary, flags)?);
+        match to.try_io(Interest::WRITABLE, send) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            sent => break sent.context("cannot send to appfw inside")?,
+        }
+    };
+    to.write_all(&bytes[sent..]).await.context("cannot send to appfw inside")
 }
 
 /// Receives descriptors into `descriptors` and the bytes that came with them.
 ///
 /// # Errors
 /// The other end is gone.
-pub fn receive_with(from: &UnixStream, descriptors: &mut Vec<OwnedFd>) -> Result<Vec<u8>> {
+pub fn receive_with(from: &Std, descriptors: &mut Vec<OwnedFd>) -> Result<Vec<u8>> {
     let mut bytes = vec![0; 64 << 10];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);

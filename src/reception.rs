@@ -1,5 +1,7 @@
 //! The launcher's end of the control socket: receives `inside`'s report and sends it the order.
 
+use std::cell::Cell;
+use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
@@ -18,6 +20,44 @@ use crate::wait::{Signal, Signals, Watch};
 const PATIENCE: Duration = Duration::from_secs(30);
 /// A report is a sentence.
 const MAX_REPORT: usize = 64 << 10;
+
+/// What `inside` has done of its part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Nothing that it told.
+    Unproven,
+    /// It proved the wall.
+    Proven,
+    /// It has the whole order.
+    Ordered,
+}
+
+impl Stage {
+    /// What had not happened by the time `inside` ended.
+    fn missed(self) -> &'static str {
+        match self {
+            Self::Unproven => "its wall was proven",
+            Self::Proven | Self::Ordered => "it executed the program",
+        }
+    }
+
+    /// What is said when it takes too long.
+    fn overdue(self, patience: Duration) -> String {
+        let seconds = patience.as_secs();
+        match self {
+            Self::Unproven => {
+                format!("appfw inside did not report within {seconds} s: the wall is not proven, so nothing was run")
+            }
+            Self::Proven => format!(
+                "appfw inside proved the wall but did not take the command within {seconds} s, so nothing was run"
+            ),
+            // It may do so until it is stopped.
+            Self::Ordered => format!(
+                "appfw inside proved the wall and has the command, but did not execute it within {seconds} s: the launch is ended"
+            ),
+        }
+    }
+}
 
 /// How far a launch came.
 #[derive(Debug)]
@@ -43,23 +83,24 @@ pub async fn receive(
 ) -> Result<Reached> {
     // Closed when `inside` has been heard: nobody else has anything to say here.
     let listener = UnixListener::from_std(control).context("cannot use a socket")?;
-    let conversation = async { converse(accept_of(&plan.name.cgroup(), &listener).await?, order, streams).await };
-    let conversation = tokio::time::timeout(PATIENCE, conversation);
+    let stage = Cell::new(Stage::Unproven);
+    let conversation =
+        async { converse(accept_of(&plan.name.cgroup(), &listener).await?, order, streams, &stage).await };
+    let conversation = within(PATIENCE, &stage, conversation);
     tokio::pin!(conversation);
     let mut signalled: Option<Signal> = None;
     loop {
         tokio::select! {
             // The report comes first: it says why the unit ended.
             biased;
-            result = &mut conversation => {
-                let told = result.context("appfw inside did not report: the wall is not proven, so nothing was run")?;
+            told = &mut conversation => {
                 return match (told, signalled) {
                     (Ok(app), Some(signal)) if app.stays => {
                         // Until it had a child, `inside` was shielded from it, as every init is.
                         signal.forward(manager, watch.unit()).await;
                         Ok(Reached::Executed(app))
                     }
-                    (Err(error), Some(signal)) if is_gone(&error) => {
+                    (Err(error), Some(signal)) if error.is::<Unheard>() => {
                         watch.over().await?;
                         Ok(Reached::Ended(signal.code()))
                     }
@@ -75,8 +116,9 @@ pub async fn receive(
                 return match signalled {
                     Some(signal) => Ok(Reached::Ended(signal.code())),
                     None => bail!(
-                        "{} ended before its wall was proven, so nothing was run; see: journalctl -u {0}",
-                        watch.unit()
+                        "{} ended before {}, so nothing was run; see: journalctl -u {0}",
+                        watch.unit(),
+                        stage.get().missed()
                     ),
                 };
             }
@@ -84,23 +126,45 @@ pub async fn receive(
     }
 }
 
-async fn converse(inside: UnixStream, order: &Order, streams: &[OwnedFd]) -> Result<App> {
+/// A conversation that takes no longer than it may.
+async fn within(
+    patience: Duration,
+    stage: &Cell<Stage>,
+    conversation: impl Future<Output = Result<App>>,
+) -> Result<App> {
+    match tokio::time::timeout(patience, conversation).await {
+        Ok(told) => told,
+        Err(_) => bail!(stage.get().overdue(patience)),
+    }
+}
+
+async fn converse(inside: UnixStream, order: &Order, streams: &[OwnedFd], stage: &Cell<Stage>) -> Result<App> {
     let mut inside = App { stream: inside, stays: false };
     match inside.next().await? {
-        Some(Report::Proven { version }) if version == env!("CARGO_PKG_VERSION") => {}
+        Some(Report::Proven { version }) if version == env!("CARGO_PKG_VERSION") => stage.set(Stage::Proven),
         Some(Report::Proven { version }) => bail!(
             "appfw is version {version} and appfw-run is {}: install both from one package",
             env!("CARGO_PKG_VERSION")
         ),
         Some(report) => return Err(refusal(report)),
-        None => bail!(Unheard),
+        None => bail!(Unheard(stage.get())),
     }
-    inside = inside.send(order, streams)?;
-    // The socket closes by itself where `inside` becomes the program.
+    match control::send_with(&mut inside.stream, &order.to_bytes()?, streams).await {
+        Ok(()) => stage.set(Stage::Ordered),
+        // It may have said why.
+        Err(error) if error.downcast_ref().is_some_and(is_end) => {}
+        Err(error) => return Err(error),
+    }
     match inside.next().await? {
-        None => Ok(inside),
+        Some(Report::Becoming) => match inside.next().await? {
+            // The socket closes by itself where `inside` becomes the program.
+            None => Ok(inside),
+            Some(report) => Err(refusal(report)),
+        },
         Some(Report::Executed) => Ok(App { stays: true, ..inside }),
         Some(report) => Err(refusal(report)),
+        // It was killed: no end of its own comes without a word.
+        None => bail!(Unheard(stage.get())),
     }
 }
 
@@ -112,22 +176,19 @@ fn refusal(report: Report) -> anyhow::Error {
     }
 }
 
-/// Whether the conversation failed because `inside` ended, as it does by a signal.
-fn is_gone(error: &anyhow::Error) -> bool {
-    // What `inside` reports has no cause of these kinds.
-    let gone = |cause: &(dyn std::error::Error + 'static)| {
-        cause.is::<Unheard>() || cause.is::<std::io::Error>() || cause.is::<rustix::io::Errno>()
-    };
-    error.chain().any(gone)
+/// Whether an error of a socket says that the other end was closed. It is a reset where the other
+/// end had not read all (unix(7)).
+fn is_end(error: &std::io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe)
 }
 
-/// `inside` ended without a word.
+/// `inside` ended without a word, as it does by a signal.
 #[derive(Debug)]
-struct Unheard;
+struct Unheard(Stage);
 
 impl std::fmt::Display for Unheard {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("appfw inside ended before it reported, so nothing was run")
+        write!(f, "appfw inside ended before {}, so nothing was run", self.0.missed())
     }
 }
 
@@ -151,22 +212,15 @@ impl App {
         }
     }
 
-    fn send(self, order: &Order, streams: &[OwnedFd]) -> Result<Self> {
-        // Blocking for the moment of one send: `inside` waits for it and does nothing else.
-        let stream = self.stream.into_std().context("cannot use a socket")?;
-        stream.set_nonblocking(false).context("cannot use a socket")?;
-        control::send_with(&stream, &order.to_bytes()?, streams)?;
-        stream.set_nonblocking(true).context("cannot use a socket")?;
-        let stream = UnixStream::from_std(stream).context("cannot use a socket")?;
-        Ok(Self { stream, ..self })
-    }
-
     /// The next report: one line, which `inside` writes as a whole.
     async fn next(&mut self) -> Result<Option<Report>> {
         let mut line = Vec::new();
         loop {
             let mut byte = [0];
-            let length = self.stream.read(&mut byte).await.context("cannot read from appfw inside")?;
+            let length = match self.stream.read(&mut byte).await {
+                Err(error) if is_end(&error) => 0,
+                read => read.context("cannot read from appfw inside")?,
+            };
             match byte[0] {
                 _ if length == 0 && line.is_empty() => return Ok(None),
                 b'\n' => break,
@@ -243,17 +297,32 @@ mod tests {
         });
         let streams = [File::open("/dev/null").unwrap().into()];
         let ours = UnixStream::from_std(ours).unwrap();
-        let outcome = tokio::time::timeout(Duration::from_secs(20), converse(ours, &order(), &streams)).await;
+        let stage = Cell::new(Stage::Unproven);
+        let outcome = tokio::time::timeout(Duration::from_secs(20), converse(ours, &order(), &streams, &stage)).await;
         let order = inside.join().unwrap();
         outcome.expect("it hangs").map(|app| (app, order))
     }
 
     #[tokio::test]
     async fn a_proven_wall_is_answered_with_the_whole_order() {
-        for then in ["", "\"executed\"\n"] {
+        for then in ["\"becoming\"\n", "\"executed\"\n"] {
             let (_, ordered) = converse_with(proven(), then).await.unwrap();
             assert_eq!(ordered, Some(order()));
         }
+    }
+
+    #[tokio::test]
+    async fn an_inside_that_is_stopped_does_not_hold_the_launcher() {
+        let (ours, mut theirs) = Std::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        theirs.write_all(proven().as_bytes()).unwrap();
+        // More than the socket's buffers take of it.
+        let order = Order { command: vec!["x".repeat(4 << 20).into()], descriptors: 0, ..order() };
+        let stage = Cell::new(Stage::Unproven);
+        let ours = UnixStream::from_std(ours).unwrap();
+        let error =
+            within(Duration::from_secs(1), &stage, converse(ours, &order, &[], &stage)).await.unwrap_err().to_string();
+        assert_eq!(error, "appfw inside proved the wall but did not take the command within 1 s, so nothing was run");
     }
 
     #[tokio::test]
@@ -272,7 +341,7 @@ mod tests {
         for (first, then, code, expected) in [
             (refused.to_owned(), "", exit::OURS, "::1 is open"),
             (other, "", exit::OURS, "appfw is version 0.0.0 and appfw-run is"),
-            (String::new(), "", exit::OURS, "appfw inside ended before it reported, so nothing was run"),
+            (String::new(), "", exit::OURS, "appfw inside ended before its wall was proven, so nothing was run"),
             (half, "", exit::OURS, "appfw inside sent half a report"),
             (endless, "", exit::OURS, "appfw inside sent half a report"),
             ("HTTP/1.1 400\n".to_owned(), "", exit::OURS, "appfw inside sent \"HTTP/1.1 400\""),
@@ -280,6 +349,9 @@ mod tests {
             (proven(), refused, exit::OURS, "::1 is open"),
             (proven(), not_found, exit::NOT_FOUND, "x was not found"),
             (proven(), "{}\n", exit::OURS, "appfw inside sent \"{}\""),
+            // Killed in the middle of its work: no execve announced.
+            (proven(), "", exit::OURS, "appfw inside ended before it executed the program, so nothing was run"),
+            (proven(), "\"becoming\"\n{\"not-executed\":{\"code\":126,\"message\":\"x\"}}\n", 126, "x"),
         ] {
             let error = converse_with(first, then).await.expect_err(expected);
             assert!(format!("{error:#}").starts_with(expected), "{expected}: {error:#}");

@@ -46,5 +46,21 @@ fn print(program: &str, sentence: &str) {
     let mut errors = std::io::stderr();
     let end = if errors.is_terminal() { "\r\n" } else { "\n" };
     // In one write: the app writes to the same place.
-    let _ = errors.write_all(format!("{program}: {sentence}{end}").as_bytes());
+    let _ = errors.write_all(format!("{program}: {}{end}", harmless(sentence)).as_bytes());
+}
+
+/// Names of programs and files stand in sentences: none of them may steer the terminal.
+fn harmless(sentence: &str) -> String {
+    let escaped = |c: char| if c.is_control() { c.escape_default().collect() } else { c.to_string() };
+    sentence.chars().map(escaped).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_steers_the_terminal() {
+        assert_eq!(harmless("/tmp/\x1b[31mü\r\n"), "/tmp/\\u{1b}[31mü\\r\\n");
+    }
 }

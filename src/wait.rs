@@ -201,20 +201,26 @@ impl Attendance<'_> {
         for sentence in forwarder.refusals.sentences() {
             say.plain(&sentence);
         }
-        if code != 0 && plan.has_forwarder() && !forwarder.used {
-            say.plain(&unused(plan, manager).await);
+        if code != 0 && plan.has_forwarder() {
+            let why = no_forwarder(plan, manager).await.or_else(|| (!forwarder.used).then(|| unused(plan)));
+            if let Some(why) = why {
+                say.plain(&why);
+            }
         }
         Ok(code)
     }
 }
 
-/// Why a program that failed did so without a request: most likely it ignores the variables.
-async fn unused(plan: &Plan, manager: &Manager<'_>) -> String {
-    // After a number of forwarders that ended at once systemd gives the socket up.
-    let state = manager.property(&plan.name.socket(), Kind::Unit, "ActiveState").await;
-    if state.is_ok_and(|state| <&str>::try_from(&state) == Ok("failed")) {
-        return format!("the forwarder did not start; see: journalctl -u {}", plan.name.forwarder());
-    }
+/// Said where there is no forwarder any more: after a number of them that ended at once systemd gives
+/// the socket up.
+async fn no_forwarder(plan: &Plan, manager: &Manager<'_>) -> Option<String> {
+    let state = manager.property(&plan.name.socket(), Kind::Unit, "ActiveState").await.ok()?;
+    let failed = <&str>::try_from(&state) == Ok("failed");
+    failed.then(|| format!("the forwarder did not start; see: journalctl -u {}", plan.name.forwarder()))
+}
+
+/// Said where a program failed without having made a request: most likely it ignores the variables.
+fn unused(plan: &Plan) -> String {
     format!(
         "{} never used the proxy; a later version's --wall namespace captures programs that ignore the variables",
         plan.program()

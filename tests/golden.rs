@@ -134,6 +134,7 @@ fn directive(property: &str) -> &str {
     match property {
         "ExecStartEx" => "ExecStart",
         "TimeoutStopUSec" => "TimeoutStopSec",
+        "TriggerLimitIntervalUSec" => "TriggerLimitIntervalSec",
         "RestartUSec" => "RestartSec",
         "StartLimitIntervalUSec" => "StartLimitIntervalSec",
         other => other,
@@ -190,7 +191,7 @@ fn from_text(directive: &str, values: &[String]) -> Vec<String> {
             vec![all("").iter().map(bit).sum::<u64>().to_string()]
         }
         "UMask" => vec![u32::from_str_radix(&one(), 8).unwrap().to_string()],
-        "TimeoutStopSec" | "RestartSec" | "StartLimitIntervalSec" => {
+        "TimeoutStopSec" | "RestartSec" | "StartLimitIntervalSec" | "TriggerLimitIntervalSec" => {
             let milliseconds: u64 = one().trim_end_matches("ms").parse().unwrap();
             vec![(milliseconds * 1000).to_string()]
         }

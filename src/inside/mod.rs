@@ -86,5 +86,11 @@ fn prove_and_become(args: &InsideArgs, launcher: &UnixStream) -> Result<ExitCode
         rustix::process::ioctl_tiocsctty(std::io::stdin()).context("cannot take the terminal")?;
     }
     let mut app = program::prepare(&order)?;
-    if args.init { init::run(app, launcher, args.exit_with_main) } else { Err(program::become_it(&mut app)) }
+    if args.init {
+        return init::run(app, launcher, args.exit_with_main);
+    }
+    // The launcher takes the socket's end for the execve only after this: it ends with a process that
+    // is killed as well.
+    Report::Becoming.send(launcher)?;
+    Err(program::become_it(&mut app))
 }

@@ -2,7 +2,9 @@
 //! holds. It is started first and needs the socket, so that the socket, which goes when unneeded,
 //! stands before the app does.
 
-use super::{Places, Unit, Value, descriptor, word, words};
+use std::path::Path;
+
+use super::{INNER, Places, Unit, Value, appfw, descriptor, word, words};
 use crate::host::Host;
 use crate::plan::Plan;
 
@@ -13,12 +15,21 @@ pub(super) fn unit(plan: &Plan, host: &Host, places: &Places) -> Unit {
         unit.unit("After", words([&plan.name.socket()]));
     }
     unit.kind("Type", word("exec"));
-    unit.kind("ExecStart", Value::Exec(vec![host.appfw.display().to_string(), "lifeline".into()]));
+    let (appfw, bind) = match host.caller.is_root() {
+        true => (host.appfw.display().to_string(), None),
+        false => appfw(host, Path::new(INNER).join("appfw")),
+    };
+    unit.kind("ExecStart", Value::Exec(vec![appfw, "lifeline".into()]));
     unit.kind("StandardInput", Value::Descriptor(descriptor::LIFELINE));
     unit.kind("StandardOutput", if places.terminal { Value::Descriptor(descriptor::TERMINAL) } else { word("null") });
     unit.kind("StandardError", word("journal"));
     if !host.caller.is_root() {
-        unit.kind("User", word(&host.caller.name));
+        // Not the caller, whom the app runs as: it could stop it (kill(2) reaches across user namespaces).
+        unit.kind("DynamicUser", Value::Bool(true));
+        if let Some(bind) = bind {
+            unit.kind("TemporaryFileSystem", Value::FileSystems(vec![(INNER.into(), "mode=0755".into())]));
+            unit.kind("BindPaths", Value::Binds(vec![bind]));
+        }
     }
     unit.kind("NoNewPrivileges", Value::Bool(true));
     unit.kind("CapabilityBoundingSet", Value::Capabilities(0));

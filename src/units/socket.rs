@@ -1,11 +1,18 @@
 //! The forwarder's listening socket: in the strict wall inside the app's namespace, in the address
 //! wall on the host's loopback.
 
+use std::time::Duration;
+
 use super::{Places, SocketKind, Unit, Value, lists, words};
 use crate::cli::WallKind;
 use crate::dns::{self, Dns};
 use crate::network::{self, IpLists};
 use crate::plan::Plan;
+
+/// Starts of the forwarder in so many seconds: it takes some 20 ms to start and fail, twice that on a
+/// machine under load.
+const TRIGGER_INTERVAL: Duration = Duration::from_secs(10);
+const TRIGGER_BURST: u32 = 100;
 
 pub(super) fn unit(plan: &Plan, places: &Places) -> Unit {
     let mut unit = Unit::new(plan.name.socket(), format!("Forwarder's address for appfw launch {}", plan.name));
@@ -19,6 +26,10 @@ pub(super) fn unit(plan: &Plan, places: &Places) -> Unit {
     unit.kind("Listen", Value::Listen(listen));
     // More than the default of an accept queue in systemd (SOMAXCONN is the kernel's own limit).
     unit.kind("Backlog", Value::Number(4096));
+    // An app that makes its forwarder crash has it back each time; one that can't start at all is given
+    // up, so that the app's connections end instead of waiting (by default after 20 starts in 2 s).
+    unit.kind("TriggerLimitIntervalSec", Value::Span(TRIGGER_INTERVAL));
+    unit.kind("TriggerLimitBurst", Value::Number(TRIGGER_BURST));
     match plan.wall {
         WallKind::Address => {
             // Accepted sockets keep the cgroup of the listener, so these lists hold for the

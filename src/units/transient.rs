@@ -37,6 +37,7 @@ pub fn name(setting: &Setting) -> &'static str {
         ("TimeoutStopSec", _) => "TimeoutStopUSec",
         ("RestartSec", _) => "RestartUSec",
         ("StartLimitIntervalSec", _) => "StartLimitIntervalUSec",
+        ("TriggerLimitIntervalSec", _) => "TriggerLimitIntervalUSec",
         (directive, _) => directive,
     }
 }
