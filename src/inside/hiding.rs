@@ -63,9 +63,15 @@ pub fn hide(places: &[PathBuf], own: &Path) -> Result<()> {
     OpenOptions::new().write(true).create_new(true).mode(0o000).open(&file).context(failed)?;
     DirBuilder::new().mode(0o000).create(&directory).context(failed)?;
     fs::set_permissions(&directory, Permissions::from_mode(0o000)).context(failed)?;
+    let identity = |found: &Metadata| (found.dev(), found.ino());
+    let ours = [identity(&file.metadata().context(failed)?), identity(&directory.metadata().context(failed)?)];
     for place in places {
         let failed = || format!("cannot hide {}", place.display());
-        if let Some((place, found)) = seen(place).with_context(failed)? {
+        // What is hidden already, by another name or with the directory it lies in, must not be so twice:
+        // a mount on a mount is one on what was mounted, which then could not be removed.
+        if let Some((place, found)) = seen(place).with_context(failed)?
+            && !ours.contains(&identity(&found))
+        {
             mount_bind(if found.is_dir() { &directory } else { &file }, place).with_context(failed)?;
         }
     }

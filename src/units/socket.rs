@@ -9,10 +9,10 @@ use crate::dns::{self, Dns};
 use crate::network::{self, IpLists};
 use crate::plan::Plan;
 
-/// Starts of the forwarder in so many seconds: it takes some 20 ms to start and fail, twice that on a
-/// machine under load.
+/// Starts of the forwarder in so many seconds. It takes 20 ms to start and fail, and ten times that on a
+/// machine under load, where it must be given up as well.
 const TRIGGER_INTERVAL: Duration = Duration::from_secs(10);
-const TRIGGER_BURST: u32 = 100;
+const TRIGGER_BURST: u32 = 40;
 
 pub(super) fn unit(plan: &Plan, places: &Places) -> Unit {
     let mut unit = Unit::new(plan.name.socket(), format!("Forwarder's address for appfw launch {}", plan.name));
