@@ -17,6 +17,8 @@ use crate::units::{Units, transient};
 /// Longest wait for a job of ours: far above what a loaded machine needs, below a user's patience.
 const JOB_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// What dbus-daemon says for a systemd that a hundred launches call at once.
+const QUEUE_FULL: &str = "org.freedesktop.DBus.Error.LimitsExceeded";
 const UNIT_EXISTS: &str = "org.freedesktop.systemd1.UnitExists";
 
 /// Properties of a unit.
@@ -172,7 +174,7 @@ impl<'a> Manager<'a> {
         const PAUSE: Duration = Duration::from_millis(20);
         for _ in 1..TRIES {
             match self.proxy.start_transient_unit(name, "fail", properties, aux).await {
-                Err(zbus::Error::MethodError(error, ..)) if error.as_str() == UNIT_EXISTS => {
+                Err(zbus::Error::MethodError(error, ..)) if [UNIT_EXISTS, QUEUE_FULL].contains(&error.as_str()) => {
                     tokio::time::sleep(PAUSE).await;
                 }
                 other => return other,

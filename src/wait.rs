@@ -182,6 +182,9 @@ impl Attendance<'_> {
         while !life.over {
             main = main.or(life.main);
             tokio::select! {
+                // The report first: of a forwarder that has ended since nobody can tell whose it was.
+                biased;
+                report = forwarder.next() => forwarder.take(report, say),
                 now = watch.changed() => life = now?,
                 how = app.ended(), if main.is_none() => main = Some(how),
                 // The unit's own end is on its way more often than not.
@@ -193,7 +196,6 @@ impl Attendance<'_> {
                     (Signal::Window, Some(terminal)) => terminal.resize(),
                     _ => signal.forward(manager, watch.unit()).await,
                 },
-                report = forwarder.next() => forwarder.take(report, say),
             }
         }
         let code = main.or(life.main).context("systemd does not say how the program ended")?.code();
