@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 
-use crate::cli::{Isolate, LaunchArgs, WallKind};
+use crate::cli::{Isolate, LaunchArgs, LogDestinations, WallKind};
 use crate::destination::{Destination, Pattern, Rules, inside_address};
 use crate::dns::Dns;
 use crate::environment::proxy_variables;
@@ -60,6 +60,8 @@ pub struct Plan {
     pub dns: Dns,
     /// Whose resolver configuration the app sees.
     pub resolver: Resolver,
+    /// Whether the forwarder's log says where the app went.
+    pub log_destinations: LogDestinations,
     /// Return once the program is executed.
     pub detach: bool,
     /// End the launch with its main process.
@@ -192,11 +194,15 @@ impl Plan {
             stdio: choose_stdio(args.detach, host.terminals),
             dns,
             resolver,
+            log_destinations: args.log_destinations.unwrap_or_default(),
             detach: args.detach,
             exit_with_main: args.exit_with_main,
         };
         if args.env_scheme.is_some() && !plan.has_forwarder() {
             bail!("--env-scheme says how programs reach the forwarder, and --via none has none");
+        }
+        if args.log_destinations.is_some() && !plan.has_forwarder() {
+            bail!("--log-destinations is about the forwarder's log, and --via none has none");
         }
         plan.listen_at(address);
         Ok(plan)

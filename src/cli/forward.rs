@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
-use crate::cli::Isolate;
+use crate::cli::{Isolate, LogDestinations};
+use crate::forward::Bound;
 
 use crate::destination::Pattern;
 use crate::dns::Dns;
@@ -50,6 +51,15 @@ pub struct ForwardArgs {
     /// Open an inside destination
     #[arg(long, value_name = "DESTINATION")]
     pub allow_destination: Vec<Pattern>,
+
+    /// A bound: connections, names (in DNS), head (bytes), or one in seconds: handshake, connect,
+    /// answer, way, keep-alive, idle
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub limit: Vec<Bound>,
+
+    /// Whether the log says where the app went: yes (default) or no
+    #[arg(long, value_enum, value_name = "yes|no", hide_possible_values = true)]
+    pub log_destinations: Option<LogDestinations>,
 
     /// Serve only processes of this cgroup directory and those below it
     #[arg(long, value_name = "PATH", hide = true)]

@@ -58,7 +58,7 @@ pub struct LaunchArgs {
     #[arg(long, value_name = "NET", help_heading = "IP wall")]
     pub deny: Vec<String>,
 
-    /// strict: a private network namespace (default); address: the host's, filtered by address
+    /// strict: its own network namespace (default); address: the host's, filtered
     #[arg(long, value_enum, value_name = "strict|address", hide_possible_values = true, help_heading = "Wall")]
     pub wall: Option<WallKind>,
     /// The forwarder's address in the address wall, in 127.0.0.0/8
@@ -75,7 +75,7 @@ pub struct LaunchArgs {
     /// Set K to V for the program, or keep the caller's K; repeatable
     #[arg(long, value_name = "K[=V]", help_heading = "Program")]
     pub env: Vec<String>,
-    /// What the proxy variables say: http (default; most programs know it), socks5h, socks5, socks
+    /// What the proxy variables say: http (default), socks5h, socks5, socks
     #[arg(long, value_enum, value_name = "SCHEME", hide_possible_values = true, help_heading = "Program")]
     pub env_scheme: Option<EnvScheme>,
     /// The program's working directory
@@ -91,6 +91,9 @@ pub struct LaunchArgs {
     #[arg(long, help_heading = "Program")]
     pub exit_with_main: bool,
 
+    /// Whether the journal says where it went: yes (default), no
+    #[arg(long, value_enum, value_name = "yes|no", hide_possible_values = true, help_heading = "Seeing")]
+    pub log_destinations: Option<LogDestinations>,
     /// Print the units instead of starting them
     #[arg(long, help_heading = "Seeing")]
     pub dry_run: bool,
@@ -163,12 +166,22 @@ impl Isolate {
     }
 }
 
+/// Whether the forwarder's log says where the app went.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum LogDestinations {
+    /// It does.
+    #[default]
+    Yes,
+    /// It says how connections ended, and not to whom they were.
+    No,
+}
+
 /// An option of the contract that this version answers with an error: its name, how many values it
 /// takes, and what to do instead.
 struct Later(&'static str, usize, &'static str);
 
 const NAMESPACE: &str = "it comes with --wall namespace in a later version";
-const LATER: [Later; 13] = [
+const LATER: [Later; 12] = [
     Later("user", 0, "ordinary users come with a later version; use sudo, or --system, which asks polkit"),
     Later("standalone", 0, "machines without systemd come with a later version"),
     Later("capture", 0, NAMESPACE),
@@ -181,7 +194,6 @@ const LATER: [Later; 13] = [
     Later("profile", 1, "profiles come with a later version"),
     Later("no-profile", 0, "there are no profiles to leave out yet"),
     Later("own-profile", 0, "browser profiles come with a later version"),
-    Later("log-destinations", 1, "it comes with the forwarder's rules in a later version"),
 ];
 
 /// Options that later versions bring: parsed, so that none is taken for the command or ignored.
@@ -239,7 +251,7 @@ mod tests {
     use clap::error::ErrorKind;
 
     /// The launcher's options in the contract (cli.md).
-    const OPTIONS: [&str; 38] = [
+    const OPTIONS: [&str; 39] = [
         "via direct",
         "dns off",
         "isolate launch",
@@ -278,11 +290,12 @@ mod tests {
         "dry-run",
         "quiet",
         "verbose",
+        "log-destinations yes",
     ];
 
     #[test]
     fn every_option_of_the_contract_is_known_and_none_is_taken_for_the_command() {
-        for option in OPTIONS.iter().chain(&["log-destinations yes"]) {
+        for option in OPTIONS {
             let line = format!("--{option} curl -v");
             let args = parse(&line.split(' ').collect::<Vec<_>>()).unwrap_or_else(|error| panic!("{option}: {error}"));
             assert_eq!(args.command, ["curl", "-v"], "{option}");
@@ -293,7 +306,7 @@ mod tests {
     fn no_option_is_there_beside_the_contract() {
         let known = |name: &str| OPTIONS.iter().any(|option| option.split(' ').next() == Some(name));
         for arg in LaunchArgs::command().get_arguments().filter_map(|arg| arg.get_long()) {
-            assert!(known(arg) || ["help", "version", "log-destinations"].contains(&arg), "--{arg}");
+            assert!(known(arg) || ["help", "version"].contains(&arg), "--{arg}");
         }
     }
 

@@ -62,6 +62,11 @@ impl Admission {
         }
     }
 
+    /// The value of `--only` that lets `destination` through as it was asked for.
+    pub fn passed_by(&self, destination: &Destination) -> Option<&Pattern> {
+        self.rules.only.iter().find(|only| only.matches(destination))
+    }
+
     /// Judges a host that is asked about, where the port is not known yet: what some connection may go to passes.
     pub fn check_host(&self, host: &Host) -> Result<(), Failure> {
         self.check(&Destination { host: host.clone(), port: NO_PORT })

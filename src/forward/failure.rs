@@ -85,6 +85,21 @@ impl Failure {
         Self { reply, status, ..Self::general(format!("{what}: {error}")) }
     }
 
+    /// What kind of failure it is, in words that tell nothing of what was asked for.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self.reply {
+            ReplyError::ConnectionNotAllowed => "refused",
+            ReplyError::ConnectionRefused => "nobody listens there",
+            ReplyError::NetworkUnreachable | ReplyError::HostUnreachable => "unreachable",
+            ReplyError::TtlExpired => "timed out",
+            ReplyError::CommandNotSupported | ReplyError::AddressTypeNotSupported => "not offered",
+            _ if self.blames_upstream => "the upstream failed",
+            _ if self.status == 400 => "a request that is wrong",
+            _ => "failed",
+        }
+    }
+
     /// The same, but the upstream is to blame.
     #[must_use]
     pub fn of_upstream(self) -> Self {

@@ -1,14 +1,15 @@
 //! What bounds the forwarder.
 
+use std::str::FromStr;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use rustix::process::{Resource, getrlimit, setrlimit};
 
 /// Connections at once. A browser with many tabs has a few hundred; each costs two descriptors.
 const CONNECTIONS: usize = 10_000;
-/// Descriptors kept for listeners, the runtime, lookups and answers to those who come too many.
-const SPARE_DESCRIPTORS: usize = 128;
+/// Descriptors kept for listeners, the runtime, lookups and answers to those who come too many, and for pipes.
+const SPARE_DESCRIPTORS: usize = 128 + 2 * PIPES;
 /// From the first look at a connection to its complete request. Chromium and dnf open connections
 /// ahead of need and may leave them silent for some seconds; they open another if one is closed.
 const HANDSHAKE_TIME: Duration = Duration::from_secs(30);
@@ -27,10 +28,21 @@ pub(super) const ADDRESSES: usize = 16;
 /// From an HTTP answer to the next request on the same connection. Longer than apt and browsers pause
 /// while they work; those that come later open another connection.
 const KEEP_ALIVE_TIME: Duration = Duration::from_secs(60);
+/// Without a byte either way. RFC 5382, 5 allows nobody on the way to forget a connection in less than 2 h 4 min,
+/// and ssh sessions are left alone for a night; peers that have vanished are found out by keepalive.
+const IDLE_TIME: Duration = Duration::from_secs(24 * 60 * 60);
+/// One read's worth where bytes are copied: large enough that system calls don't count, small enough for a
+/// core's cache.
+pub(super) const PIECE: usize = 64 * 1024;
+/// One splice's worth, each byte of it on its way. Pages, of which a user may have 16,384 in pipes without
+/// privileges (pipe(7): pipe-user-pages-soft).
+pub(super) const PIPE_BYTES: usize = 256 * 1024;
+/// Pipes at once: streams that flow, and whose receiver is slower just then. Others are copied.
+pub(super) const PIPES: usize = 32;
 /// A user or a name in SOCKS4, with its NUL: as long as one can be in SOCKS5.
 pub(super) const SOCKS4_TEXT: usize = 256;
 /// An HTTP head: curl's own limit is 100 KB for all headers, Apache's 8 KB a line.
-pub(super) const HEAD_BYTES: u64 = 64 * 1024;
+pub(super) const HEAD_BYTES: usize = 64 * 1024;
 /// Headers of one head. httparse wants a number; Apache takes 100.
 pub(super) const HEADERS: usize = 128;
 /// Connections that are told "no more" at once, once the house is full. Beyond them: just closed.
@@ -44,7 +56,7 @@ pub(super) const DNS_QUERY_BYTES: usize = 4096;
 /// An answer by UDP, whatever the client takes: as long as a query, no more than that fits one buffer.
 pub(super) const DNS_ANSWER_BYTES: u16 = 4096;
 /// Names with a synthetic address: a browser's day; some 8 MB if each is as long as can be.
-pub(super) const DNS_NAMES: usize = 16_384;
+const DNS_NAMES: usize = 16_384;
 /// DNS queries at once. A browser that opens its tabs asks a few hundred.
 pub(super) const DNS_QUERIES: usize = 512;
 /// Those that take a thread (the host's resolver) or a connection (tcp://); the others wait. With the
@@ -62,13 +74,15 @@ pub(super) const DNS_TIME: Duration = Duration::from_secs(20);
 /// Refused destinations that are told to the launcher. It lists them once, for somebody to read.
 pub const REFUSED_NAMES: usize = 64;
 
-/// The bounds that a caller may set.
+/// The bounds that a caller may set, by `--limit`.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Connections at once.
     pub connections: usize,
     /// Time for a complete request.
     pub handshake: Duration,
+    /// Bytes of an HTTP request's head. SOCKS says lengths in one byte each, and so has a bound of its own.
+    pub head: usize,
     /// Time to connect to the upstream, to each one of a chain, or to the destination itself.
     pub connect: Duration,
     /// Time for the upstream's answer.
@@ -77,6 +91,10 @@ pub struct Limits {
     pub way: Duration,
     /// Time between an HTTP answer and the next request on the same connection.
     pub keep_alive: Duration,
+    /// Time without a byte either way; it may take up to twice as long to be noticed.
+    pub idle: Duration,
+    /// Names with a synthetic address.
+    pub names: usize,
 }
 
 impl Default for Limits {
@@ -84,22 +102,119 @@ impl Default for Limits {
         Self {
             connections: CONNECTIONS,
             handshake: HANDSHAKE_TIME,
+            head: HEAD_BYTES,
             connect: CONNECT_TIME,
             answer: ANSWER_TIME,
             way: WAY_TIME,
             keep_alive: KEEP_ALIVE_TIME,
+            idle: IDLE_TIME,
+            names: DNS_NAMES,
         }
     }
 }
 
 impl Limits {
-    /// The defaults, as far as this process's descriptors reach once the limit is raised.
-    pub(super) fn of_this_process() -> Result<Self> {
+    /// The defaults but for `bounds`, as far as this process's descriptors reach once the limit is raised.
+    ///
+    /// # Errors
+    /// The limit can't be raised, or a bound asks for more than it.
+    pub(super) fn of_this_process(bounds: &[Bound]) -> Result<Self> {
         let mut limit = getrlimit(Resource::Nofile);
         limit.current = limit.maximum;
         setrlimit(Resource::Nofile, limit).context("cannot raise the limit of open files")?;
         let descriptors = limit.current.map_or(usize::MAX, |count| usize::try_from(count).unwrap_or(usize::MAX));
-        let affordable = descriptors.saturating_sub(SPARE_DESCRIPTORS) / 2;
-        Ok(Self { connections: affordable.clamp(1, CONNECTIONS), ..Self::default() })
+        let affordable = (descriptors.saturating_sub(SPARE_DESCRIPTORS) / 2).max(1);
+        let mut limits = Self { connections: affordable.min(CONNECTIONS), ..Self::default() };
+        for bound in bounds {
+            bound.set(&mut limits);
+        }
+        if limits.connections > affordable {
+            let wanted = limits.connections;
+            bail!("--limit connections={wanted}: {descriptors} open files are enough for {affordable} (see ulimit -n)");
+        }
+        Ok(limits)
+    }
+}
+
+/// One bound, as `NAME=VALUE` says it: a number, of seconds where it is a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bound {
+    name: &'static str,
+    value: u32,
+}
+
+impl Bound {
+    const NAMES: [&str; 9] =
+        ["connections", "handshake", "head", "connect", "answer", "way", "keep-alive", "idle", "names"];
+
+    fn set(self, limits: &mut Limits) {
+        let (count, time) = (self.value as usize, Duration::from_secs(self.value.into()));
+        match self.name {
+            "connections" => limits.connections = count,
+            "handshake" => limits.handshake = time,
+            "head" => limits.head = count,
+            "connect" => limits.connect = time,
+            "answer" => limits.answer = time,
+            "way" => limits.way = time,
+            "keep-alive" => limits.keep_alive = time,
+            "idle" => limits.idle = time,
+            _ => limits.names = count,
+        }
+    }
+}
+
+impl FromStr for Bound {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let names = || Self::NAMES.join(", ");
+        let Some((name, value)) = text.split_once('=') else {
+            bail!("`{text}` is no bound: write NAME=VALUE, with one of {}", names());
+        };
+        let Some(name) = Self::NAMES.into_iter().find(|known| *known == name) else {
+            bail!("there is no bound `{name}`, but {}", names());
+        };
+        match value.parse() {
+            Ok(value) if value > 0 => Ok(Self { name, value }),
+            _ => bail!("{name}={value}: a whole number from 1 on, of seconds where it is a time"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_bound_can_be_set_and_none_twice() {
+        let said = |name: &str, value: u32| format!("{name}={value}").parse::<Bound>().unwrap();
+        let mut limits = Limits::default();
+        for (number, name) in (1..).zip(Bound::NAMES) {
+            said(name, number).set(&mut limits);
+        }
+        let times = [limits.handshake, limits.connect, limits.answer, limits.way, limits.keep_alive, limits.idle];
+        assert_eq!(times.map(|time| time.as_secs()), [2, 4, 5, 6, 7, 8]);
+        assert_eq!([limits.connections, limits.head, limits.names], [1, 3, 9]);
+    }
+
+    #[test]
+    fn what_is_no_bound_is_told() {
+        for (text, told) in [
+            ("connections", "`connections` is no bound: write NAME=VALUE, with one of connections, "),
+            ("conections=1", "there is no bound `conections`, but connections, "),
+            ("idle=0", "idle=0: a whole number from 1 on"),
+            ("idle=1.5", "idle=1.5: a whole number"),
+            ("idle=99999999999", "idle=99999999999: a whole number"),
+        ] {
+            let error = text.parse::<Bound>().unwrap_err().to_string();
+            assert!(error.starts_with(told), "{error}");
+        }
+    }
+
+    #[test]
+    fn more_connections_than_descriptors_is_a_mistake() {
+        let error = Limits::of_this_process(&["connections=4000000000".parse().unwrap()]).unwrap_err().to_string();
+        assert!(error.starts_with("--limit connections=4000000000: "), "{error}");
+        assert_eq!(Limits::of_this_process(&["connections=7".parse().unwrap()]).unwrap().connections, 7);
     }
 }

@@ -11,6 +11,8 @@ mod limits;
 mod listeners;
 mod log;
 mod peer;
+mod pipes;
+mod record;
 mod relay;
 mod report;
 mod request;
@@ -32,7 +34,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tracing::{debug, error, warn};
 
-use crate::cli::{ForwardArgs, Isolate};
+use crate::cli::{ForwardArgs, Isolate, LogDestinations};
 use crate::destination::{Destination, Pattern, Rules};
 use crate::dns::Dns;
 use crate::tor::find_tor;
@@ -42,10 +44,11 @@ use admission::Admission;
 pub use dns::{serve_datagrams, serve_streams};
 use failure::Failure;
 pub use failure::{Refused, Rule};
-pub use limits::{Limits, REFUSED_NAMES};
+pub use limits::{Bound, Limits, REFUSED_NAMES};
 use listeners::Listeners;
 use log::Seldom;
 pub use peer::{Peer, PeerWall};
+use pipes::Pipes;
 pub use report::{Report, Reporter};
 #[doc(hidden)]
 pub use request::fuzzing;
@@ -65,6 +68,8 @@ pub struct Forwarder {
     places: Arc<Semaphore>,
     refusals: Arc<Semaphore>,
     complaints: Complaints,
+    pipes: Pipes,
+    log_destinations: bool,
 }
 
 /// What is said seldom, each by its own clock.
@@ -90,6 +95,8 @@ impl Forwarder {
             places: Arc::new(Semaphore::new(limits.connections)),
             refusals: Arc::new(Semaphore::new(limits::REFUSALS)),
             complaints: Complaints::default(),
+            pipes: Pipes::default(),
+            log_destinations: true,
         })
     }
 
@@ -106,13 +113,19 @@ impl Forwarder {
 
     /// Answers DNS as `dns` says; `allowed` are the inside destinations that a resolver may be at.
     pub fn with_dns(self, dns: Dns, allowed: Vec<Pattern>) -> Result<Self> {
-        Ok(Self { resolver: dns::Resolver::new(dns, allowed)?, ..self })
+        Ok(Self { resolver: dns::Resolver::new(dns, allowed, self.limits.names)?, ..self })
     }
 
     /// Goes where `rules` say, and nowhere else.
     #[must_use]
     pub fn with_rules(self, rules: Rules) -> Self {
         Self { admission: self.admission.with_rules(rules, self.resolves), ..self }
+    }
+
+    /// Whether its log says where the app went.
+    #[must_use]
+    pub fn logging_destinations(self, log_destinations: bool) -> Self {
+        Self { log_destinations, ..self }
     }
 
     /// Serves nobody but the processes behind `peers`.
@@ -147,7 +160,7 @@ pub fn run(args: ForwardArgs) -> Result<()> {
 }
 
 fn forward(args: ForwardArgs, reporter: Arc<Reporter>) -> Result<()> {
-    let limits = Limits::of_this_process()?;
+    let limits = Limits::of_this_process(&args.limit)?;
     let mut via = Via::from_args(&args.via)?;
     if via.wants_tor() {
         via.settle_tor(find_tor(Path::new("/"))?);
@@ -159,6 +172,7 @@ fn forward(args: ForwardArgs, reporter: Arc<Reporter>) -> Result<()> {
         .isolating(isolate, args.isolate_key.as_deref())?
         .with_dns(dns, args.allow_destination.clone())?
         .with_rules(rules)
+        .logging_destinations(args.log_destinations.unwrap_or_default() == LogDestinations::Yes)
         .with_reporter(reporter);
     if let Some(cgroup) = args.peer_cgroup.clone() {
         forwarder = forwarder.with_peers(PeerWall::new(cgroup));

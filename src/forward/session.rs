@@ -4,18 +4,19 @@ use std::future::Future;
 use std::io;
 use std::net::IpAddr;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::net::sockopt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 use crate::destination::{Destination, Host};
 
 use super::Forwarder;
 use super::failure::Failure;
 use super::limits::REFUSAL_TIME;
+use super::record::Record;
 use super::relay::{Traffic, relay, write_all};
 use super::request::{After, Client, Form, Lookup, NoRequest, Plain, Question, Request};
 use super::stream::Stream;
@@ -30,17 +31,18 @@ pub(super) async fn serve(forwarder: &Forwarder, client: TcpStream, is_full: boo
     // Getting connected takes more memory than being so: boxed, it does not stay in this task.
     let Some((record, open)) = Box::pin(open(forwarder, client, is_full)).await else { return };
     let Open { client, early, upstream } = open;
-    let carried = carry(&client, &early, upstream, &record.traffic).await;
+    let carried = carry(forwarder, &client, &early, upstream, &record.traffic).await;
     record.write(forwarder, carried.map_err(|error| Failure::system("broke off", &error)));
 }
 
 /// Serves requests until one opens a tunnel; `None` if none does.
 async fn open(forwarder: &Forwarder, client: TcpStream, is_full: bool) -> Option<(Record, Open)> {
-    let mut request = listen(forwarder, Request::read(client), is_full).await?;
+    let reading = Request::read(client, forwarder.limits.head);
+    let mut request = listen(forwarder, reading, is_full).await?;
     loop {
         let client = match admit(forwarder, request, is_full).await {
             Ok(request) => {
-                let record = Record::of(&request);
+                let record = forwarder.record(request.destination());
                 match answer(forwarder, request, &record.traffic).await {
                     Answered::Open(open) => return Some((record, open)),
                     Answered::Over(outcome, client) => {
@@ -52,31 +54,6 @@ async fn open(forwarder: &Forwarder, client: TcpStream, is_full: bool) -> Option
             Err(client) => client,
         };
         request = listen_again(forwarder, client?).await?;
-    }
-}
-
-/// What is told of a request once it is over.
-struct Record {
-    destination: Destination,
-    started: Instant,
-    traffic: Traffic,
-}
-
-impl Record {
-    fn of(request: &Request) -> Self {
-        Self { destination: request.destination().clone(), started: Instant::now(), traffic: Traffic::default() }
-    }
-
-    fn write(&self, forwarder: &Forwarder, outcome: Result<(), Failure>) {
-        let Self { destination, started, traffic: Traffic { sent, received } } = self;
-        let (sent, received) = (sent.load(Relaxed), received.load(Relaxed));
-        let ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        match outcome {
-            Ok(()) => info!(%destination, via = forwarder.via, sent, received, ms, "done"),
-            // Connections break off; that there is none is worth more attention.
-            Err(failure) if received > 0 => info!(%destination, via = forwarder.via, sent, received, ms, "{failure}"),
-            Err(failure) => warn!(%destination, via = forwarder.via, sent, ms, "{failure}"),
-        }
     }
 }
 
@@ -111,7 +88,7 @@ async fn listen(
     match timeout(time, reading).await {
         Ok(Ok(request)) => return Some(request),
         Ok(Err(NoRequest::Nothing)) => {}
-        Ok(Err(NoRequest::Wrong(failure))) => warn!("{failure}"),
+        Ok(Err(NoRequest::Wrong(failure))) => warn!("{}", forwarder.told(&failure)),
         Err(_) => debug!("closed a connection that made no request in {time:?}"),
     }
     None
@@ -128,7 +105,7 @@ async fn admit(forwarder: &Forwarder, mut request: Request, is_full: bool) -> Re
     forwarder.reporter.request();
     let judged = if is_full { Err(Failure::full()) } else { judge(forwarder, &mut request) };
     let Err(failure) = judged else { return Ok(request) };
-    warn!(destination = %request.destination(), via = forwarder.via, "{failure}");
+    forwarder.log_refusal(request.destination(), &failure);
     // Before the app hears of it: it may be over at once, and the launcher with it.
     forwarder.reporter.failure(&failure);
     Err(request.refuse(&failure).await)
@@ -172,13 +149,19 @@ async fn connect(forwarder: &Forwarder, request: Request) -> Result<Open, Failur
     Ok(Open { client: Stream::Tcp(client), early, upstream })
 }
 
-async fn carry(client: &Stream, early: &[u8], upstream: Connected, traffic: &Traffic) -> io::Result<()> {
+async fn carry(
+    forwarder: &Forwarder,
+    client: &Stream,
+    early: &[u8],
+    upstream: Connected,
+    traffic: &Traffic,
+) -> io::Result<()> {
     let Connected { stream, early: answered } = upstream;
     write_all(&stream, early).await?;
     write_all(client, &answered).await?;
     traffic.sent.fetch_add(early.len() as u64, Relaxed);
     traffic.received.fetch_add(answered.len() as u64, Relaxed);
-    let result = relay(client, &stream, traffic).await;
+    let result = relay(client, &stream, traffic, &forwarder.pipes, forwarder.limits.idle).await;
     if result.is_err() {
         // What broke off must not look like an end to either side.
         client.reset_on_close();

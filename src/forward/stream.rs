@@ -37,10 +37,6 @@ macro_rules! whichever {
 }
 
 impl Stream {
-    pub(super) async fn readable(&self) -> io::Result<()> {
-        poll_fn(|context| self.poll_read_ready(context)).await
-    }
-
     pub(super) async fn writable(&self) -> io::Result<()> {
         poll_fn(|context| self.poll_write_ready(context)).await
     }
@@ -56,10 +52,7 @@ impl Stream {
 
     /// Sends what was taken; the kernel does that by itself.
     pub(super) async fn flush(&self) -> io::Result<()> {
-        match self {
-            Stream::Tcp(_) | Stream::Unix(_) => Ok(()),
-            Stream::Tls(tls) => poll_fn(|context| tls.poll_write_ready(context)).await,
-        }
+        poll_fn(|context| self.poll_flushed(context)).await
     }
 
     /// The TCP connection that it is, or goes over.
@@ -78,11 +71,6 @@ impl Stream {
         }
     }
 
-    /// Ends our half; the other one lives on.
-    pub(super) async fn shutdown_write(&self) -> io::Result<()> {
-        poll_fn(|context| self.poll_shutdown_write(context)).await
-    }
-
     pub(super) fn poll_read_ready(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         whichever!(self, inner => inner.poll_read_ready(context))
     }
@@ -91,6 +79,14 @@ impl Stream {
         whichever!(self, inner => inner.poll_write_ready(context))
     }
 
+    pub(super) fn poll_flushed(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Stream::Tcp(_) | Stream::Unix(_) => Poll::Ready(Ok(())),
+            Stream::Tls(tls) => tls.poll_write_ready(context),
+        }
+    }
+
+    /// Ends our half; the other one lives on.
     pub(super) fn poll_shutdown_write(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let descriptor = match self {
             Stream::Tcp(stream) => stream.as_fd(),
@@ -139,10 +135,7 @@ impl AsyncWrite for Stream {
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &*self {
-            Stream::Tcp(_) | Stream::Unix(_) => Poll::Ready(Ok(())),
-            Stream::Tls(tls) => tls.poll_write_ready(context),
-        }
+        self.poll_flushed(context)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -179,6 +179,7 @@ mod tests {
     use tokio_rustls::TlsAcceptor;
 
     use super::*;
+    use crate::forward::pipes::Pipes;
     use crate::forward::relay::{Traffic, relay};
 
     fn configs() -> (Arc<ClientConfig>, TlsAcceptor) {
@@ -209,7 +210,8 @@ mod tests {
             let (app, inner) = UnixStream::pair().unwrap();
             let traffic = Traffic::default();
             let client = Stream::Unix(inner);
-            let relaying = relay(&client, &upstream, &traffic);
+            let pipes = Pipes::default();
+            let relaying = relay(&client, &upstream, &traffic, &pipes, Duration::from_secs(60));
             let test = async {
                 let mut app = app;
                 server.shutdown().await.unwrap();

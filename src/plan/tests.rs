@@ -21,6 +21,7 @@ fn what_cannot_be_honoured_is_refused_with_what_can() {
         ("--via none --deny any --allow any x", "--allow covers every documentation network"),
         ("--via direct --wall address --allow any x", "--allow covers every documentation network"),
         ("--via none --env-scheme socks x", "--env-scheme says how programs reach the forwarder"),
+        ("--via none --log-destinations no x", "--log-destinations is about the forwarder's log"),
         ("--via none --allow-destination 10.0.0.1 x", "--allow-destination is the forwarder's"),
         ("--via direct --allow-destination :// x", "is not a destination"),
         ("--via direct --isolate launch x", "--isolate divides Tor's circuits, and --via direct has no Tor"),
@@ -101,7 +102,6 @@ fn options_of_later_versions_are_refused_by_name_and_come_first() {
         "--profile x",
         "--no-profile",
         "--own-profile",
-        "--log-destinations yes",
     ] {
         let name = option.split(' ').next().unwrap();
         let message = plan(&format!("--via direct --wall namespace {option} x")).unwrap_err().to_string();

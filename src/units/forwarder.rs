@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use super::{INNER, Places, Setting, Unit, Value, appfw, lists, word, words};
-use crate::cli::{Isolate, WallKind};
+use crate::cli::{Isolate, LogDestinations, WallKind};
 use crate::destination::Rules;
 use crate::dns::Dns;
 use crate::host::Host;
@@ -72,6 +72,9 @@ fn command(plan: &Plan, name: &str, appfw: String) -> Vec<String> {
     command.extend(via.iter().map(|spec| format!("--via={spec}")));
     if plan.isolate != Isolate::default() {
         command.push(format!("--isolate={}", plan.isolate.as_str()));
+    }
+    if plan.log_destinations == LogDestinations::No {
+        command.push("--log-destinations=no".into());
     }
     if plan.dns != Dns::Off {
         command.push(format!("--dns={}", plan.dns));

@@ -3,11 +3,12 @@
 
 use std::sync::{Arc, Mutex};
 
+use appfw::forward::Limits;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tracing::Level;
 
-use crate::lab::*;
+use crate::lab::{rules as rules_of, *};
 
 /// What is logged on this thread, on which the whole test runs, as long as the guard lives.
 fn listen() -> (Arc<Mutex<Vec<u8>>>, tracing::subscriber::DefaultGuard) {
@@ -86,6 +87,38 @@ async fn what_cannot_be_served_gets_a_hint() {
         let logged = logged(&lines).await;
         assert!(logged.contains("WARN") && logged.contains(hint) && logged.lines().count() == 1, "{hint}: {logged}");
     }
+}
+
+#[tokio::test]
+async fn without_destinations_no_line_has_one() {
+    let (upstream, _) = socks5(None, 4).await;
+    let (lines, _guard) = listen();
+    for (via, rules) in [
+        (format!("socks5://{upstream}"), "--only secret.test --only *.x.test"),
+        ("direct".into(), "--block other.test"),
+        ("direct".into(), "--only secret.test"),
+    ] {
+        let forwarder = forwarder(&via, &[], Limits::default()).with_rules(rules_of(rules)).logging_destinations(false);
+        let forwarder = run(forwarder).await;
+        for said in [
+            &b"\x05\x01\x00\x05\x01\x00\x03\x0bsecret.test\x00\x50"[..],
+            b"\x05\x01\x00\x05\x01\x00\x03\x0aother.test\x00\x50",
+            b"\x05\x01\x00\x05\xf0\x00\x03\x0aother.test\x00\x50",
+            b"\x05\x01\x00\x05\xf1\x00\x03\x0aother.test\x00\x50",
+            b"CONNECT secret.test:80 HTTP/1.1\r\n\r\n",
+            b"CONNECT secret.test HTTP/1.1\r\n\r\n",
+            b"GET http://other.test/secret.test HTTP/1.1\r\n\r\n",
+            b"GET ftp://other.test/ HTTP/1.1\r\n\r\n",
+            b"CONNECT 127.0.0.1:80 HTTP/1.1\r\n\r\n",
+        ] {
+            visit(forwarder, said).await;
+        }
+    }
+    let logged = logged(&lines).await;
+    for place in ["secret", "other", "127.0.0.1:80", "x.test"] {
+        assert!(!logged.contains(place), "{place}: {logged}");
+    }
+    assert!(logged.lines().count() > 20 && logged.contains("refused") && logged.contains("unreachable"), "{logged}");
 }
 
 #[tokio::test]

@@ -1,5 +1,8 @@
 //! What goes in comes out: tunnels, half-closes, requests and their bodies.
 
+use std::time::Duration;
+
+use appfw::forward::Limits;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -68,6 +71,63 @@ async fn a_hundred_megabytes_each_way_at_once_are_exact() {
     }
     writing.await.unwrap();
     assert_eq!(index, SIZE);
+}
+
+/// More than there are pipes, and each of them stuck for a while with one full.
+#[tokio::test]
+async fn receivers_that_pause_get_all_the_same() {
+    const STREAMS: usize = 50;
+    const SIZE: usize = 20_000_000;
+    let source = server(|mut stream| async move {
+        let piece: Vec<u8> = (0..1_000_003_u32).map(|index| (index >> 5) as u8).collect();
+        let mut left = SIZE;
+        while left > 0 {
+            let count = left.min(piece.len());
+            stream.write_all(&piece[..count]).await.unwrap();
+            left -= count;
+        }
+    })
+    .await;
+    let forwarder = start("direct", &["localhost"]).await;
+    let mut streams = Vec::new();
+    for _ in 0..STREAMS {
+        let (code, stream) = socks(forwarder, "127.0.0.1", source.port()).await;
+        assert_eq!(code, 0);
+        streams.push(stream);
+    }
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let mut buffer = vec![0; 1 << 20];
+    for mut stream in streams {
+        let mut index = 0;
+        loop {
+            let count = stream.read(&mut buffer).await.unwrap();
+            if count == 0 {
+                break;
+            }
+            let is_right = |(offset, byte): (usize, &u8)| *byte == (((index + offset) % 1_000_003) >> 5) as u8;
+            assert!(buffer[..count].iter().enumerate().all(is_right), "at {index}");
+            index += count;
+        }
+        assert_eq!(index, SIZE);
+    }
+}
+
+#[tokio::test]
+async fn silence_ends_a_connection_and_any_byte_keeps_it() {
+    let idle = Duration::from_millis(400);
+    let echo = echo().await;
+    let limits = Limits { idle, ..Limits::default() };
+    let forwarder = run(forwarder("direct", &["localhost"], limits)).await;
+    let (_, mut talks) = socks(forwarder, "127.0.0.1", echo.port()).await;
+    let (_, mut silent) = socks(forwarder, "127.0.0.1", echo.port()).await;
+    let started = std::time::Instant::now();
+    while started.elapsed() < 4 * idle {
+        talks.write_all(b"x").await.unwrap();
+        talks.read_exact(&mut [0]).await.unwrap();
+        tokio::time::sleep(idle / 4).await;
+    }
+    let end = tokio::time::timeout(Duration::from_millis(10), silent.read(&mut [0])).await.expect("it is still open");
+    assert_eq!(end.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
 }
 
 #[tokio::test]

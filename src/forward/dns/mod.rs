@@ -57,8 +57,8 @@ enum Source {
 }
 
 impl Resolver {
-    /// The resolver that `dns` describes; `None`, where there is none.
-    pub(super) fn new(dns: Dns, allowed: Vec<Pattern>) -> Result<Option<Self>> {
+    /// The resolver that `dns` describes, where `names` have synthetic addresses; `None`, where there is none.
+    pub(super) fn new(dns: Dns, allowed: Vec<Pattern>, names: usize) -> Result<Option<Self>> {
         let source = match dns {
             Dns::Off => return Ok(None),
             Dns::Host => Source::Host,
@@ -67,7 +67,7 @@ impl Resolver {
                 let mut seed = [0; 4];
                 rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())
                     .context("no random numbers")?;
-                Source::Synthetic(Mutex::new(Names::new(u32::from_ne_bytes(seed))))
+                Source::Synthetic(Mutex::new(Names::new(u32::from_ne_bytes(seed), names)))
             }
         };
         Ok(Some(Self {
@@ -100,7 +100,7 @@ impl Resolver {
         };
         if let Err(failure) = judged {
             forwarder.reporter.failure(&failure);
-            warn!(dns = true, via = forwarder.via, "{failure}");
+            warn!(dns = true, via = forwarder.via, "{}", forwarder.told(&failure));
             return question.error(ResponseCode::Refused);
         }
         let answered = match (&self.source, subject) {
@@ -119,7 +119,7 @@ impl Resolver {
         };
         answered.unwrap_or_else(|failure| {
             forwarder.reporter.failure(&failure);
-            warn!(dns = true, via = forwarder.via, "{failure}");
+            warn!(dns = true, via = forwarder.via, "{}", forwarder.told(&failure));
             let is_refusal = matches!(failure.reply, ReplyError::ConnectionNotAllowed);
             question.error(if is_refusal { ResponseCode::Refused } else { ResponseCode::ServFail })
         })

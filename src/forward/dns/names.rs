@@ -6,8 +6,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::forward::limits::DNS_NAMES;
-
 /// 198.18.0.0/15: for benchmarks (RFC 2544), so nobody's. Never 127/8: Ruby, and others that resolve
 /// first, take such an answer for this machine and pass the proxy by.
 const V4: u32 = u32::from_be_bytes([198, 18, 0, 0]);
@@ -69,16 +67,10 @@ struct Entry {
 }
 
 impl Names {
-    /// No names yet. `seed` is where numbers begin: a forwarder that was restarted does not at once
+    /// No names yet, and `places` for them. `seed` is where numbers begin: a forwarder that was restarted does not at once
     /// give another name the address that a program still has.
-    pub(super) fn new(seed: u32) -> Self {
-        Self {
-            entries: HashMap::new(),
-            names: HashMap::new(),
-            order: BTreeSet::new(),
-            last: seed % LAST,
-            places: DNS_NAMES,
-        }
+    pub(super) fn new(seed: u32, places: usize) -> Self {
+        Self { entries: HashMap::new(), names: HashMap::new(), order: BTreeSet::new(), last: seed % LAST, places }
     }
 
     /// The place of a normalised name, that it has or that it gets.
@@ -142,7 +134,7 @@ mod tests {
     use super::*;
 
     fn names(places: usize) -> Names {
-        Names { places, ..Names::new(0) }
+        Names::new(0, places)
     }
 
     fn after(start: Instant, seconds: u64) -> Instant {
@@ -248,7 +240,7 @@ mod tests {
     #[test]
     fn any_seed_is_a_place_to_begin() {
         for seed in [0, LAST - 1, LAST, LAST + 1, u32::MAX] {
-            let number = Names::new(seed).place("a.test", Instant::now());
+            let number = Names::new(seed, 1).place("a.test", Instant::now());
             assert!((1..=LAST).contains(&number.0), "{seed}");
         }
     }

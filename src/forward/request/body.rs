@@ -9,7 +9,7 @@ use super::head::Framing;
 use crate::forward::limits::HEAD_BYTES;
 
 /// A chunk's size line: 16 digits and an extension, which nobody uses.
-const SIZE_LINE: u64 = 4096;
+const SIZE_LINE: usize = 4096;
 
 /// Carries a body. With [`Framing::Unsaid`] that is everything until the stream ends.
 pub(crate) async fn copy_body(
@@ -80,7 +80,7 @@ async fn copy_chunks(
         if matches!(line.as_slice(), b"\r\n" | b"\n") {
             break;
         }
-        trailers -= line.len() as u64;
+        trailers -= line.len();
     }
     if framed {
         to.write_all(b"0\r\n\r\n").await?;
@@ -88,12 +88,12 @@ async fn copy_chunks(
     Ok(total)
 }
 
-async fn read_line(from: &mut (impl AsyncBufRead + Unpin), limit: u64) -> io::Result<Vec<u8>> {
+async fn read_line(from: &mut (impl AsyncBufRead + Unpin), limit: usize) -> io::Result<Vec<u8>> {
     let mut line = Vec::new();
-    from.take(limit).read_until(b'\n', &mut line).await?;
+    from.take(limit as u64).read_until(b'\n', &mut line).await?;
     match line.last() {
         Some(b'\n') => Ok(line),
-        Some(_) if line.len() as u64 == limit => Err(malformed("a line longer than it may be")),
+        Some(_) if line.len() == limit => Err(malformed("a line longer than it may be")),
         _ => Err(io::ErrorKind::UnexpectedEof.into()),
     }
 }

@@ -4,6 +4,8 @@
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
+use crate::forward::limits::HEAD_BYTES;
+
 use super::http::{Parsed, parse};
 use super::plain::{Form, head_for};
 use super::{read_head, socks4, socks5};
@@ -29,7 +31,7 @@ pub fn socks(mut bytes: &[u8]) {
 /// A head by HTTP. `false` if what is passed on of it reads otherwise than it did.
 #[must_use]
 pub fn http_head(mut bytes: &[u8]) -> bool {
-    let Some(Ok(text)) = at_once(read_head(&mut bytes)) else { return true };
+    let Some(Ok(text)) = at_once(read_head(&mut bytes, HEAD_BYTES)) else { return true };
     let Ok((Parsed::Plain(line, head), _)) = parse(&text) else { return true };
     let passed = head_for(&line, &head, &Form::Absolute { authorization: None });
     let Ok((Parsed::Plain(read, again), None)) = parse(&passed) else { return false };

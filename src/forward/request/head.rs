@@ -4,8 +4,6 @@ use std::io;
 
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt};
 
-use crate::forward::limits::HEAD_BYTES;
-
 /// Why there is no head.
 #[derive(Debug)]
 pub(crate) enum HeadError {
@@ -21,10 +19,10 @@ impl From<io::Error> for HeadError {
     }
 }
 
-/// Reads up to the empty line, and no byte further. Lines may end in a bare LF, as irssi's do.
-pub(crate) async fn read_head(reader: &mut (impl AsyncBufRead + Unpin)) -> Result<Vec<u8>, HeadError> {
+/// Reads up to the empty line, `limit` bytes at most, and no byte further. Lines may end in a bare LF, as irssi's do.
+pub(crate) async fn read_head(reader: &mut (impl AsyncBufRead + Unpin), limit: usize) -> Result<Vec<u8>, HeadError> {
     let mut head = Vec::new();
-    let mut bounded = reader.take(HEAD_BYTES);
+    let mut bounded = reader.take(limit as u64);
     loop {
         let start = head.len();
         if bounded.read_until(b'\n', &mut head).await? == 0 {

@@ -36,7 +36,7 @@ impl Tunnel {
 
 /// Reads a request.
 pub(super) async fn read(mut client: Client) -> Result<Request, NoRequest> {
-    let failure = match read_head(&mut client.reader).await {
+    let failure = match read_head(&mut client.reader, client.head).await {
         Ok(head) => match parse(&head) {
             Ok((Parsed::Connect(destination), caller)) => {
                 return Ok(Request::Tunnel(Tunnel { destination, caller, client }));

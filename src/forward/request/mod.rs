@@ -58,8 +58,9 @@ impl From<io::Error> for NoRequest {
 }
 
 impl Request {
-    /// Reads the request that `client` makes. Its first byte tells the protocol.
-    pub(super) async fn read(client: TcpStream) -> Result<Self, NoRequest> {
+    /// Reads the request that `client` makes, in HTTP with a head of `head` bytes at most. Its first byte tells
+    /// the protocol.
+    pub(super) async fn read(client: TcpStream, head: usize) -> Result<Self, NoRequest> {
         let mut first = [0];
         if client.peek(&mut first).await? == 0 {
             return Err(NoRequest::Nothing);
@@ -67,7 +68,7 @@ impl Request {
         match first[0] {
             5 => socks5::read(client).await,
             4 => Ok(Request::Socks4(Socks4::read(client).await?)),
-            b'A'..=b'Z' | b'a'..=b'z' => http::read(Client::new(client)).await,
+            b'A'..=b'Z' | b'a'..=b'z' => http::read(Client::new(client, head)).await,
             0x16 => Err(wrong("a client speaks TLS to the proxy: give it http:// as the proxy's scheme, not https://")),
             other => Err(wrong(format!("a client speaks neither SOCKS nor HTTP (its first byte is {other:#04x})"))),
         }

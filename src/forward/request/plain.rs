@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 
 use crate::destination::Destination;
 use crate::forward::failure::Failure;
-use crate::forward::limits::HEADERS;
+use crate::forward::limits::{HEAD_BYTES, HEADERS};
 use crate::forward::relay::Traffic;
 use crate::forward::upstream::Connected;
 use crate::via::Credentials;
@@ -137,7 +137,7 @@ impl Plain {
         let mut from_upstream = BufReader::new(Cursor::new(upstream.early).chain(reader));
         let is_sent = AtomicBool::new(false);
         let outcome = {
-            let Client { reader: from_client, writer: to_client } = &mut client;
+            let Client { reader: from_client, writer: to_client, .. } = &mut client;
             let request = async {
                 match send(&head, framing, from_client, &mut to_upstream, &traffic.sent).await {
                     Ok(()) => is_sent.store(true, Relaxed),
@@ -228,7 +228,7 @@ async fn carry_answer(
     let Asked { line, form, .. } = asked;
     let knows_chunks = line.version > 0;
     loop {
-        let text = match read_head(from).await {
+        let text = match read_head(from, HEAD_BYTES).await {
             Ok(text) => text,
             Err(HeadError::Closed) => return Ok(no_answer(line, "closed the connection without an answer")),
             Err(HeadError::TooLarge) => return Ok(no_answer(line, "sent an answer with too large a head")),

@@ -4,7 +4,7 @@ use fast_socks5::ReplyError;
 use tokio::io::{AsyncWriteExt, BufReader};
 
 use crate::destination::Destination;
-use crate::forward::limits::HEADERS;
+use crate::forward::limits::{HEAD_BYTES, HEADERS};
 use crate::forward::request::{HeadError, read_head};
 use crate::via::Endpoint;
 
@@ -28,7 +28,7 @@ pub(super) async fn connect(
 
     let mut reader = BufReader::new(hop);
     loop {
-        let head = read_head(&mut reader).await.map_err(|error| match error {
+        let head = read_head(&mut reader, HEAD_BYTES).await.map_err(|error| match error {
             HeadError::Closed => broken(),
             HeadError::TooLarge => {
                 Failure::general(format!("the HTTP upstream {at} sent too large a head")).of_upstream()
