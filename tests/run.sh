@@ -2,7 +2,8 @@
 # All tests, on a fresh Debian 12 or 13. Each part's output goes to target/tests/NAME.log and is shown if it fails;
 # the times of all parts and `N passed, N failed` come last.
 #   tests/run.sh         what CI runs
-#   tests/run.sh --all   also the licences of all dependencies, the threshold of the launch cost, and real clients
+#   tests/run.sh --all   also the licences of all dependencies, the thresholds of both benchmarks beside other
+#                        proxies, 20,000 wrong inputs, and real clients
 set -uo pipefail
 # shellcheck source=tests/start.sh
 . "$(dirname "$0")/start.sh"
@@ -53,6 +54,19 @@ lab() {
 
 bench() { /usr/bin/python3 tests/bench/launch_cost.py --binaries target/release ${all:+--assert}; }
 
+# The forwarder's figures: here only that they can be taken, with what cargo test has built anyway.
+forwarder() {
+    if [ -z "$all" ]; then
+        /usr/bin/python3 tests/bench/forwarder.py --rounds 1 --scale 0.02 --load target/debug/examples/load
+        return
+    fi
+    [ -x target/tools/bin/server ] ||
+        cargo install fast-socks5 --version 1.0.0 --example server --root target/tools || return
+    cargo build --release --locked --example load && /usr/bin/python3 tests/bench/forwarder.py --assert
+}
+
+endurance() { APPFW_FUZZ_INPUTS=20000 cargo test --locked --release --test forward endurance; }
+
 licences() {
     command -v cargo-deny >/dev/null || PATH=$PWD/target/tools/bin:$PATH
     command -v cargo-deny >/dev/null || cargo install cargo-deny --locked --root target/tools || return
@@ -79,8 +93,8 @@ trap 'kill $(jobs -p) 2>/dev/null' EXIT
 install gcc libc6-dev shellcheck
 if [ -n "$all" ]; then
     export APPFW_ALL=1
-    install chromium default-jdk-headless firefox-esr git golang-go libnss3-tools netcat-openbsd openssh-client \
-        python3-httpx python3-requests wget
+    install chromium dante-server default-jdk-headless firefox-esr git golang-go libnss3-tools microsocks \
+        netcat-openbsd openssh-client python3-httpx python3-requests wget
 fi
 own_target
 rm -rf "$logs"
@@ -100,6 +114,8 @@ if [ -n "${built:-}" ]; then
     part lab-252 lab 252 &
     part lab-257 lab 257 &
     wait
+    [ -z "$all" ] || part endurance endurance
     part bench bench && cat "$logs/bench.log"
+    part forwarder forwarder && cat "$logs/forwarder.log"
 fi
 report
