@@ -6,7 +6,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
 use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use nix::fcntl::{Flock, FlockArg};
@@ -68,6 +68,10 @@ pub fn base(root: &Path, host: &Host) -> Result<PathBuf> {
         return Ok(root.join("run/appfw"));
     }
     match host.environment.iter().find(|(name, _)| name == "XDG_RUNTIME_DIR") {
+        // What is hidden from the app is told by names: `..` would make another of the same place.
+        Some((_, directory)) if Path::new(directory).components().any(|part| part == Component::ParentDir) => {
+            bail!("XDG_RUNTIME_DIR={} has a `..` in it: name the directory itself", Path::new(directory).display())
+        }
         Some((_, directory)) if Path::new(directory).is_absolute() => Ok(Path::new(directory).join("appfw")),
         _ => bail!("XDG_RUNTIME_DIR is not set: run appfw-run from a login session"),
     }
@@ -349,5 +353,8 @@ mod tests {
         assert!(base(root, &alice).unwrap_err().to_string().contains("XDG_RUNTIME_DIR is not set"));
         alice.environment.push(("XDG_RUNTIME_DIR".into(), "/run/user/1000".into()));
         assert_eq!(base(root, &alice).unwrap(), Path::new("/run/user/1000/appfw"));
+        let mut alice = host_of("alice");
+        alice.environment.push(("XDG_RUNTIME_DIR".into(), "/run/user/../foo".into()));
+        assert!(base(root, &alice).unwrap_err().to_string().contains("has a `..` in it"));
     }
 }

@@ -189,10 +189,15 @@ impl View {
         view.hidden.extend(AGENTS_AT_HOME.iter().map(|file| user.home.join(file)));
         view.sessions = SESSIONS.map(PathBuf::from).to_vec();
         view.sockets = sockets(host);
-        // Where they aren't below /run: the via's password, and a session's sockets.
+        // The via's password, and a session's sockets, where they aren't in what holds nothing anyway.
         let runtime = variable(host, "XDG_RUNTIME_DIR").map(PathBuf::from);
-        let elsewhere = places.state.parent().map(Path::to_owned).into_iter().chain(runtime);
-        view.hidden.extend(elsewhere.filter(|path| path.is_absolute() && !path.starts_with(SEALED)));
+        let own = places.state.parent().map(Path::to_owned).into_iter().chain(runtime);
+        let is_seen = |path: &PathBuf| {
+            let is_gone = view.empty.iter().any(|empty| path.starts_with(empty));
+            path.is_absolute() && !is_gone && !view.sealed.starts_with(path)
+        };
+        let seen: Vec<_> = own.filter(is_seen).collect();
+        view.hidden.extend(seen);
         if let Some(socket) =
             plan.via.socket().filter(|path| !view.hidden.iter().any(|hidden| path.starts_with(hidden)))
         {
@@ -262,6 +267,29 @@ mod tests {
         }
         assert!(has(&sessions, "/tmp/ssh-"));
         assert_eq!(sockets, [PathBuf::from("/tmp/ssh-x/agent.7"), "/tmp/bus x".into()]);
+    }
+
+    #[test]
+    fn a_runtime_directory_is_hidden_wherever_it_is() {
+        for (runtime, state, hidden) in [
+            ("/run/user/1000", "/run/user/1000/appfw", &[][..]),
+            ("/run/foo", "/run/foo/appfw", &["/run/foo/appfw", "/run/foo"]),
+            ("/tmp/xdg", "/tmp/xdg/appfw", &["/tmp/xdg/appfw", "/tmp/xdg"]),
+            // Not all of /run with it.
+            ("/run", "/run/appfw", &[]),
+            ("/", "/appfw", &["/appfw"]),
+        ] {
+            let mut host = host();
+            host.environment.push(("XDG_RUNTIME_DIR".into(), runtime.into()));
+            let plan = plan("--via direct --uid alice x").unwrap();
+            let places = Places { state: Path::new(state).join("web"), ..places(&plan, &host) };
+            let found: Vec<_> = View::new(&plan, &host, &places).hidden;
+            let found = found.iter().filter(|path| path.starts_with(runtime) && path.ends_with("appfw"));
+            let expected = hidden.iter().filter(|path| path.ends_with("appfw")).map(PathBuf::from);
+            assert_eq!(found.cloned().collect::<Vec<_>>(), expected.collect::<Vec<_>>(), "{runtime}");
+            let view = View::new(&plan, &host, &places);
+            assert_eq!(has(&view.hidden, runtime), hidden.contains(&runtime), "{runtime}");
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use nix::sched::{CloneFlags, unshare};
-use rustix::fs::{CWD, FileType, Mode, fstat};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, StatxFlags, fstat, statx};
 use rustix::io::Errno;
 use rustix::mount::{
     MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, mount, mount_bind_recursive, mount_change,
@@ -190,13 +190,21 @@ fn read_only(paths: &[PathBuf]) -> Result<()> {
         return Ok(());
     }
     let table = fs::read_to_string("/proc/self/mountinfo").context("cannot read the mount table")?;
-    for (point, flags) in table.lines().filter_map(mount_point) {
-        if roots.iter().any(|root| point.starts_with(root)) && !is_left_writable(&point) {
+    for (id, point, flags) in table.lines().filter_map(mount_point) {
+        if roots.iter().any(|root| point.starts_with(root)) && !is_left_writable(&point) && is_seen(id, &point) {
             mount_remount(&point, flags | MountFlags::BIND | MountFlags::RDONLY, "")
                 .with_context(|| format!("cannot make {} read-only", point.display()))?;
         }
     }
     Ok(())
+}
+
+/// Whether the mount is what one finds at its place, and not covered by another one: then there is no way to it.
+fn is_seen(id: u64, point: &Path) -> bool {
+    // Nothing is to be fetched from elsewhere, or waited for. MNT_ID: Linux 5.8.
+    let found = statx(CWD, point, AtFlags::NO_AUTOMOUNT, StatxFlags::MNT_ID);
+    // What cannot be looked at is tried, and said if it fails.
+    found.map_or_else(|error| error != Errno::NOENT, |found| found.stx_mnt_id == id)
 }
 
 /// Programs ask SELinux by writing to its files; its policy says who may change what
@@ -205,8 +213,9 @@ fn is_left_writable(point: &Path) -> bool {
     point.starts_with("/sys/fs/selinux")
 }
 
-/// Mount point and per-mount flags of a line of /proc/PID/mountinfo (proc_pid_mountinfo(5)).
-fn mount_point(line: &str) -> Option<(PathBuf, MountFlags)> {
+/// Number, mount point and per-mount flags of a line of /proc/PID/mountinfo (proc_pid_mountinfo(5)).
+fn mount_point(line: &str) -> Option<(u64, PathBuf, MountFlags)> {
+    let id = line.split(' ').next()?.parse().ok()?;
     let mut fields = line.split(' ').skip(4);
     let point = unescaped(fields.next()?);
     let flags = fields.next()?.split(',').map(|option| match option {
@@ -220,7 +229,7 @@ fn mount_point(line: &str) -> Option<(PathBuf, MountFlags)> {
         "nosymfollow" => MountFlags::NOSYMFOLLOW,
         _ => MountFlags::empty(),
     });
-    Some((point, flags.fold(MountFlags::empty(), |all, one| all | one)))
+    Some((id, point, flags.fold(MountFlags::empty(), |all, one| all | one)))
 }
 
 /// Blanks, tabs, line breaks and backslashes stand in the table as octal numbers.
@@ -246,7 +255,7 @@ mod tests {
     fn mount_points_are_read_with_their_flags() {
         let line = "36 35 98:0 /mnt1 /mnt/a\\040b\\134040 rw,nosuid,noexec,relatime master:1 - ext3 /dev/root rw,errors=continue";
         let flags = MountFlags::NOSUID | MountFlags::NOEXEC | MountFlags::RELATIME;
-        assert_eq!(mount_point(line), Some(("/mnt/a b\\040".into(), flags)));
+        assert_eq!(mount_point(line), Some((36, "/mnt/a b\\040".into(), flags)));
         assert_eq!(mount_point("36 35"), None);
     }
 

@@ -307,6 +307,38 @@ def test_what_the_app_could_open_again_is_hidden_too(lab):
     lab.run(["rm", "-r", gnupg], check=True)
 
 
+def test_what_a_link_leads_to_in_a_closed_directory_is_hidden_too(lab):
+    gnupg, closed = "/home/bob/.gnupg", "/home/bob/closed"
+    lab.run(["mkdir", gnupg, closed], user="bob", check=True)
+    lab.run(["ln", "-s", f"{closed}/S.real", f"{gnupg}/S.gpg-agent"], user="bob", check=True)
+    with agent(lab, f"{closed}/S.real"):
+        for mode in "700", "000":
+            lab.run(["chmod", mode, closed], check=True)
+            assert not reaches(lab, f"{closed}/S.real", before=f"chmod 700 {closed}")
+    lab.run(["rm", "-r", gnupg, closed], check=True)
+
+
+def test_somebody_elses_link_takes_nothing_from_roots_app(lab):
+    link = f"/tmp/ssh-{unique('x').replace('-', '')}"
+    lab.run(["ln", "-s", "/etc/hostname", link], user="eve", check=True)
+    done = lab.run(["appfw-run", "--via=none", "cat", "/etc/hostname"])
+    lab.run(["rm", link], check=True)
+    assert done.returncode == 0 and done.stdout, done.stderr.decode()
+
+
+def test_a_mount_that_another_one_covers_is_no_obstacle(lab):
+    """Below what is made read-only for root: the way to it is closed anyway."""
+    mounts = "mount -t tmpfs x /sys/fs/fuse && mkdir /sys/fs/fuse/below && mount -t tmpfs y /sys/fs/fuse/below && " \
+             "mount -t tmpfs z /sys/fs/fuse"
+    lab.run(["sh", "-c", mounts], check=True)
+    try:
+        done = lab.run(["appfw-run", "--via=none", "sh", "-c", "touch /sys/fs/fuse/x"])
+        assert done.returncode == 1 and b"Read-only" in done.stderr, done.stderr.decode()
+    finally:
+        for mounted in "", "/below", "":
+            lab.run(["umount", f"/sys/fs/fuse{mounted}"], check=True)
+
+
 def test_sessions_of_the_hosts_own_tmp_are_hidden(lab):
     """Whatever /tmp the launcher has."""
     folder = f"/tmp/ssh-{unique('x').replace('-', '')}"
