@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
+use std::mem::swap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -48,9 +49,12 @@ pub(super) async fn relay(
     let mut back = Direction::new(upstream, client, &traffic.received, pipes);
     // Polled by hand: who waits here does so by the thousand, and an async function for each step takes
     // four times the memory.
+    let (mut first, mut second) = (&mut there, &mut back);
     let both = poll_fn(|context| {
-        let (there, back) = (there.poll(context)?, back.poll(context)?);
-        if there.is_ready() && back.is_ready() { Poll::Ready(Ok(())) } else { Poll::Pending }
+        // One that always has bytes ready uses up the turn of both: the other one comes first the next time.
+        swap(&mut first, &mut second);
+        let (one, other) = (first.poll(context)?, second.poll(context)?);
+        if one.is_ready() && other.is_ready() { Poll::Ready(Ok(())) } else { Poll::Pending }
     });
     tokio::select! {
         both = both => both,
