@@ -1,13 +1,13 @@
 //! appfw-run: run a program whose only way to the network is a forwarder on a dedicated address.
 //!
 //! ```text
-//! argv ── cli ── plan ─┬─ confinement ─┬─ units ─┬─ transient (D-Bus) ─▶ launch ─▶ exit code
-//!                      └─ environment ─┘         └─ text    (--dry-run)
-//!        app ─▶ forward (listener ─▶ request ─▶ destination ─▶ upstream ─▶ relay)
+//! argv ── cli ── plan ─┬─ confinement, view ─┬─ units ─┬─ transient (D-Bus) ─▶ launch ─▶ exit code
+//!                      └─ environment ───────┘         └─ text    (--dry-run)
+//!        app ─▶ forward (listener ─▶ peer ─▶ request ─▶ admission ─▶ upstream ─▶ relay)
 //! ```
 //!
 //! Read in this order, the modules are the flow of one launch. The middle (plan, confinement,
-//! environment, units, verify, exit) touches no file, bus or clock.
+//! view, environment, network, units, exit) touches no file, bus or clock.
 
 pub mod cli;
 

@@ -12,7 +12,7 @@ use crate::destination::Pattern;
 use crate::dns::Dns;
 use crate::via::Via;
 
-/// A proxy for SOCKS5 and HTTP on one port, and its DNS.
+/// A proxy for SOCKS5, SOCKS4, SOCKS4a and HTTP on one port, and its DNS.
 #[derive(Debug, clap::Args)]
 pub struct ForwardArgs {
     /// Listen here; without it, on the sockets that systemd hands over

@@ -1,7 +1,7 @@
 //! The forwarder: one port, by which everything that the app may reach is reached, and its DNS.
 //!
 //! ```text
-//! listener ─▶ peer (whose connection?) ─▶ request (SOCKS5, HTTP) ─▶ admission (rules, not inside) ─▶ upstream ─▶ relay
+//! listener ─▶ peer (whose connection?) ─▶ request (SOCKS, HTTP) ─▶ admission (rules, not inside) ─▶ upstream ─▶ relay
 //! ```
 
 mod admission;

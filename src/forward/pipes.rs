@@ -8,9 +8,9 @@ use std::sync::{Mutex, PoisonError};
 
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 use tokio::io::Interest;
+use tokio::net::TcpStream;
 
 use super::limits::{PIPE_BYTES, PIPES};
-use super::stream::Stream;
 
 /// The pipes that nobody uses at the moment, and how many there are.
 #[derive(Debug, Default)]
@@ -21,14 +21,13 @@ pub(super) struct Pipes {
 #[derive(Debug, Default)]
 struct State {
     free: Vec<Pipe>,
-    made: usize,
+    count: usize,
 }
 
-/// One of [`PIPE_BYTES`].
 #[derive(Debug)]
 struct Pipe {
-    end: OwnedFd,
-    start: OwnedFd,
+    read_end: OwnedFd,
+    write_end: OwnedFd,
 }
 
 /// A pipe, empty at first. It comes back when it is dropped.
@@ -45,9 +44,9 @@ impl Pipes {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let pipe = match state.free.pop() {
             Some(pipe) => pipe,
-            None if state.made < PIPES => {
+            None if state.count < PIPES => {
                 let pipe = Pipe::new().ok()?;
-                state.made += 1;
+                state.count += 1;
                 pipe
             }
             None => return None,
@@ -58,10 +57,10 @@ impl Pipes {
 
 impl Pipe {
     fn new() -> io::Result<Self> {
-        let (end, start) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
-        // Refused to users who have many (pipe(7): pipe-user-pages-soft), whose pipes are tiny then.
-        fcntl_setpipe_size(&end, PIPE_BYTES)?;
-        Ok(Self { end, start })
+        let (read_end, write_end) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+        // Refused to users who have many (pipe(7): pipe-user-pages-soft): then it takes less at a time.
+        let _ = fcntl_setpipe_size(&read_end, PIPE_BYTES);
+        Ok(Self { read_end, write_end })
     }
 }
 
@@ -71,7 +70,7 @@ impl Drop for Lent<'_> {
         match self.pipe.take() {
             Some(pipe) if self.held == 0 => state.free.push(pipe),
             // What is left in it was on its way to somebody who is gone: the next one must not get it.
-            _ => state.made -= 1,
+            _ => state.count -= 1,
         }
     }
 }
@@ -79,23 +78,26 @@ impl Drop for Lent<'_> {
 impl Lent<'_> {
     /// Takes in what `from` has, as far as it fits into the empty pipe; 0 at its end. `WouldBlock` if it has
     /// nothing.
-    pub(super) fn fill(&mut self, from: &Stream) -> io::Result<usize> {
-        let (Some(pipe), Stream::Tcp(from)) = (&self.pipe, from) else { return Err(io::ErrorKind::Unsupported.into()) };
-        self.held = from.try_io(Interest::READABLE, || through(from, &pipe.start, PIPE_BYTES))?;
+    pub(super) fn fill(&mut self, from: &TcpStream) -> io::Result<usize> {
+        let Some(pipe) = &self.pipe else { return Ok(0) };
+        self.held = from.try_io(Interest::READABLE, || splice_once(from, &pipe.write_end, PIPE_BYTES))?;
         Ok(self.held)
     }
 
-    /// Gives `to` what it takes; whether that was all. `WouldBlock` if it takes nothing.
-    pub(super) fn drain(&mut self, to: &Stream) -> io::Result<bool> {
-        let (Some(pipe), Stream::Tcp(to)) = (&self.pipe, to) else { return Err(io::ErrorKind::Unsupported.into()) };
-        if self.held > 0 {
-            self.held -= to.try_io(Interest::WRITABLE, || through(&pipe.end, to, self.held))?;
-        }
-        Ok(self.held == 0)
+    /// Gives `to` what it takes; how much that was. `WouldBlock` if it takes nothing.
+    pub(super) fn drain(&mut self, to: &TcpStream) -> io::Result<usize> {
+        let Some(pipe) = &self.pipe else { return Ok(0) };
+        let taken = to.try_io(Interest::WRITABLE, || splice_once(&pipe.read_end, to, self.held))?;
+        self.held -= taken;
+        Ok(taken)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.held == 0
     }
 }
 
 /// One splice(2), which never waits.
-fn through(from: impl AsFd, to: impl AsFd, count: usize) -> io::Result<usize> {
+fn splice_once(from: impl AsFd, to: impl AsFd, count: usize) -> io::Result<usize> {
     Ok(splice(from, None, to, None, count, SpliceFlags::MOVE | SpliceFlags::NONBLOCK)?)
 }

@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use rustix::net::{Shutdown, shutdown};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 use super::tls::Tls;
@@ -69,6 +69,16 @@ impl Stream {
         if let Some(stream) = self.tcp() {
             let _ = stream.set_zero_linger();
         }
+    }
+
+    /// Returns when the connection has broken off, which is not always heard of by who does not read.
+    pub(super) async fn broken(&self) -> io::Error {
+        let seen = match self {
+            Stream::Tcp(stream) => stream.ready(Interest::ERROR).await,
+            Stream::Unix(stream) => stream.ready(Interest::ERROR).await,
+            Stream::Tls(tls) => return Box::pin(tls.inner().broken()).await,
+        };
+        seen.err().unwrap_or_else(|| io::ErrorKind::ConnectionReset.into())
     }
 
     pub(super) fn poll_read_ready(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {

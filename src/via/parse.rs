@@ -168,7 +168,7 @@ fn no_scheme(spec: &str) -> anyhow::Error {
             None => anyhow!("`{}` does not say how to speak to it: use socks5h://HOST:PORT", shown(spec)),
         };
     }
-    match ["tor", "direct", "none"].into_iter().find(|word| distance(word, spec) == 1) {
+    match ["tor", "direct", "none"].into_iter().find(|word| strsim::damerau_levenshtein(word, spec) == 1) {
         Some(word) => anyhow!("`{}` is no way out: did you mean {word}?", shown(spec)),
         None => anyhow!(
             "`{}` is no way out: use tor, direct, none or socks5h://HOST:PORT (names from the configuration come with a later version)",
@@ -189,21 +189,6 @@ fn shown(text: &str) -> String {
 }
 
 fn nearest(scheme: &str) -> Option<&'static str> {
-    let near = SCHEMES.iter().map(|(known, _)| (distance(known, scheme), *known));
+    let near = SCHEMES.iter().map(|(known, _)| (strsim::damerau_levenshtein(known, scheme), *known));
     near.min_by_key(|(distance, _)| *distance).filter(|(distance, _)| *distance <= 2).map(|(_, known)| known)
-}
-
-/// Levenshtein's distance, for words of a few letters.
-fn distance(left: &str, right: &str) -> usize {
-    let mut row: Vec<usize> = (0..=right.chars().count()).collect();
-    for (i, a) in left.chars().enumerate() {
-        let mut diagonal = i;
-        row[0] = i + 1;
-        for (j, b) in right.chars().enumerate() {
-            let substituted = diagonal + usize::from(a != b);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row.last().copied().unwrap_or_default()
 }

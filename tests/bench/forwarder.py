@@ -1,18 +1,21 @@
 #!/usr/bin/python3
 """What the forwarder costs, beside the other proxies of this machine and no proxy at all.
 
-    forwarder.py [--appfw FILE] [--load FILE] [--rounds N] [--scale X] [--assert] [--only NAME]…
+    forwarder.py [--appfw FILE] [--load FILE] [--rounds N] [--scale X] [--assert | --only NAME…]
 
 Compared are `appfw forward` with rules, bounds and logs on; the example server of fast-socks5, the library that its
 SOCKS5 rests on; microsocks and dante's danted, those of them that are there. Each round takes every measure of each one
-in turn, so that what slows the machine slows all; what is printed are medians over the rounds, and ratios to fast-socks5's.
-SCALE makes every measure smaller: to see that it runs, not for figures. --assert fails where a threshold is missed.
+in turn, so that what slows the machine slows all; what is printed are medians over the rounds, and ratios to
+fast-socks5's. What idle connections hold is measured once, at the end. SCALE makes every measure smaller: to see that it
+runs, not for figures. --assert fails where a threshold is missed.
 """
 
 import argparse
 import contextlib
 import os
 import pathlib
+import resource
+import select
 import shutil
 import socket
 import statistics
@@ -31,7 +34,7 @@ HTTP, CHAINED = "appfw, HTTP CONNECT", "appfw, through a hop"
 LIMIT = 120  # seconds for one measure
 
 GIB = 1 << 30
-BULK_BYTES = {1: 4 * GIB, 4: 4 * GIB}
+BULK_BYTES, STREAMS = 4 * GIB, (1, 4)
 CONNECTIONS, CLIENTS = 6000, 32
 TRIPS = 20000
 IDLE = 4000
@@ -53,7 +56,7 @@ MEASURES = {
     "bulk1": ("bulk, 1 stream", "GiB/s", "{:.2f}"),
     "bulk4": ("bulk, 4 streams", "GiB/s", "{:.2f}"),
     "cpu": ("CPU of the proxy", "s/GiB", "{:.3f}"),
-    "rate": ("connections, 32 at a time", "a second", "{:.0f}"),
+    "rate": (f"connections, {CLIENTS} at a time", "a second", "{:.0f}"),
     "trip": ("one byte there and back", "µs", "{:.1f}"),
     "idle": ("an idle connection", "bytes", "{:.0f}"),
     "alive": (f"alive of {IDLE}", "", "{:.0f}"),
@@ -81,12 +84,16 @@ class Proxy:
         self._process.wait()
 
     def listens(self):
+        """Whether it does; it ends the measurement if it has ended, as when somebody else has its port."""
+        if self._process.poll() is not None:
+            self._log.seek(0)
+            sys.exit(f"{self.name} ended with {self._process.returncode}: {self._log.read().decode(errors='replace')}")
         with socket.socket() as probe:
             return probe.connect_ex(self._address) == 0
 
     def processes(self):
         """It and its children: dante has many."""
-        group = str(os.getpgid(self._process.pid))
+        group = str(self._process.pid)  # it leads it
         for stat in pathlib.Path("/proc").glob("[0-9]*/stat"):
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):
                 if stat.read_text().rpartition(")")[2].split()[2] == group:
@@ -135,8 +142,8 @@ class Load:
     def measure(self, way, proxy):
         """One round of one way; `proxy` is what runs on it, if any."""
         found = {}
-        for streams, size in BULK_BYTES.items():
-            size = self.scaled(size) // streams * streams
+        for streams in STREAMS:
+            size = self.scaled(BULK_BYTES) // streams * streams
             before = proxy and proxy.cpu()
             found[f"bulk{streams}"] = size / GIB / self._seconds("bulk", way, streams, size)
             if proxy and streams == 1:
@@ -153,11 +160,14 @@ class Load:
         before = proxy.resident()
         command = [self._program, "idle", way, self.origin, str(count)]
         with subprocess.Popen(command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as load:
+            if not select.select([load.stdout], [], [], LIMIT)[0]:
+                load.kill()
+                sys.exit(f"{proxy.name}: {count} idle connections could not be opened in {LIMIT} s")
             opened = int(load.stdout.readline())
             time.sleep(1)
             held = proxy.resident() - before
             alive, _ = load.communicate("\n", timeout=LIMIT)
-        return {"idle": held / opened, "alive": int(alive) / count * IDLE}
+        return {"idle": held / max(opened, 1), "alive": int(alive) / count * IDLE}
 
 
 def find_proxies(options, place):
@@ -231,16 +241,19 @@ def main():
     parser.add_argument("--load", type=pathlib.Path, default=REPOSITORY / "target/release/examples/load")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--scale", type=float, default=1.0)
-    parser.add_argument("--assert", action="store_true", dest="must")
-    parser.add_argument("--only", action="append", metavar="NAME", help="measure this one alone, of all that run")
+    either = parser.add_mutually_exclusive_group()
+    either.add_argument("--assert", action="store_true", dest="must")
+    either.add_argument("--only", action="append", metavar="NAME", help="measure this one alone, of all that run")
     options = parser.parse_args()
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # of each end of the idle connections, too
     with tempfile.TemporaryDirectory() as place:
         medians = measure(options, pathlib.Path(place))
     report(medians)
     if options.must:
         if PEER not in medians:
-            sys.exit("fast-socks5's example server is missing: cargo install fast-socks5 --example server --root "
-                     "target/tools")
+            sys.exit("fast-socks5's example server is missing: cargo install fast-socks5 --version 1.0.0 "
+                     "--example server --root target/tools")
         failures = list(missed(medians))
         if failures:
             sys.exit("\n".join(failures))

@@ -120,7 +120,8 @@ fn serve() -> Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     println!("{}", listener.local_addr()?);
     for stream in listener.incoming() {
-        let stream = stream?;
+        // A client that gave up is no end of this.
+        let Ok(stream) = stream else { continue };
         // Thousands of them are idle: what a thread does not touch of its stack costs nothing.
         let _gone = thread::Builder::new().stack_size(64 * 1024).spawn(move || answer(stream));
     }
@@ -129,12 +130,13 @@ fn serve() -> Result<()> {
 
 fn answer(mut stream: TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    let mut wish = [0; 9];
-    stream.read_exact(&mut wish[..1])?;
+    let mut wish = [0];
+    stream.read_exact(&mut wish)?;
     match wish[0] {
         SEND => {
-            stream.read_exact(&mut wish[1..])?;
-            let mut left = wish[1..].iter().fold(0, |sum, byte| sum << 8 | usize::from(*byte));
+            let mut size = [0; 8];
+            stream.read_exact(&mut size)?;
+            let mut left = usize::try_from(u64::from_be_bytes(size)).map_err(io::Error::other)?;
             let piece = vec![7; PIECE];
             while left > 0 {
                 let count = left.min(PIECE);
@@ -148,7 +150,8 @@ fn answer(mut stream: TcpStream) -> io::Result<()> {
                 stream.write_all(&byte)?;
             }
         }
-        _ => stream.write_all(&wish[..1])?,
+        ANSWER => stream.write_all(&wish)?,
+        _ => return Err(io::ErrorKind::InvalidInput.into()),
     }
     Ok(())
 }

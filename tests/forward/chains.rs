@@ -90,21 +90,8 @@ async fn plain_requests_are_absolute_for_a_last_hop_that_is_an_http_proxy() {
 
 #[tokio::test]
 async fn either_half_may_close_first_under_tls() {
-    let patient = server(|mut stream| async move {
-        let mut all = Vec::new();
-        stream.read_to_end(&mut all).await.unwrap();
-        stream.write_all(format!("got {}", all.len()).as_bytes()).await.unwrap();
-    })
-    .await;
-    let hasty = server(|mut stream| async move {
-        stream.write_all(b"bye").await.unwrap();
-        stream.shutdown().await.unwrap();
-        let mut all = Vec::new();
-        stream.read_to_end(&mut all).await.unwrap();
-        LATE.lock().unwrap().push(String::from_utf8(all).unwrap());
-    })
-    .await;
-    static LATE: std::sync::Mutex<Vec<String>> = std::sync::Mutex::new(Vec::new());
+    let patient = patient().await;
+    let (hasty, heard) = hasty().await;
     for kinds in ["https", "https https"] {
         let (forwarder, _) = start_chain(kinds, patient).await;
         let (_, mut stream) = socks(forwarder, "a.test", 1).await;
@@ -121,11 +108,7 @@ async fn either_half_may_close_first_under_tls() {
         assert_eq!(answer, "bye", "{kinds}");
         stream.write_all(kinds.as_bytes()).await.unwrap();
         stream.shutdown().await.unwrap();
-        let started = std::time::Instant::now();
-        while !LATE.lock().unwrap().contains(&kinds.to_owned()) {
-            assert!(started.elapsed() < PATIENCE, "what comes after the end of the other half is lost");
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-        }
+        hears(&heard, kinds).await;
     }
 }
 

@@ -89,6 +89,43 @@ pub async fn echo() -> SocketAddr {
     .await
 }
 
+/// Says how many bytes it got, once the client has finished.
+pub async fn patient() -> SocketAddr {
+    server(|mut stream| async move {
+        let mut all = Vec::new();
+        stream.read_to_end(&mut all).await.unwrap();
+        stream.write_all(format!("got {}", all.len()).as_bytes()).await.unwrap();
+    })
+    .await
+}
+
+/// Says "bye" and finishes first, and goes on listening.
+pub async fn hasty() -> (SocketAddr, Seen) {
+    let heard = Seen::default();
+    let kept = Arc::clone(&heard);
+    let address = server(move |mut stream| {
+        let heard = Arc::clone(&heard);
+        async move {
+            stream.write_all(b"bye").await.unwrap();
+            stream.shutdown().await.unwrap();
+            let mut all = String::new();
+            stream.read_to_string(&mut all).await.unwrap();
+            heard.lock().unwrap().push(all);
+        }
+    })
+    .await;
+    (address, kept)
+}
+
+/// Returns when a fake has heard `what`.
+pub async fn hears(heard: &Seen, what: &str) {
+    let started = std::time::Instant::now();
+    while !seen(heard).iter().any(|one| one == what) {
+        assert!(started.elapsed() < PATIENCE, "{what:?} does not arrive: {:?}", seen(heard));
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
 /// A SOCKS5 server as `login` wants it, which answers `code` and then echoes.
 pub async fn socks5(login: Option<(&'static str, &'static str)>, code: u8) -> (SocketAddr, Seen) {
     let log = Seen::default();

@@ -10,22 +10,8 @@ use crate::lab::*;
 
 #[tokio::test]
 async fn either_half_may_close_first() {
-    // Says what it got only after the client has finished.
-    let patient = server(|mut stream| async move {
-        let mut all = Vec::new();
-        stream.read_to_end(&mut all).await.unwrap();
-        stream.write_all(format!("got {}", all.len()).as_bytes()).await.unwrap();
-    })
-    .await;
-    // Finishes first, and goes on listening.
-    let hasty = server(|mut stream| async move {
-        stream.write_all(b"bye").await.unwrap();
-        stream.shutdown().await.unwrap();
-        let mut all = Vec::new();
-        stream.read_to_end(&mut all).await.unwrap();
-        assert_eq!(all, b"still here");
-    })
-    .await;
+    let patient = patient().await;
+    let (hasty, heard) = hasty().await;
     let forwarder = start("direct", &["localhost"]).await;
 
     let (_, mut stream) = socks(forwarder, "127.0.0.1", patient.port()).await;
@@ -41,6 +27,7 @@ async fn either_half_may_close_first() {
     assert_eq!(answer, "bye");
     stream.write_all(b"still here").await.unwrap();
     stream.shutdown().await.unwrap();
+    hears(&heard, "still here").await;
 }
 
 #[tokio::test]
@@ -76,8 +63,8 @@ async fn a_hundred_megabytes_each_way_at_once_are_exact() {
 /// More than there are pipes, and each of them stuck for a while with one full.
 #[tokio::test]
 async fn receivers_that_pause_get_all_the_same() {
-    const STREAMS: usize = 50;
-    const SIZE: usize = 20_000_000;
+    const STREAMS: usize = 40;
+    const SIZE: usize = 8_000_000;
     let source = server(|mut stream| async move {
         let piece: Vec<u8> = (0..1_000_003_u32).map(|index| (index >> 5) as u8).collect();
         let mut left = SIZE;
@@ -128,6 +115,30 @@ async fn silence_ends_a_connection_and_any_byte_keeps_it() {
     }
     let end = tokio::time::timeout(Duration::from_millis(10), silent.read(&mut [0])).await.expect("it is still open");
     assert_eq!(end.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+}
+
+/// Nobody reads from it any more, and nothing is sent to it.
+#[tokio::test]
+async fn a_client_that_ends_its_half_and_then_dies_is_not_waited_for() {
+    let (gone, mut ends) = tokio::sync::mpsc::unbounded_channel();
+    let server = server(move |mut stream| {
+        let gone = gone.clone();
+        async move {
+            let _ = stream.read_to_end(&mut Vec::new()).await;
+            gone.send("half").unwrap();
+            let error = stream.ready(tokio::io::Interest::ERROR).await;
+            gone.send(if error.is_ok() { "all" } else { "nothing" }).unwrap();
+        }
+    })
+    .await;
+    let forwarder = start("direct", &["localhost"]).await;
+    let (_, mut stream) = socks(forwarder, "127.0.0.1", server.port()).await;
+    stream.shutdown().await.unwrap();
+    assert_eq!(ends.recv().await, Some("half"));
+    stream.set_zero_linger().unwrap();
+    drop(stream);
+    let end = tokio::time::timeout(PATIENCE, ends.recv()).await.expect("the upstream is left hanging");
+    assert_eq!(end, Some("all"));
 }
 
 #[tokio::test]

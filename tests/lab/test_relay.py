@@ -1,6 +1,6 @@
 """What flows through the forwarder as systemd runs it: its filter of system calls leaves it splice(2)."""
 
-from launching import run
+import subprocess
 
 ECHO = """
 import hashlib, socket, struct, sys, threading
@@ -22,12 +22,20 @@ thread.start()
 while block := link.recv(1 << 20):
     came.update(block)
 thread.join()
-print(sent.hexdigest() == came.hexdigest())
+print(sent.hexdigest() == came.hexdigest(), flush=True)
+sys.stdin.read()
 """
 
 
 def test_megabytes_come_back_as_they_went(lab):
-    done = run(lab, "--via", "direct", "--unit", "megabytes", "/usr/bin/python3", "-c", ECHO, "web.test", timeout=60)
-    assert done.stdout == b"True\n", done.stderr.decode()
-    record, = [line for line in lab.journal("appfw-megabytes-forward.service").splitlines() if "web.test:7" in line]
+    forwarder = "appfw-megabytes-forward.service"
+    command = ["appfw-run", "--via=direct", "--unit=megabytes", "/usr/bin/python3", "-c", ECHO, "web.test"]
+    with lab.popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as launch:
+        assert launch.stdout.readline() == b"True\n"
+        pid = lab.run(["systemctl", "show", "-P", "MainPID", forwarder], check=True).stdout.decode().strip()
+        opened = lab.run(["ls", "-l", f"/proc/{pid}/fd"], check=True).stdout.decode()
+        launch.communicate(timeout=20)
+    # By splice(2): a pipe stays for the next stream that flows.
+    assert "pipe:" in opened, opened
+    record, = [line for line in lab.journal(forwarder).splitlines() if "web.test:7" in line]
     assert "sent=41942260 received=41942260" in record, record
