@@ -34,6 +34,11 @@ const IDLE_TIME: Duration = Duration::from_secs(24 * 60 * 60);
 /// One read's worth where bytes are copied: large enough that system calls don't count, small enough for a
 /// core's cache.
 pub(super) const PIECE: usize = 64 * 1024;
+/// Bytes that were read and that receivers do not take, of all connections: beyond that
+/// [`SMALL_PIECE`] is read at once, so that as many stalled ones as there can be keep 56 MB.
+pub(super) const KEPT: usize = 16 * 1024 * 1024;
+/// A page: what is read at once where much waits already.
+pub(super) const SMALL_PIECE: usize = 4096;
 /// One splice's worth, each byte of it on its way. Pages, of which a user may have 16,384 in pipes without
 /// privileges (pipe(7): pipe-user-pages-soft).
 pub(super) const PIPE_BYTES: usize = 256 * 1024;

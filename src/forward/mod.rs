@@ -12,6 +12,7 @@ mod listeners;
 mod log;
 mod peer;
 mod pipes;
+mod places;
 mod record;
 mod relay;
 mod report;
@@ -48,7 +49,8 @@ pub use limits::{Bound, Limits, REFUSED_NAMES};
 use listeners::Listeners;
 use log::Seldom;
 pub use peer::{Peer, PeerWall};
-use pipes::Pipes;
+use places::Places;
+use relay::Buffers;
 pub use report::{Report, Reporter};
 #[doc(hidden)]
 pub use request::fuzzing;
@@ -65,10 +67,10 @@ pub struct Forwarder {
     peers: Option<PeerWall>,
     reporter: Arc<Reporter>,
     limits: Limits,
-    places: Arc<Semaphore>,
+    places: Places,
     refusals: Arc<Semaphore>,
     complaints: Complaints,
-    pipes: Pipes,
+    buffers: Buffers,
     log_destinations: bool,
 }
 
@@ -92,10 +94,10 @@ impl Forwarder {
             peers: None,
             reporter: Arc::default(),
             limits,
-            places: Arc::new(Semaphore::new(limits.connections)),
+            places: Places::new(limits.connections),
             refusals: Arc::new(Semaphore::new(limits::REFUSALS)),
             complaints: Complaints::default(),
-            pipes: Pipes::default(),
+            buffers: Buffers::default(),
             log_destinations: true,
         })
     }
@@ -240,15 +242,21 @@ impl Forwarder {
         if !self.serves(&client, peer) {
             return None;
         }
-        let place = Arc::clone(&self.places).try_acquire_owned();
-        let is_full = place.is_err();
-        if is_full && self.complaints.full.now() {
+        let place = self.places.take();
+        if place.is_none() && self.complaints.full.now() {
             warn!("as many connections as there can be ({}): more are refused", self.limits.connections);
         }
-        let place = place.or_else(|_| Arc::clone(&self.refusals).try_acquire_owned()).ok()?;
+        let refusal = match place {
+            Some(_) => None,
+            None => Some(Arc::clone(&self.refusals).try_acquire_owned().ok()?),
+        };
         Some(async move {
-            session::serve(&self, client, is_full).await;
-            drop(place);
+            let place = match place {
+                Some(place) => place.free().await,
+                None => None,
+            };
+            session::serve(&self, client, place.is_none()).await;
+            drop((place, refusal));
         })
     }
 

@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
 
+use rustix::net::{RecvFlags, recv};
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
@@ -76,12 +77,21 @@ impl Drop for Lent<'_> {
 }
 
 impl Lent<'_> {
-    /// Takes in what `from` has, as far as it fits into the empty pipe; 0 at its end. `WouldBlock` if it has
-    /// nothing.
-    pub(super) fn fill(&mut self, from: &TcpStream) -> io::Result<usize> {
-        let Some(pipe) = &self.pipe else { return Ok(0) };
-        self.held = from.try_io(Interest::READABLE, || splice_once(from, &pipe.write_end, PIPE_BYTES))?;
-        Ok(self.held)
+    /// Takes in what `from` has, as far as it fits into the empty pipe; 0 at its end, `None` where what comes
+    /// next can only be read. `WouldBlock` if there is nothing.
+    pub(super) fn fill(&mut self, from: &TcpStream) -> io::Result<Option<usize>> {
+        let Some(pipe) = &self.pipe else { return Ok(None) };
+        let taken = from.try_io(Interest::READABLE, || match splice_once(from, &pipe.write_end, PIPE_BYTES) {
+            Ok(taken @ 1..) => Ok(Some(taken)),
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
+            // It stops before a byte of urgent data (tcp_splice_read), as if nothing came behind it.
+            _ => match recv(from, &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT)? {
+                (_, 0) => Ok(Some(0)),
+                _ => Ok(None),
+            },
+        })?;
+        self.held = taken.unwrap_or_default();
+        Ok(taken)
     }
 
     /// Gives `to` what it takes; how much that was. `WouldBlock` if it takes nothing.

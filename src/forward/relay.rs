@@ -5,13 +5,13 @@ use std::future::poll_fn;
 use std::io;
 use std::mem::swap;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::net::TcpStream;
 
-use super::limits::PIECE;
+use super::limits::{KEPT, PIECE, SMALL_PIECE};
 use super::pipes::{Lent, Pipes};
 use super::stream::Stream;
 
@@ -25,6 +25,38 @@ thread_local! {
 const SPLICE_FROM: usize = PIECE / 2;
 /// Less than that is copied as fast.
 const SPLICE_WHILE: usize = 8 * 1024;
+
+/// What all connections share: pipes, and how many bytes wait for receivers that do not take them.
+#[derive(Debug, Default)]
+pub(super) struct Buffers {
+    pipes: Pipes,
+    kept: AtomicUsize,
+}
+
+/// Bytes that the other side has not taken yet.
+struct Kept<'a> {
+    bytes: Vec<u8>,
+    taken: usize,
+    buffers: &'a Buffers,
+}
+
+impl Buffers {
+    /// How much may be read at once: little, where much waits already.
+    fn piece(&self) -> usize {
+        if self.kept.load(Relaxed) < KEPT { PIECE } else { SMALL_PIECE }
+    }
+
+    fn keep(&self, bytes: &[u8]) -> Kept<'_> {
+        self.kept.fetch_add(bytes.len(), Relaxed);
+        Kept { bytes: bytes.to_vec(), taken: 0, buffers: self }
+    }
+}
+
+impl Drop for Kept<'_> {
+    fn drop(&mut self) {
+        self.buffers.kept.fetch_sub(self.bytes.len(), Relaxed);
+    }
+}
 
 /// Bytes carried so far, seen from the app.
 #[derive(Debug, Default)]
@@ -45,11 +77,11 @@ pub(super) async fn relay(
     client: &Stream,
     upstream: &Stream,
     traffic: &Traffic,
-    pipes: &Pipes,
+    buffers: &Buffers,
     idle: Duration,
 ) -> io::Result<()> {
-    let mut there = Direction::new(client, upstream, &traffic.sent, pipes);
-    let mut back = Direction::new(upstream, client, &traffic.received, pipes);
+    let mut there = Direction::new(client, upstream, &traffic.sent, buffers);
+    let mut back = Direction::new(upstream, client, &traffic.received, buffers);
     // Polled by hand: who waits here does so by the thousand, and an async function for each step took
     // 1.4 KB more a connection.
     let (mut first, mut second) = (&mut there, &mut back);
@@ -81,7 +113,7 @@ struct Direction<'a> {
     from: &'a Stream,
     to: &'a Stream,
     count: &'a AtomicU64,
-    pipes: &'a Pipes,
+    buffers: &'a Buffers,
     /// Whether there was much to read the last time.
     flows: bool,
     step: Step<'a>,
@@ -90,9 +122,8 @@ struct Direction<'a> {
 /// What a direction does next.
 enum Step<'a> {
     Read,
-    /// The bytes that the other side has not taken yet; of these it has taken so many.
-    Write(Vec<u8>, usize),
-    /// The same, in a pipe.
+    Write(Kept<'a>),
+    /// The same with what is in a pipe.
     Drain(Lent<'a>, &'a TcpStream),
     Flush,
     End,
@@ -101,8 +132,8 @@ enum Step<'a> {
 }
 
 impl<'a> Direction<'a> {
-    fn new(from: &'a Stream, to: &'a Stream, count: &'a AtomicU64, pipes: &'a Pipes) -> Self {
-        Self { from, to, count, pipes, flows: false, step: Step::Read }
+    fn new(from: &'a Stream, to: &'a Stream, count: &'a AtomicU64, buffers: &'a Buffers) -> Self {
+        Self { from, to, count, buffers, flows: false, step: Step::Read }
     }
 
     /// Goes on as far as it gets; ready once the end has been passed on.
@@ -112,7 +143,7 @@ impl<'a> Direction<'a> {
             // does not keep the others from their turn.
             match &mut self.step {
                 Step::Read => ready!(self.from.poll_read_ready(context))?,
-                Step::Write(..) | Step::Drain(..) => ready!(self.to.poll_write_ready(context))?,
+                Step::Write(_) | Step::Drain(..) => ready!(self.to.poll_write_ready(context))?,
                 Step::Flush => ready!(self.to.poll_flushed(context))?,
                 Step::End => ready!(self.to.poll_shutdown_write(context))?,
                 Step::Ended(breaking) => {
@@ -135,9 +166,9 @@ impl<'a> Direction<'a> {
     fn advance(&mut self) -> io::Result<Option<Step<'a>>> {
         Ok(match &mut self.step {
             Step::Read => self.read()?,
-            Step::Write(bytes, taken) => {
-                *taken += counted(self.count, self.to.try_write(&bytes[*taken..])?);
-                (*taken == bytes.len()).then_some(Step::Flush)
+            Step::Write(kept) => {
+                kept.taken += counted(self.count, self.to.try_write(&kept.bytes[kept.taken..])?);
+                (kept.taken == kept.bytes.len()).then_some(Step::Flush)
             }
             Step::Drain(pipe, to) => {
                 counted(self.count, pipe.drain(to)?);
@@ -153,10 +184,7 @@ impl<'a> Direction<'a> {
     fn read(&mut self) -> io::Result<Option<Step<'a>>> {
         let (taken, step) = match (self.from, self.to) {
             // splice(2) knows nothing of TLS.
-            (Stream::Tcp(from), Stream::Tcp(to)) if self.flows => match self.pipes.lend() {
-                Some(pipe) => self.splice(pipe, from, to)?,
-                None => self.copy()?,
-            },
+            (Stream::Tcp(from), Stream::Tcp(to)) if self.flows => self.splice(from, to)?,
             _ => self.copy()?,
         };
         let enough = if self.flows { SPLICE_WHILE } else { SPLICE_FROM };
@@ -164,9 +192,10 @@ impl<'a> Direction<'a> {
         Ok(if taken == 0 { Some(Step::End) } else { step })
     }
 
-    /// Moves bytes by way of the pipe. Returns how many were taken, and what is to be done then.
-    fn splice(&self, mut pipe: Lent<'a>, from: &TcpStream, to: &'a TcpStream) -> io::Result<(usize, Option<Step<'a>>)> {
-        let taken = pipe.fill(from)?;
+    /// Moves bytes by way of a pipe, if that can be. Returns how many were taken, and what is to be done then.
+    fn splice(&self, from: &TcpStream, to: &'a TcpStream) -> io::Result<(usize, Option<Step<'a>>)> {
+        let Some(mut pipe) = self.buffers.pipes.lend() else { return self.copy() };
+        let Some(taken) = pipe.fill(from)? else { return self.copy() };
         if taken > 0 {
             counted(self.count, at_once(pipe.drain(to))?);
         }
@@ -176,10 +205,10 @@ impl<'a> Direction<'a> {
     /// The same by copying.
     fn copy(&self) -> io::Result<(usize, Option<Step<'a>>)> {
         SCRATCH.with_borrow_mut(|scratch| {
-            let taken = self.from.try_read(scratch)?;
+            let taken = self.from.try_read(&mut scratch[..self.buffers.piece()])?;
             let written = counted(self.count, at_once(self.to.try_write(&scratch[..taken]))?);
             let rest = &scratch[written..taken];
-            Ok((taken, Some(if rest.is_empty() { Step::Flush } else { Step::Write(rest.to_vec(), 0) })))
+            Ok((taken, Some(if rest.is_empty() { Step::Flush } else { Step::Write(self.buffers.keep(rest)) })))
         })
     }
 }

@@ -85,7 +85,7 @@ async fn listen(
     is_full: bool,
 ) -> Option<Request> {
     let time = if is_full { REFUSAL_TIME } else { forwarder.limits.handshake };
-    match timeout(time, reading).await {
+    match unless_sent_away(forwarder, timeout(time, reading)).await? {
         Ok(Ok(request)) => return Some(request),
         Ok(Err(NoRequest::Nothing)) => {}
         Ok(Err(NoRequest::Wrong(failure))) => warn!("{}", forwarder.told(&failure)),
@@ -96,8 +96,19 @@ async fn listen(
 
 /// Waits for one more request by a connection that has served one.
 async fn listen_again(forwarder: &Forwarder, client: Client) -> Option<Request> {
-    let client = timeout(forwarder.limits.keep_alive, client.next()).await.ok()?.ok()??;
+    let next = timeout(forwarder.limits.keep_alive, client.next());
+    let client = unless_sent_away(forwarder, next).await?.ok()?.ok()??;
     listen(forwarder, Request::read_next(client), false).await
+}
+
+/// Waits for a client, unless its place is wanted by another one.
+async fn unless_sent_away<T>(forwarder: &Forwarder, waiting: impl Future<Output = T>) -> Option<T> {
+    let mut wait = forwarder.places.wait();
+    tokio::select! {
+        biased;
+        done = waiting => Some(done),
+        () = wait.sent_away() => None,
+    }
 }
 
 /// Returns the request if it may be served; if it may not, the client if it may ask for something else.
@@ -132,8 +143,12 @@ struct Open {
 
 /// Connects a tunnel and says so.
 async fn connect(forwarder: &Forwarder, request: Request) -> Result<Open, Failure> {
-    let upstream = match forwarder.upstream.tunnel(request.destination(), request.caller(), &forwarder.admission).await
-    {
+    let tunnel = forwarder.upstream.tunnel(request.destination(), request.caller(), &forwarder.admission);
+    let connected = tokio::select! {
+        connected = tunnel => connected,
+        error = request.broken() => return Err(Failure::system("the client went away", &error)),
+    };
+    let upstream = match connected {
         Ok(upstream) => upstream,
         Err(failure) => {
             // Before the app hears of it: it may be over at once, and the launcher with it.
@@ -157,11 +172,14 @@ async fn carry(
     traffic: &Traffic,
 ) -> io::Result<()> {
     let Connected { stream, early: answered } = upstream;
-    write_all(&stream, early).await?;
-    write_all(client, &answered).await?;
-    traffic.sent.fetch_add(early.len() as u64, Relaxed);
-    traffic.received.fetch_add(answered.len() as u64, Relaxed);
-    let result = relay(client, &stream, traffic, &forwarder.pipes, forwarder.limits.idle).await;
+    let carrying = async {
+        write_all(&stream, early).await?;
+        write_all(client, &answered).await?;
+        traffic.sent.fetch_add(early.len() as u64, Relaxed);
+        traffic.received.fetch_add(answered.len() as u64, Relaxed);
+        relay(client, &stream, traffic, &forwarder.buffers, forwarder.limits.idle).await
+    };
+    let result = carrying.await;
     if result.is_err() {
         // What broke off must not look like an end to either side.
         client.reset_on_close();

@@ -74,7 +74,7 @@ impl Stream {
     /// Returns when the connection has broken off, which is not always heard of by who does not read.
     pub(super) async fn broken(&self) -> io::Error {
         let seen = match self {
-            Stream::Tcp(stream) => stream.ready(Interest::ERROR).await,
+            Stream::Tcp(stream) => return broken(stream).await,
             Stream::Unix(stream) => stream.ready(Interest::ERROR).await,
             Stream::Tls(tls) => return Box::pin(tls.inner().broken()).await,
         };
@@ -109,6 +109,12 @@ impl Stream {
             result => result.map_err(io::Error::from),
         })
     }
+}
+
+/// Returns when a connection has broken off.
+pub(super) async fn broken(stream: &TcpStream) -> io::Error {
+    let seen = stream.ready(Interest::ERROR).await;
+    seen.err().unwrap_or_else(|| io::ErrorKind::ConnectionReset.into())
 }
 
 impl AsyncRead for Stream {

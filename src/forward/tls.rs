@@ -179,8 +179,7 @@ mod tests {
     use tokio_rustls::TlsAcceptor;
 
     use super::*;
-    use crate::forward::pipes::Pipes;
-    use crate::forward::relay::{Traffic, relay};
+    use crate::forward::relay::{Buffers, Traffic, relay};
 
     fn configs() -> (Arc<ClientConfig>, TlsAcceptor) {
         let issued = rcgen::generate_simple_self_signed(["a.test".to_owned()]).unwrap();
@@ -210,8 +209,8 @@ mod tests {
             let (app, inner) = UnixStream::pair().unwrap();
             let traffic = Traffic::default();
             let client = Stream::Unix(inner);
-            let pipes = Pipes::default();
-            let relaying = relay(&client, &upstream, &traffic, &pipes, Duration::from_secs(60));
+            let buffers = Buffers::default();
+            let relaying = relay(&client, &upstream, &traffic, &buffers, Duration::from_secs(60));
             let test = async {
                 let mut app = app;
                 server.shutdown().await.unwrap();

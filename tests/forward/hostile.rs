@@ -29,6 +29,33 @@ async fn closes(mut stream: TcpStream) -> Vec<u8> {
     rest
 }
 
+/// They hold all places, and come back as often as they are sent away.
+#[tokio::test]
+async fn who_makes_no_request_keeps_nobody_out() {
+    let echo = echo().await;
+    let limits = Limits { connections: 20, ..Limits::default() };
+    let forwarder = run(forwarder("direct", &["localhost"], limits)).await;
+    let mut held = Vec::new();
+    for number in 0..100 {
+        let mut stream = TcpStream::connect(forwarder).await.unwrap();
+        let _ = stream.write_all(if number % 2 == 0 { b"G" } else { b"\x05" }).await;
+        held.push(stream);
+    }
+    let mut kept = Vec::new();
+    for _ in 0..20 {
+        let (code, stream) = socks(forwarder, "127.0.0.1", echo.port()).await;
+        assert_eq!(code, 0);
+        kept.push(stream);
+    }
+    for stream in &mut kept {
+        stream.write_all(b"x").await.unwrap();
+        stream.read_exact(&mut [0]).await.unwrap();
+    }
+    // Now it is full of those who have asked.
+    let (code, _) = socks(forwarder, "127.0.0.1", echo.port()).await;
+    assert_eq!(code, 1);
+}
+
 #[tokio::test]
 async fn wrong_protocols_are_answered_in_kind() {
     let (forwarder, echo) = impatient(100).await;

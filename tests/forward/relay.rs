@@ -117,6 +117,54 @@ async fn silence_ends_a_connection_and_any_byte_keeps_it() {
     assert_eq!(end.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
 }
 
+/// splice(2) stops before an urgent byte as if nothing came behind it.
+#[tokio::test]
+async fn urgent_data_is_no_end() {
+    const SIZE: usize = 4_000_000;
+    let urgent = server(|mut stream| async move {
+        stream.write_all(&vec![7; SIZE]).await.unwrap();
+        stream.ready(tokio::io::Interest::WRITABLE).await.unwrap();
+        assert_eq!(rustix::net::send(&stream, b"!", rustix::net::SendFlags::OOB).unwrap(), 1);
+        stream.write_all(&vec![7; SIZE]).await.unwrap();
+    })
+    .await;
+    let forwarder = start("direct", &["localhost"]).await;
+    let (_, mut stream) = socks(forwarder, "127.0.0.1", urgent.port()).await;
+    let mut all = Vec::new();
+    let read = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut all)).await.expect("it hangs");
+    // The byte itself has no way through a proxy.
+    assert_eq!(read.unwrap(), 2 * SIZE);
+}
+
+#[tokio::test]
+async fn a_client_that_dies_while_an_upstream_is_asked_is_not_waited_for() {
+    let (gone, mut ends) = tokio::sync::mpsc::unbounded_channel();
+    let silent = server(move |mut stream| {
+        let gone = gone.clone();
+        async move {
+            let _ = stream.read(&mut [0; 64]).await;
+            gone.send("asked").unwrap();
+            let _ = stream.read_to_end(&mut Vec::new()).await;
+            gone.send("left").unwrap();
+        }
+    })
+    .await;
+    for request in [
+        &b"\x05\x01\x00\x05\x01\x00\x03\x01a\x00\x50"[..],
+        b"CONNECT a:80 HTTP/1.1\r\n\r\n",
+        b"\x04\x01\x00\x50\0\0\0\x01\0a\0",
+    ] {
+        let forwarder = start(&format!("socks5://{silent}"), &[]).await;
+        let mut stream = TcpStream::connect(forwarder).await.unwrap();
+        stream.write_all(request).await.unwrap();
+        assert_eq!(ends.recv().await, Some("asked"));
+        stream.set_zero_linger().unwrap();
+        drop(stream);
+        let end = tokio::time::timeout(PATIENCE, ends.recv()).await.expect("the upstream is left hanging");
+        assert_eq!(end, Some("left"));
+    }
+}
+
 /// Nobody reads from it any more, and nothing is sent to it.
 #[tokio::test]
 async fn a_client_that_ends_its_half_and_then_dies_is_not_waited_for() {

@@ -22,6 +22,10 @@ impl Client {
         Self { reader: BufReader::new(reader), writer, head }
     }
 
+    pub(super) fn stream(&self) -> &TcpStream {
+        self.reader.get_ref().as_ref()
+    }
+
     /// The connection itself, and what was read too far.
     pub(super) fn into_parts(self) -> io::Result<(TcpStream, Vec<u8>)> {
         let early = self.reader.buffer().to_vec();

@@ -19,7 +19,7 @@ use super::{Failure, NoRequest, Request, caller};
 pub(crate) struct Tunnel {
     pub(crate) destination: Destination,
     pub(super) caller: Option<Credentials>,
-    client: Client,
+    pub(super) client: Client,
 }
 
 impl Tunnel {

@@ -20,6 +20,7 @@ use crate::destination::Destination;
 use crate::via::Credentials;
 
 use super::failure::Failure;
+use super::stream::broken;
 pub(super) use client::Client;
 pub(super) use head::{HeadError, read_head};
 pub(super) use http::Tunnel;
@@ -111,6 +112,18 @@ impl Request {
             Request::Plain(plain) => plain.caller(),
             Request::Lookup(lookup) => lookup.caller(),
         }
+    }
+
+    /// Returns when the client has broken off. One that has only ended its half may well wait for an answer.
+    pub(super) async fn broken(&self) -> io::Error {
+        let client = match self {
+            Request::Socks5(socks) => socks.client.get_ref(),
+            Request::Socks4(socks) => socks.client.get_ref(),
+            Request::Tunnel(tunnel) => tunnel.client.stream(),
+            Request::Plain(plain) => plain.client.stream(),
+            Request::Lookup(lookup) => lookup.client.get_ref(),
+        };
+        broken(client).await
     }
 
     /// Answers that the tunnel stands. Returns the client, and what it sent already.

@@ -37,7 +37,7 @@ pub(crate) struct Plain {
     caller: Option<Credentials>,
     line: RequestLine,
     head: Head,
-    client: Client,
+    pub(super) client: Client,
 }
 
 impl Plain {

@@ -21,7 +21,7 @@ const REJECTED: u8 = 0x5b;
 pub(crate) struct Socks4 {
     pub(crate) destination: Destination,
     pub(super) caller: Option<Credentials>,
-    client: BufReader<TcpStream>,
+    pub(super) client: BufReader<TcpStream>,
 }
 
 impl Socks4 {

@@ -71,7 +71,7 @@ auth_method_enums! {
 pub(crate) struct Socks5 {
     pub(crate) destination: Destination,
     pub(super) caller: Option<Credentials>,
-    client: BufReader<TcpStream>,
+    pub(super) client: BufReader<TcpStream>,
 }
 
 /// A question that is answered without a connection.
@@ -80,7 +80,7 @@ pub(crate) struct Lookup {
     pub(crate) destination: Destination,
     pub(crate) question: Question,
     caller: Option<Credentials>,
-    client: BufReader<TcpStream>,
+    pub(super) client: BufReader<TcpStream>,
 }
 
 /// What a [`Lookup`] asks for.
