@@ -174,6 +174,12 @@ fn parse_ipv4(text: &str) -> Option<Ipv4Addr> {
     Some(address.into())
 }
 
+/// Whether a normalised `name` is an onion service's. Tor finds those and no resolver does, which would only learn of
+/// them (RFC 7686, 2).
+pub fn is_onion(name: &str) -> bool {
+    name == "onion" || name.ends_with(".onion")
+}
+
 fn check_name(name: &str) -> Result<()> {
     let shown = || printable(name);
     if name.is_empty() {

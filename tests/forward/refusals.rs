@@ -102,6 +102,16 @@ async fn direct_says_what_failed() {
 }
 
 #[tokio::test]
+async fn an_onion_service_is_not_looked_for_without_tor() {
+    let forwarder = start("direct", &["any"]).await;
+    for onion in ["abcdefghij.onion", "www.Abcdefghij.Onion."] {
+        assert_eq!(socks(forwarder, onion, 80).await.0, 4, "{onion}");
+        let answer = say(forwarder, format!("CONNECT {onion}:80 HTTP/1.1\r\n\r\n")).await;
+        assert!(answer.starts_with("HTTP/1.1 502 ") && answer.contains("only Tor finds: use --via tor"), "{answer}");
+    }
+}
+
+#[tokio::test]
 async fn names_that_are_none_are_refused() {
     let (upstream, log) = socks5(None, 0).await;
     let forwarder = start(&format!("socks5://{upstream}"), &[]).await;

@@ -22,7 +22,7 @@ use hickory_proto::rr::{DNSClass, Name, RData, RecordType};
 use tokio::sync::Semaphore;
 use tracing::warn;
 
-use crate::destination::{Destination, Host, Pattern};
+use crate::destination::{Destination, Host, Pattern, is_onion};
 use crate::dns::Dns;
 
 use super::Forwarder;
@@ -107,6 +107,7 @@ impl Resolver {
             (Source::Synthetic(names), Subject::Name(name)) => {
                 return question.records(addresses(names, &name, question.kind()), TTL, transport);
             }
+            (_, Subject::Name(name)) if is_onion(&name) => return question.error(ResponseCode::NXDomain),
             (Source::Host, Subject::Name(name)) => {
                 host::answer(&self.lookups, &forwarder.admission, &question, name, transport).await
             }

@@ -8,7 +8,7 @@ use tokio::net::{TcpStream, lookup_host};
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::timeout;
 
-use crate::destination::{Destination, Host};
+use crate::destination::{Destination, Host, is_onion};
 use crate::forward::limits::{ADDRESSES, STAGGER};
 
 use super::{Admission, Failure, Stream};
@@ -25,6 +25,9 @@ pub(super) async fn connect(destination: &Destination, admission: &Admission) ->
 pub(super) async fn resolve(host: &Host, port: u16) -> Result<Vec<SocketAddr>, Failure> {
     let name = match host {
         Host::Ip(address) => return Ok(vec![SocketAddr::new(*address, port)]),
+        Host::Name(name) if is_onion(name) => {
+            return Err(unresolved(format!("{name} is an onion service, which only Tor finds: use --via tor")));
+        }
         Host::Name(name) => name,
     };
     let addresses: Vec<_> = match lookup_host((name.as_str(), port)).await {

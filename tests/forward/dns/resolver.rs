@@ -87,6 +87,12 @@ async fn every_type_goes_through_the_upstream_to_the_resolver_by_tcp() {
     for inside in ["localhost.", "1.0.0.127.in-addr.arpa.", "7.0.0.10.in-addr.arpa.", "10.in-addr.arpa."] {
         assert_eq!(ask(dns, inside, RecordType::PTR).await.response_code, ResponseCode::Refused, "{inside}");
     }
+    // Nor is what only Tor finds.
+    for onion in ["abcdefghij.onion.", "www.Abcdefghij.Onion."] {
+        for kind in [RecordType::A, RecordType::HTTPS] {
+            assert_eq!(ask(dns, onion, kind).await.response_code, ResponseCode::NXDomain, "{onion}");
+        }
+    }
     assert_eq!(seen(&requests).len(), 6);
 }
 
