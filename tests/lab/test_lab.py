@@ -108,11 +108,11 @@ def test_upstreams_refuse_a_wrong_password(lab):
 
 def test_tor_leads_to_the_world(lab, world, tor):
     with world.watch() as w:
-        lab.run(["curl", "-sS", "--max-time", "20", "--socks5-hostname", "127.0.0.1:9050", "http://exit-only.test/"],
+        lab.run(["curl", "-sS", "--max-time", "20", "--socks5-hostname", "127.0.0.1:9050", "http://fetched-once.test/"],
                 check=True)
     assert w.foreign() == []
-    assert [event["host"] for event in w.events(server="http", kind="request")] == ["exit-only.test"]
-    assert w.events(server="exit-dns", name="exit-only.test")
+    assert [event["host"] for event in w.events(server="http", kind="request")] == ["fetched-once.test"]
+    assert w.events(server="exit-dns", name="fetched-once.test")
 
 
 def test_ordinary_user_has_a_manager_and_a_bus(lab):

@@ -2,13 +2,11 @@
 
 import base64
 import re
-import socket
 
 import pytest
 
 from launching import (HOLD, PROXY, PROXY_VARIABLES, SOCKS, launched, left, main_pid, plan_of, processes_of, run,
                        script, secret_file, text_of, unique, variables, wait_gone)
-from namespaces import network_namespace
 from waiting import wait_until
 from world_map import DNS, ORIGIN, ORIGIN6, UPSTREAM
 
@@ -77,43 +75,6 @@ def test_tor_resolves_and_dials_at_its_exit_and_nothing_else_leaves(lab, world, 
     assert w.foreign() == []
     # A name that nobody but the exits can resolve.
     assert [event["host"] for event in w.events(server="http", kind="request")] == ["exit-only.test"]
-
-
-class TorControl:
-    """Tor's account of the streams it is asked for (control-spec.txt, "Stream status changed")."""
-
-    def __init__(self, lab, tor):
-        with network_namespace(lab.pid):
-            self._socket = socket.create_connection(("127.0.0.1", 9051), timeout=10)
-        self._lines = self._socket.makefile("r")
-        cookie = (tor.directory / "client" / "control_auth_cookie").read_bytes()
-        for command in f"AUTHENTICATE {cookie.hex()}", "SETEVENTS STREAM":
-            self._socket.sendall(command.encode() + b"\r\n")
-            assert self._lines.readline().startswith("250")
-
-    def new_stream(self, destination):
-        """The fields of the next new stream to DESTINATION."""
-        while line := self._lines.readline():
-            if re.match(rf"650 STREAM \d+ NEW \d+ {re.escape(destination)} ", line):
-                return dict(re.findall(r'(\w+)="?([^\s"]*)"?', line))
-
-
-def test_every_launch_has_circuits_of_its_own_in_tor(lab, tor):
-    control = TorControl(lab, tor)
-    seen = []
-    for _ in range(2):
-        text_of(lab, "--via", "tor", *CURL, "http://exit-only.test/", "http://exit-only.test/")
-        seen += [control.new_stream("exit-only.test:80") for _ in range(2)]
-    credentials = [(stream["SOCKS_USERNAME"], stream["SOCKS_PASSWORD"]) for stream in seen]
-    assert all(all(pair) for pair in credentials)
-    assert credentials[0] == credentials[1] != credentials[2] == credentials[3]
-
-
-def test_app_cannot_choose_the_circuits_of_another(lab, tor):
-    control = TorControl(lab, tor)
-    text_of(lab, "--via", "tor", *CURL, "--proxy", "socks5h://chosen:word@127.100.90.50:1080", "http://exit-only.test/")
-    stream = control.new_stream("exit-only.test:80")
-    assert "chosen" not in stream["SOCKS_USERNAME"] and "word" not in stream["SOCKS_PASSWORD"]
 
 
 # Passwords

@@ -1,8 +1,8 @@
-"""A private Tor network with the real `tor`: an authority and two exits in the world, a client on the lab's own
-127.0.0.1:9050.
+"""A private Tor network with the real `tor`: an authority, three exits and an onion service in the world, a client on
+the lab's own 127.0.0.1:9050.
 
-Everything here is what facts were measured for: fewer relays never finish a circuit, KIST is ten times slower on
-a loopback, and without RefuseUnknownExits one first request in eight fails.
+Everything here is what facts were measured for: fewer relays never finish a circuit to the onion service, KIST is ten
+times slower on a loopback, and without RefuseUnknownExits one first request in eight fails.
 """
 
 import re
@@ -66,10 +66,17 @@ ClientRejectInternalAddresses 0
 ClientDNSRejectInternalAddresses 0
 ConfluxEnabled 0
 """
+# The last line says when the service can be found.
+ONION = f"""
+SocksPort 0
+HiddenServicePort 80 {world_map.ORIGIN}:80
+Log [rend]info stdout
+"""
 
 
 class TorNetwork:
-    """The Tor of one lab. start() returns at once; wait() when the client has circuits to exits."""
+    """The Tor of one lab. start() returns at once; wait() when the client has circuits to exits, wait_onion() when the
+    onion service is published as well."""
 
     def __init__(self, lab):
         self._lab = lab
@@ -90,6 +97,16 @@ class TorNetwork:
         if self._failure:
             raise RuntimeError(f"no Tor, see {self.directory}") from self._failure
 
+    def wait_onion(self):
+        """The name of a service that is the world's web server, by Tor alone."""
+        self.wait()
+        self._logged("onion", "Uploading hidden service descriptor: finished with status 200")
+        name = (self._data("onion") / "service" / "hostname").read_text().strip()
+        # Some other of its directories may not have it yet.
+        fetch = ["curl", "-sS", "--max-time", "10", "--socks5-hostname", "{}:{}".format(*SOCKS), f"http://{name}/"]
+        wait_until(lambda: self._lab.run(fetch).returncode == 0, LIMIT, name)
+        return name
+
     def _bring_up(self):
         try:
             self.directory.mkdir()
@@ -103,6 +120,7 @@ class TorNetwork:
             # A client that starts before there is a consensus waits long before it asks again.
             self._logged("authority", "Published microdesc consensus")
             self._run("client", self._lab.pid, trust, COMMON, CLIENT)
+            self._run("onion", self._lab.world.pid, trust, COMMON, f"HiddenServiceDir {self._data('onion')}/service", ONION)
             self._logged("client", r"Bootstrapped 100%")
             self._logged("client", "consensus contains exit nodes")
         except (OSError, RuntimeError, subprocess.SubprocessError) as failure:

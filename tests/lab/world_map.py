@@ -9,7 +9,7 @@ GATEWAYS = ["203.0.113.1", "2001:db8::1"]
 ORIGIN, ORIGIN6 = "203.0.113.10", "2001:db8::10"
 UPSTREAM = "203.0.113.20"
 DNS, DNS6 = "203.0.113.53", "2001:db8::53"
-TOR_RELAYS = ["203.0.113.31", "203.0.113.32", "203.0.113.33"]
+TOR_RELAYS = ["203.0.113.31", "203.0.113.32", "203.0.113.33", "203.0.113.34"]
 
 ON_LINK = [f"{address}/24" for address in ["203.0.113.1", ORIGIN, UPSTREAM, DNS, *TOR_RELAYS]]
 ON_LINK += ["10.0.0.7/24", "10.0.0.9/24", "169.254.10.10/16"]
@@ -32,8 +32,9 @@ NAMES = {
     "localhost": ["127.0.0.1"],
     "loopback.test": ["127.0.0.1", "::1"],  # a name that tries to lead a proxy to itself
 }
-# Known to EXIT_DNS alone: who has fetched from it has come through Tor.
-EXIT_NAMES = {**NAMES, "exit-only.test": [ORIGIN]}
+# Known to EXIT_DNS alone: who has fetched from it has come through Tor. Exits keep answers, so that a test which waits
+# for the question has a name of its own.
+EXIT_NAMES = {**NAMES, "exit-only.test": [ORIGIN], "fetched-once.test": [ORIGIN], "looked-up-once.test": [ORIGIN]}
 
 
 def plain(addresses):
