@@ -150,6 +150,31 @@ async fn a_wrong_password_is_the_hops_that_refuses_it() {
 }
 
 #[tokio::test]
+async fn an_http_hop_that_gives_a_plain_request_no_answer_is_named() {
+    let mut cases: Vec<_> = broken("http").await.into_iter().filter(|broken| broken.phrase != "timed out").collect();
+    let (refusing, _) = http_proxy(Some("me:pw"), "").await;
+    cases.push(Broken { address: refusing, code: 1, phrase: "wants another user and password" });
+    for Broken { address, phrase, .. } in cases {
+        for before in ["", "socks5", "https socks4a"] {
+            let (specs, named) = match before {
+                "" => (format!("http://{address}"), address.to_string()),
+                _ => (chain(&hops(before), address).await.0 + "\nhttp://broken.test:7", "broken.test:7".to_owned()),
+            };
+            let (ours, theirs) = StdUnixStream::pair().unwrap();
+            let forwarder = forwarder(&specs, &[], short()).trusting(roots());
+            let forwarder = run(forwarder.with_reporter(Reporter::to(ours).unwrap().into())).await;
+            let answer = say(forwarder, "GET http://a.test/ HTTP/1.1\r\n\r\n").await;
+            assert!(answer.starts_with("HTTP/1.1 502 ") && answer.contains(&named), "{specs}: {answer}");
+            assert!(answer.contains(phrase), "{specs}: {answer}");
+            theirs.set_nonblocking(true).unwrap();
+            let reports: Vec<_> = StdBufReader::new(theirs).lines().map_while(Result::ok).collect();
+            let blamed = reports.iter().filter(|line| line.contains("upstream-failed") && line.contains(&named));
+            assert_eq!(blamed.count(), 1, "{specs}: {reports:?}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_certificate_is_for_the_right_name_and_by_somebody_trusted() {
     let end = echo().await;
     for (host, roots) in [("127.0.0.1", RootCertStore::empty()), ("localhost", roots())] {

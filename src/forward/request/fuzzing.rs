@@ -33,11 +33,12 @@ pub fn socks(mut bytes: &[u8]) {
 pub fn http_head(mut bytes: &[u8]) -> bool {
     let Some(Ok(text)) = at_once(read_head(&mut bytes, HEAD_BYTES)) else { return true };
     let Ok((Parsed::Plain(line, head), _)) = parse(&text) else { return true };
-    let passed = head_for(&line, &head, &Form::Absolute { authorization: None });
+    let form = Form::Absolute { proxy: String::new(), authorization: None };
+    let passed = head_for(&line, &head, &form);
     let Ok((Parsed::Plain(read, again), None)) = parse(&passed) else { return false };
     let is_same = (&line.method, &line.destination, &line.path, line.version, head.framing, &head.upgrade)
         == (&read.method, &read.destination, &read.path, read.version, again.framing, &again.upgrade);
-    is_same && head_for(&read, &again, &Form::Absolute { authorization: None }) == passed
+    is_same && head_for(&read, &again, &form) == passed
 }
 
 #[cfg(test)]

@@ -26,6 +26,8 @@ pub(crate) enum Form {
     Origin,
     /// As a proxy, with its credentials if it has any. Many proxies refuse CONNECT to port 80.
     Absolute {
+        /// Where it is, for messages.
+        proxy: String,
         /// The value of Proxy-Authorization.
         authorization: Option<String>,
     },
@@ -89,7 +91,7 @@ pub(super) fn head_for(line: &RequestLine, head: &Head, form: &Form) -> Vec<u8> 
         Form::Absolute { .. } => format!("http://{host}{path}"),
     };
     let mut text = format!("{method} {target} HTTP/1.{version}\r\nHost: {host}\r\n").into_bytes();
-    if let Form::Absolute { authorization: Some(authorization) } = form {
+    if let Form::Absolute { authorization: Some(authorization), .. } = form {
         text.extend_from_slice(format!("Proxy-Authorization: {authorization}\r\n").as_bytes());
     }
     head.write(&mut text, if head.upgrade.is_some() { Fate::Upgrades } else { Fate::Closes });
@@ -218,6 +220,19 @@ struct Asked<'a> {
     is_sent: &'a AtomicBool,
 }
 
+impl Asked<'_> {
+    /// Whoever was asked did `what` instead. A proxy has an answer also where the web server has none.
+    fn no_answer(&self, what: &str) -> Answer {
+        let destination = &self.line.destination;
+        Answer::None(match self.form {
+            Form::Origin => Failure::general(format!("{destination} {what}")),
+            Form::Absolute { proxy, .. } => {
+                Failure::general(format!("the HTTP upstream {proxy}, asked for {destination}, {what}")).of_upstream()
+            }
+        })
+    }
+}
+
 /// Carries the answer, and interim ones before it. An error means that it broke off in its middle.
 async fn carry_answer(
     asked: &Asked<'_>,
@@ -225,20 +240,20 @@ async fn carry_answer(
     to: &mut (impl AsyncWrite + Unpin),
     traffic: &Traffic,
 ) -> io::Result<Answer> {
-    let Asked { line, form, .. } = asked;
+    let Asked { line, .. } = asked;
     let knows_chunks = line.version > 0;
     loop {
         let text = match read_head(from, HEAD_BYTES).await {
             Ok(text) => text,
-            Err(HeadError::Closed) => return Ok(no_answer(line, "closed the connection without an answer")),
-            Err(HeadError::TooLarge) => return Ok(no_answer(line, "sent an answer with too large a head")),
+            Err(HeadError::Closed) => return Ok(asked.no_answer("closed the connection without an answer")),
+            Err(HeadError::TooLarge) => return Ok(asked.no_answer("sent too large a head")),
         };
         let Status { code, reason, mut head } = match Status::parse(&text) {
             Ok(status) => status,
-            Err(what) => return Ok(no_answer(line, &what)),
+            Err(what) => return Ok(asked.no_answer(&what)),
         };
-        if code == 407 && matches!(form, Form::Absolute { .. }) {
-            return Ok(Answer::None(Failure::general("the HTTP proxy wants another user and password").of_upstream()));
+        if code == 407 && matches!(asked.form, Form::Absolute { .. }) {
+            return Ok(asked.no_answer("wants another user and password"));
         }
         // Our own version (RFC 9110 6.2): what comes is framed as we frame it.
         let mut text = format!("HTTP/1.1 {code} {reason}\r\n").into_bytes();
@@ -249,7 +264,7 @@ async fn carry_answer(
                 to.write_all(&text).await?;
                 return Ok(Answer::Whole(Fate::Upgrades));
             }
-            101 => return Ok(no_answer(line, "switched protocols unasked")),
+            101 => return Ok(asked.no_answer("switched protocols unasked")),
             100..=199 => {
                 // HTTP/1.0 knows no interim answers.
                 if line.version > 0 {
@@ -303,8 +318,4 @@ impl Status {
         let head = Head::new(response.headers, version).map_err(|what| format!("answered with {what}"))?;
         Ok(Self { code, reason: response.reason.unwrap_or_default().to_owned(), head })
     }
-}
-
-fn no_answer(line: &RequestLine, what: &str) -> Answer {
-    Answer::None(Failure::general(format!("{} {what}", line.destination)))
 }

@@ -10,7 +10,7 @@ use rustls::pki_types::ServerName;
 use crate::destination::{Destination, Host};
 use crate::via::{Credentials, Endpoint, Hop, HopKind};
 
-use super::{Budget, Connected, Errand, Failure, Stream, http, socks4a, socks5};
+use super::{Budget, Connected, Errand, Failure, Form, Stream, http, socks4a, socks5};
 
 /// One hop, as far as it does not change from connection to connection.
 pub(super) struct Link {
@@ -41,10 +41,12 @@ impl Link {
         Ok(Self { at: hop.endpoint.clone(), protocol })
     }
 
-    /// The value of Proxy-Authorization, if there is any; the outer `None` means that it is no HTTP proxy.
-    pub(super) fn http_authorization(&self) -> Option<&Option<String>> {
+    /// How a plain request is put to it; `None` means that it is no HTTP proxy.
+    pub(super) fn absolute_form(&self) -> Option<Form> {
         match &self.protocol {
-            Protocol::Http { authorization, .. } => Some(authorization),
+            Protocol::Http { authorization, .. } => {
+                Some(Form::Absolute { proxy: self.at.to_string(), authorization: authorization.clone() })
+            }
             _ => None,
         }
     }

@@ -105,11 +105,11 @@ impl Upstream {
         admission: &Admission,
     ) -> Result<(Connected, Form), Failure> {
         if let Way::Chain(chain) = &self.way
-            && let Some(authorization) = chain.last().http_authorization()
+            && let Some(form) = chain.last().absolute_form()
         {
             let errand = self.errand(caller, destination);
             let (_, stream) = chain.reach(&errand, &Budget::new(&self.limits)).await?;
-            return Ok((stream.into(), Form::Absolute { authorization: authorization.clone() }));
+            return Ok((stream.into(), form));
         }
         Ok((self.tunnel(destination, caller, admission).await?, Form::Origin))
     }
