@@ -1,7 +1,7 @@
 """Fixtures: each systemd is booted once for all tests, with its world and, when asked for, its Tor.
 
 APPFW_LAB=252 or 257 runs the tests on that one only. APPFW_MUST_WORK=1 makes what would be skipped fail.
-APPFW_ALL=1 adds what takes large programs. APPFW_BINARIES is the folder to install appfw-run and appfw from (default: target/debug).
+APPFW_ALL=1 adds what takes large programs or long. APPFW_BINARIES is the folder to install appfw-run and appfw from (default: target/debug).
 """
 
 import os
@@ -16,8 +16,10 @@ MUST_WORK = os.environ.get("APPFW_MUST_WORK") == "1"
 VERSIONS = os.environ.get("APPFW_LAB", " ".join(TREES)).split()
 BINARIES = os.environ.get("APPFW_BINARIES")
 
+ALL = os.environ.get("APPFW_ALL") == "1"
+
 # What takes programs that are large, for tests/run.sh --all alone.
-collect_ignore = [] if os.environ.get("APPFW_ALL") == "1" else ["test_clients.py"]
+collect_ignore = [] if ALL else ["test_clients.py"]
 
 _boot_times = {}
 
@@ -36,6 +38,12 @@ def boot(version, **options):
     lab = Lab(version, binaries=BINARIES and pathlib.Path(BINARIES), **options).start()
     _boot_times[lab.name] = time.monotonic() - started
     return lab
+
+
+def pytest_collection_modifyitems(items):
+    """What is marked as slow is for tests/run.sh --all alone, too."""
+    if not ALL:
+        items[:] = [item for item in items if not item.get_closest_marker("slow")]
 
 
 @pytest.fixture(scope="session", params=VERSIONS)

@@ -13,6 +13,7 @@ host_packages="python3 python3-pytest debootstrap tor iproute2 openssl curl gcc 
 systemd dbus dbus-user-session libpam-systemd polkitd"
 tree_packages="systemd,systemd-sysv,systemd-resolved,libnss-resolve,libpam-systemd,dbus,dbus-user-session,\
 polkitd,nscd,iproute2,curl,procps,python3"
+certified="subjectAltName=DNS:tls.test,DNS:web.test,DNS:upstream.test,IP:203.0.113.10,IP:2001:db8::10,IP:203.0.113.20"
 
 say() { echo "lab setup: $*"; }
 
@@ -67,7 +68,7 @@ make_tree() {
 }
 
 make_certificates() {
-    [ ! -e "$lab/ca/world.pem" ] || return 0
+    [ "$(cat "$lab/ca/san" 2>/dev/null)" != "$certified" ] || return 0
     rm -rf "$lab"/ca "$lab"/ca.*
     new=$(mktemp -d "$lab/ca.XXXXXX")
     chmod 755 "$new"
@@ -75,7 +76,7 @@ make_certificates() {
         -keyout "$new/ca.key" -out "$new/ca.pem" 2>/dev/null
     openssl req -newkey rsa:2048 -nodes -subj '/CN=tls.test' \
         -keyout "$new/world.key" -out "$new/world.csr" 2>/dev/null
-    printf 'subjectAltName=DNS:tls.test,DNS:web.test,IP:203.0.113.10,IP:2001:db8::10\n' >"$new/san"
+    echo "$certified" >"$new/san"
     openssl x509 -req -in "$new/world.csr" -CA "$new/ca.pem" -CAkey "$new/ca.key" -CAcreateserial \
         -days 3650 -extfile "$new/san" -out "$new/world.crt" 2>/dev/null
     cat "$new/world.key" "$new/world.crt" >"$new/world.pem"

@@ -1,4 +1,4 @@
-"""The upstream proxies: SOCKS5 and HTTP, each without and with a password.
+"""The upstream proxies: SOCKS5, HTTP and HTTPS, each without and with a password, SOCKS4a, and what is none.
 
 They resolve names by the world's own table, never by a resolver, and log whether they were given a name or an
 address.
@@ -11,7 +11,7 @@ import socket
 import struct
 
 import world_map
-from world_servers import serve, read_head
+from world_servers import read_head, serve, tls
 
 SOCKS5 = 5
 NO_PASSWORD, PASSWORD, NONE_SUITS = 0, 2, 255
@@ -22,13 +22,20 @@ SUCCEEDED, UNREACHABLE, REFUSED, NO_SUCH_COMMAND = 0, 4, 5, 7
 
 async def start(log):
     """Returns when all of them listen."""
-    for handler, server, port, secret in [
-        (socks, "socks5", 1080, None),
-        (socks, "socks5-password", 1081, world_map.PASSWORD),
-        (http_proxy, "http-proxy", 3128, None),
-        (http_proxy, "http-proxy-password", 3129, world_map.PASSWORD),
-    ]:
-        await serve(handler, log, server, world_map.UPSTREAM, port, socket.AF_INET, secret=secret)
+    def here(handler, server, port, context=None, **more):
+        return serve(handler, log, server, world_map.UPSTREAM, port, socket.AF_INET, context, **more)
+
+    password = world_map.PASSWORD
+    await here(socks, "socks5", 1080, secret=None)
+    await here(socks, "socks5-password", 1081, secret=password)
+    await here(socks4a, "socks4a", 1082)
+    await here(http_proxy, "http-proxy", 3128, secret=None)
+    await here(http_proxy, "http-proxy-password", 3129, secret=password)
+    await here(http_proxy, "https-proxy", 3130, tls(), secret=None)
+    await here(http_proxy, "https-proxy-password", 3131, tls(), secret=password)
+    await here(garbage, "garbage", 1090)
+    await here(hang_up, "hang-up", 1091)
+    await here(hang, "hang", 1092)
 
 
 async def _dial(host, port):
@@ -55,7 +62,8 @@ async def _relay(reader, writer, far_reader, far_writer):
         while data := await source.read(65536):
             sink.write(data)
             await sink.drain()
-        sink.write_eof()
+        # Under TLS there is no half of an end.
+        sink.write_eof() if sink.can_write_eof() else sink.close()
 
     try:
         await asyncio.gather(copy(reader, far_writer), copy(far_reader, writer))
@@ -118,6 +126,25 @@ def _socks_reply(code):
     return struct.pack("!BBBB4sH", SOCKS5, code, 0, V4, bytes(4), 0)
 
 
+# SOCKS4a
+
+async def socks4a(log, reader, writer):
+    async def text():
+        return (await reader.readuntil(b"\0"))[:-1].decode()
+
+    _, command, port, address = struct.unpack("!BBH4s", await reader.readexactly(8))
+    user = await text()
+    host = await text() if address[:3] == bytes(3) else str(ipaddress.ip_address(address))
+    log("socks", command=command, auth=user, **_requested(host, port))
+    try:
+        far = await _dial(host, port)
+    except OSError:
+        writer.write(b"\0\x5b" + bytes(6))
+        return
+    writer.write(b"\0\x5a" + bytes(6))
+    await _relay(reader, writer, *far)
+
+
 # HTTP
 
 async def http_proxy(log, reader, writer, secret):
@@ -125,8 +152,10 @@ async def http_proxy(log, reader, writer, secret):
     auth = fields.get("proxy-authorization")
     wanted = secret and "Basic " + base64.b64encode(":".join(secret).encode()).decode()
     host, port, path = _destination(method, target)
-    log("http", method=method, target=target, auth=auth, host=fields.get("host"), **_requested(host, port))
-    if wanted and auth != wanted:
+    right = not wanted or auth == wanted
+    log("http" if right else "refused", method=method, target=target, auth=auth, host=fields.get("host"),
+        **_requested(host, port))
+    if not right:
         writer.write(b"HTTP/1.1 407 Proxy Authentication Required\r\n"
                      b"Proxy-Authenticate: Basic realm=lab\r\nContent-Length: 0\r\n\r\n")
         return
@@ -150,3 +179,19 @@ def _destination(method, target):
     authority, slash, path = target.removeprefix("http://").partition("/")
     host, _, port = authority.rpartition(":") if authority[-1:] != "]" and ":" in authority else (authority, "", "")
     return host.strip("[]"), int(port or (443 if method == "CONNECT" else 80)), slash + path or "/"
+
+
+# None
+
+async def garbage(log, reader, writer):
+    await reader.read(1)
+    writer.write(b"x" * 100_000)
+    await writer.drain()
+
+
+async def hang_up(log, reader, writer):
+    await reader.read(1)
+
+
+async def hang(log, reader, writer):
+    await reader.read()

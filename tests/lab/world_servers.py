@@ -19,7 +19,7 @@ async def start(log):
     """Returns when all of them listen."""
     for family, everywhere in (socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::"):
         await serve(http, log, "http", everywhere, 80, family)
-        await serve(http, log, "https", everywhere, 443, family, _tls())
+        await serve(http, log, "https", everywhere, 443, family, tls())
         await serve(echo, log, "echo", everywhere, 7, family)
         await serve(dns_stream, log, "dns", everywhere, 53, family, names=world_map.NAMES)
     # A datagram is answered from the address it was sent to, so each address has its own socket.
@@ -32,9 +32,9 @@ async def start(log):
     await _join_multicast(log)
 
 
-async def serve(handler, log, server, address, port, family, tls=None, **more):
+async def serve(handler, log, server, address, port, family, context=None, **more):
     handle = functools.partial(_handled, handler, log, server, more)
-    await asyncio.start_server(handle, address, port, family=family, ssl=tls)
+    await asyncio.start_server(handle, address, port, family=family, ssl=context)
 
 
 async def _handled(handler, log, server, more, reader, writer):
@@ -49,7 +49,8 @@ async def _handled(handler, log, server, more, reader, writer):
         writer.close()
 
 
-def _tls():
+def tls():
+    """The world's certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(CERTIFICATE)
     return context
