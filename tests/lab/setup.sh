@@ -13,7 +13,7 @@ host_packages="python3 python3-pytest debootstrap tor iproute2 openssl curl gcc 
 systemd dbus dbus-user-session libpam-systemd polkitd"
 tree_packages="systemd,systemd-sysv,systemd-resolved,libnss-resolve,libpam-systemd,dbus,dbus-user-session,\
 polkitd,nscd,iproute2,curl,procps,python3"
-certified="subjectAltName=DNS:tls.test,DNS:web.test,DNS:upstream.test,IP:203.0.113.10,IP:2001:db8::10,IP:203.0.113.20"
+certified="subjectAltName=DNS:tls.test,DNS:web.test,DNS:upstream.test,DNS:x.b.test,IP:203.0.113.10,IP:2001:db8::10,IP:203.0.113.20"
 
 say() { echo "lab setup: $*"; }
 

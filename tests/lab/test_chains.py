@@ -13,7 +13,7 @@ from world_map import PASSWORD, UPSTREAM
 CURL = ["curl", "-sS", "--max-time", "60"]
 CA = "/run/appfw-lab/ca.pem"
 LOGIN = "Basic " + base64.b64encode(":".join(PASSWORD).encode()).decode()
-# By their kinds, as the tests below write them: scheme, port, login, how the world calls it and what it sees of the login.
+# By their kinds, as the tests below write them: scheme, port, login, how the world calls it, what it sees of the login.
 HOPS = {
     "socks5": ("socks5h", 1080, "", "socks5", None),
     "+socks5": ("socks5h", 1081, "lab:secret@", "socks5-password", list(PASSWORD)),

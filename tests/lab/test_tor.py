@@ -1,4 +1,4 @@
-"""Behind the private Tor network: whose circuits are whose, by the account of Tor's control port, and onion services."""
+"""Behind the private Tor network: whose circuits are whose, as Tor's control port tells it, and onion services."""
 
 import contextlib
 import socket

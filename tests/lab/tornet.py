@@ -120,7 +120,8 @@ class TorNetwork:
             # A client that starts before there is a consensus waits long before it asks again.
             self._logged("authority", "Published microdesc consensus")
             self._run("client", self._lab.pid, trust, COMMON, CLIENT)
-            self._run("onion", self._lab.world.pid, trust, COMMON, f"HiddenServiceDir {self._data('onion')}/service", ONION)
+            service = f"HiddenServiceDir {self._data('onion')}/service"
+            self._run("onion", self._lab.world.pid, trust, COMMON, service, ONION)
             self._logged("client", r"Bootstrapped 100%")
             self._logged("client", "consensus contains exit nodes")
         except (OSError, RuntimeError, subprocess.SubprocessError) as failure:

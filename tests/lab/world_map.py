@@ -31,7 +31,17 @@ NAMES = {
     "ten.test": ["10.0.0.7"],
     "localhost": ["127.0.0.1"],
     "loopback.test": ["127.0.0.1", "::1"],  # a name that tries to lead a proxy to itself
+    "mixed.test": [ORIGIN, "10.0.0.7", "127.0.0.1", "::1"],
+    # For rules: two names that share an address, and others.
+    "a.test": [ORIGIN],
+    "d.test": [ORIGIN],
+    "b.test": [ORIGIN],
+    "x.b.test": [ORIGIN],
+    "c.test": ["8.8.8.8"],
 }
+# Names that lead elsewhere later: once the web server has been asked for them, and from one query to the next.
+REBOUND = {"rebound.test": ([ORIGIN], ["127.0.0.1", "10.0.0.7", "203.0.113.2"])}
+FLIPPING = {"flipping.test": ([ORIGIN], ["127.0.0.1"])}
 # Known to EXIT_DNS alone: who has fetched from it has come through Tor. Exits keep answers, so that a test which waits
 # for the question has a name of its own.
 EXIT_NAMES = {**NAMES, "exit-only.test": [ORIGIN], "fetched-once.test": [ORIGIN], "looked-up-once.test": [ORIGIN]}

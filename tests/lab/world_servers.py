@@ -1,6 +1,7 @@
 """The world's HTTP, HTTPS, echo, DNS and multicast servers. They log each request, and whom it reached."""
 
 import asyncio
+import collections
 import functools
 import ipaddress
 import pathlib
@@ -13,6 +14,9 @@ import world_map
 CERTIFICATE = pathlib.Path(__file__).resolve().parents[2] / "target/lab/ca/world.pem"
 DNS_TYPES = {1: "A", 28: "AAAA", 12: "PTR", 65: "HTTPS"}
 NO_ERROR, NAME_ERROR = 0, 3
+
+hosts_served = set()
+flips = collections.Counter()
 
 
 async def start(log):
@@ -71,6 +75,7 @@ async def http(log, reader, writer):
     while True:
         (method, target, _), fields = await read_head(reader)
         log("request", method=method, target=target, host=fields.get("host"), fields=fields)
+        hosts_served.add(fields.get("host"))
         await reader.readexactly(int(fields.get("content-length", 0)))
         if target.startswith("/bytes/"):
             length = int(target.removeprefix("/bytes/"))
@@ -182,9 +187,20 @@ def answer(query, names, log):
     question = query[12 : offset + 5]
     name = ".".join(labels).lower()
     log("query", name=name, type=DNS_TYPES.get(kind, str(kind)))
-    addresses = [ipaddress.ip_address(address) for address in names.get(name, [])]
+    found = addresses_now(name, kind, names)
+    addresses = [ipaddress.ip_address(address) for address in found or []]
     records = [address.packed for address in addresses if kind == {4: 1, 6: 28}[address.version]]
     # The name as a pointer to the question, class IN, no time to live: nothing is cached between tests.
     body = b"".join(struct.pack("!HHHIH", 0xC00C, kind, 1, 0, len(packed)) + packed for packed in records)
-    code = NO_ERROR if name in names else NAME_ERROR
+    code = NAME_ERROR if found is None else NO_ERROR
     return struct.pack("!HHHHHH", identifier, 0x8580 | code, 1, len(records), 0, 0) + question + body
+
+
+def addresses_now(name, kind, names):
+    """Where a name leads at this moment; None if there is no such name."""
+    if name in world_map.REBOUND:
+        return world_map.REBOUND[name][name in hosts_served]
+    if name in world_map.FLIPPING:
+        flips[name, kind] += 1
+        return world_map.FLIPPING[name][1 - flips[name, kind] % 2]
+    return names.get(name)
