@@ -3,7 +3,7 @@
 # the times of all parts and `N passed, N failed` come last.
 #   tests/run.sh         what CI runs
 #   tests/run.sh --all   also the licences of all dependencies, the thresholds of both benchmarks beside other
-#                        proxies, 20,000 wrong inputs, and real clients
+#                        proxies, 20,000 wrong inputs, 2 GiB each way, hops that hang, and real clients
 set -uo pipefail
 # shellcheck source=tests/start.sh
 . "$(dirname "$0")/start.sh"

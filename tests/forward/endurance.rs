@@ -2,9 +2,8 @@
 //! good client all the while, and afterwards it holds no more than before.
 
 use std::net::SocketAddr;
-use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -12,6 +11,7 @@ use tokio::net::TcpStream;
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::lab::*;
+use crate::process::Process;
 
 /// How many inputs; APPFW_FUZZ_INPUTS=20000 for a full run.
 fn inputs() -> u64 {
@@ -23,56 +23,9 @@ const CROWD: usize = 50;
 /// What a forwarder may take beside its resting size: one scratch buffer, and what a crowd's heads take.
 const ROOM_KIB: u64 = 32 * 1024;
 
-/// A forwarder in its own process, which ends with this.
-struct Process {
-    child: Child,
-    address: SocketAddr,
-}
-
-impl Process {
-    async fn start(upstream: SocketAddr, descriptors: u32) -> Self {
-        let address = dead().await;
-        let child = Command::new("prlimit")
-            .arg(format!("--nofile={descriptors}:{descriptors}"))
-            .args([env!("CARGO_BIN_EXE_appfw"), "forward"])
-            .args(["--listen", &address.to_string(), "--via", &format!("socks5h://{upstream}")])
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let started = Instant::now();
-        while TcpStream::connect(address).await.is_err() {
-            assert!(started.elapsed() < PATIENCE, "it does not start");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        Self { child, address }
-    }
-
-    fn descriptors(&self) -> usize {
-        std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().count()
-    }
-
-    /// Its largest size so far, in KiB.
-    fn peak(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-        line.trim().trim_end_matches(" kB").parse().unwrap()
-    }
-
-    /// Waits until no more descriptors are open than `before`.
-    async fn rests(&self, before: usize) {
-        let started = Instant::now();
-        while self.descriptors() > before {
-            assert!(started.elapsed() < PATIENCE, "{} descriptors are left, {before} before", self.descriptors());
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+async fn start_process(descriptors: u32) -> Process {
+    let upstream = world().await;
+    Process::start(descriptors, &["--via", &format!("socks5h://{upstream}")]).await
 }
 
 /// xorshift64*: the same bytes in every run.
@@ -224,7 +177,7 @@ async fn converse(forwarder: SocketAddr, turn: u64) -> std::io::Result<()> {
 
 #[tokio::test]
 async fn wrong_conversations_never_end_it() {
-    let process = Process::start(world().await, 4096).await;
+    let process = start_process(4096).await;
     good(process.address).await;
     let (descriptors, resting) = (process.descriptors(), process.peak());
     let good_clients = good_clients(process.address);
@@ -251,7 +204,7 @@ async fn slow_clients_leave_room_for_others() {
     limit.current = limit.maximum;
     setrlimit(Resource::Nofile, limit).unwrap();
     let slow_clients = inputs() / 10;
-    let process = Process::start(world().await, 16_384).await;
+    let process = start_process(16_384).await;
     good(process.address).await;
     let (descriptors, resting) = (process.descriptors(), process.peak());
     let good_clients = good_clients(process.address);
@@ -282,7 +235,7 @@ async fn slow_clients_leave_room_for_others() {
 #[tokio::test]
 async fn few_descriptors_serve_many_and_tell_the_rest() {
     // Some 400 places: half of what is left of 1024.
-    let process = Process::start(world().await, 1024).await;
+    let process = start_process(1024).await;
     good(process.address).await;
     let descriptors = process.descriptors();
     let mut crowd = JoinSet::new();

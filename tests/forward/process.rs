@@ -1,0 +1,116 @@
+//! A forwarder of its own process, `appfw forward`, as the outside sees it.
+
+use std::fs::File;
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::NamedTempFile;
+use tokio::net::TcpStream;
+
+use crate::lab::{PATIENCE, dead};
+
+/// It ends with this.
+pub struct Process {
+    child: Child,
+    log: NamedTempFile,
+    pub address: SocketAddr,
+}
+
+/// What a process has open.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Open {
+    pub sockets: usize,
+    /// Ends of pipes, two each.
+    pub pipes: usize,
+    pub others: usize,
+}
+
+impl Process {
+    /// Starts it with these options, and so many descriptors at most.
+    pub async fn start(descriptors: u32, words: &[&str]) -> Self {
+        let address = dead().await;
+        let log = NamedTempFile::new().unwrap();
+        let child = Command::new("prlimit")
+            .arg(format!("--nofile={descriptors}:{descriptors}"))
+            .args([env!("CARGO_BIN_EXE_appfw"), "forward", "--listen", &address.to_string()])
+            .args(words)
+            .stderr(Stdio::from(log.reopen().unwrap()))
+            .spawn()
+            .unwrap();
+        let started = Instant::now();
+        while TcpStream::connect(address).await.is_err() {
+            assert!(started.elapsed() < PATIENCE, "it does not start");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Self { child, log, address }
+    }
+
+    fn proc(&self, name: &str) -> PathBuf {
+        format!("/proc/{}/{name}", self.child.id()).into()
+    }
+
+    pub fn descriptors(&self) -> usize {
+        std::fs::read_dir(self.proc("fd")).unwrap().count()
+    }
+
+    pub fn threads(&self) -> usize {
+        std::fs::read_dir(self.proc("task")).unwrap().count()
+    }
+
+    pub fn open(&self) -> Open {
+        let mut open = Open::default();
+        // What is closed meanwhile is not open.
+        for target in self.links().filter_map(|link| std::fs::read_link(link).ok()) {
+            match target.to_string_lossy().split(':').next() {
+                Some("socket") => open.sockets += 1,
+                Some("pipe") => open.pipes += 1,
+                _ => open.others += 1,
+            }
+        }
+        open
+    }
+
+    /// Bytes that rest in its pipes.
+    pub fn bytes_in_pipes(&self) -> u64 {
+        let is_pipe =
+            |link: &PathBuf| std::fs::read_link(link).is_ok_and(|to| to.to_string_lossy().starts_with("pipe:"));
+        // Opened anew, by either end: ioctl_pipe(2), FIONREAD is of the pipe.
+        let pipes = self.links().filter(is_pipe).filter_map(|link| File::open(link).ok());
+        pipes.map(|pipe| rustix::io::ioctl_fionread(pipe.as_fd()).unwrap()).sum()
+    }
+
+    fn links(&self) -> impl Iterator<Item = PathBuf> + use<> {
+        std::fs::read_dir(self.proc("fd")).unwrap().filter_map(|entry| Some(entry.ok()?.path()))
+    }
+
+    /// Its largest size so far, in KiB.
+    pub fn peak(&self) -> u64 {
+        let status = std::fs::read_to_string(self.proc("status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
+    /// All that it has logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap()
+    }
+
+    /// Waits until no more descriptors are open than `before`.
+    pub async fn rests(&self, before: usize) {
+        let started = Instant::now();
+        while self.descriptors() > before {
+            assert!(started.elapsed() < PATIENCE, "{} descriptors are left, {before} before", self.descriptors());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
