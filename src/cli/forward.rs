@@ -52,8 +52,8 @@ pub struct ForwardArgs {
     #[arg(long, value_name = "DESTINATION")]
     pub allow_destination: Vec<Pattern>,
 
-    /// A bound: connections, names (in DNS), head (bytes), or one in seconds: handshake, connect,
-    /// answer, way, keep-alive, idle
+    /// A bound: connections, associations (UDP), names (in DNS), head (bytes), or one in seconds:
+    /// handshake, connect, answer, way, keep-alive, idle, udp-idle
     #[arg(long, value_name = "NAME=VALUE")]
     pub limit: Vec<Bound>,
 

@@ -76,6 +76,24 @@ pub(super) const DNS_IDLE: Duration = Duration::from_secs(10);
 /// For an answer from elsewhere; Tor may have to build a circuit. The app's own patience is
 /// written by state.rs.
 pub(super) const DNS_TIME: Duration = Duration::from_secs(20);
+/// UDP associations at once: a program that puts all its datagrams through has one a socket. Each costs
+/// one descriptor more than a connection.
+const UDP_ASSOCIATIONS: usize = 1_024;
+/// An association without a datagram is given up after that, as a translator does (RFC 4787, 4.3).
+const UDP_IDLE: Duration = Duration::from_secs(5 * 60);
+/// Destinations of one association. Some 200 bytes each; what talks to more at once is a peer-to-peer
+/// program, and loses the answers that come last.
+pub(super) const UDP_DESTINATIONS: usize = 512;
+/// A destination that is not sent to for so long is judged anew (RFC 4787, 4.3: two minutes at least).
+pub(super) const UDP_FLOW_IDLE: Duration = Duration::from_secs(2 * 60);
+/// What was refused is refused for so long without another look.
+pub(super) const UDP_REFUSED: Duration = Duration::from_secs(10);
+/// Names of datagrams that are looked up at once, each on a thread.
+pub(super) const UDP_LOOKUPS: usize = 64;
+/// Datagrams that wait for one of them: a client's first flight.
+pub(super) const UDP_HELD: usize = 4;
+/// The longest datagram that there is, and its header.
+pub(super) const DATAGRAM_BYTES: usize = 64 * 1024 + 512;
 /// Refused destinations that are told to the launcher. It lists them once, for somebody to read.
 pub const REFUSED_NAMES: usize = 64;
 
@@ -100,6 +118,10 @@ pub struct Limits {
     pub idle: Duration,
     /// Names with a synthetic address.
     pub names: usize,
+    /// UDP associations at once.
+    pub associations: usize,
+    /// Time that one may go without a datagram.
+    pub udp_idle: Duration,
 }
 
 impl Default for Limits {
@@ -114,6 +136,8 @@ impl Default for Limits {
             keep_alive: KEEP_ALIVE_TIME,
             idle: IDLE_TIME,
             names: DNS_NAMES,
+            associations: UDP_ASSOCIATIONS,
+            udp_idle: UDP_IDLE,
         }
     }
 }
@@ -128,14 +152,21 @@ impl Limits {
         limit.current = limit.maximum;
         setrlimit(Resource::Nofile, limit).context("cannot raise the limit of open files")?;
         let descriptors = limit.current.map_or(usize::MAX, |count| usize::try_from(count).unwrap_or(usize::MAX));
-        let affordable = (descriptors.saturating_sub(SPARE_DESCRIPTORS) / 2).max(1);
-        let mut limits = Self { connections: affordable.min(CONNECTIONS), ..Self::default() };
+        let affordable =
+            |associations| (descriptors.saturating_sub(SPARE_DESCRIPTORS.saturating_add(associations)) / 2).max(1);
+        let associations = (descriptors / 16).clamp(1, UDP_ASSOCIATIONS);
+        let connections = affordable(associations).min(CONNECTIONS);
+        let mut limits = Self { connections, associations, ..Self::default() };
         for bound in bounds {
             bound.set(&mut limits);
         }
-        if limits.connections > affordable {
-            let wanted = limits.connections;
-            bail!("--limit connections={wanted}: {descriptors} open files are enough for {affordable} (see ulimit -n)");
+        let Self { connections, associations, .. } = limits;
+        let affordable = affordable(associations);
+        if connections > affordable {
+            bail!(
+                "--limit connections={connections}: {descriptors} open files are enough for {affordable}, and \
+                 {associations} UDP associations (see ulimit -n)"
+            );
         }
         Ok(limits)
     }
@@ -149,8 +180,19 @@ pub struct Bound {
 }
 
 impl Bound {
-    const NAMES: [&str; 9] =
-        ["connections", "handshake", "head", "connect", "answer", "way", "keep-alive", "idle", "names"];
+    const NAMES: [&str; 11] = [
+        "connections",
+        "handshake",
+        "head",
+        "connect",
+        "answer",
+        "way",
+        "keep-alive",
+        "idle",
+        "associations",
+        "udp-idle",
+        "names",
+    ];
 
     fn set(self, limits: &mut Limits) {
         let (count, time) = (self.value as usize, Duration::from_secs(self.value.into()));
@@ -163,6 +205,8 @@ impl Bound {
             "way" => limits.way = time,
             "keep-alive" => limits.keep_alive = time,
             "idle" => limits.idle = time,
+            "associations" => limits.associations = count,
+            "udp-idle" => limits.udp_idle = time,
             _ => limits.names = count,
         }
     }
@@ -197,9 +241,10 @@ mod tests {
         for (number, name) in (1..).zip(Bound::NAMES) {
             said(name, number).set(&mut limits);
         }
-        let times = [limits.handshake, limits.connect, limits.answer, limits.way, limits.keep_alive, limits.idle];
-        assert_eq!(times.map(|time| time.as_secs()), [2, 4, 5, 6, 7, 8]);
-        assert_eq!([limits.connections, limits.head, limits.names], [1, 3, 9]);
+        let Limits { handshake, connect, answer, way, keep_alive, idle, udp_idle, .. } = limits;
+        let times = [handshake, connect, answer, way, keep_alive, idle, udp_idle];
+        assert_eq!(times.map(|time| time.as_secs()), [2, 4, 5, 6, 7, 8, 10]);
+        assert_eq!([limits.connections, limits.head, limits.associations, limits.names], [1, 3, 9, 11]);
     }
 
     #[test]

@@ -13,23 +13,31 @@ use crate::dns::{self, Dns};
 #[derive(Default)]
 pub(super) struct Listeners {
     pub(super) proxy: Vec<TcpListener>,
+    /// Of UDP associations.
+    pub(super) relay: Option<UdpSocket>,
     pub(super) dns_datagrams: Vec<UdpSocket>,
     pub(super) dns_streams: Vec<TcpListener>,
 }
 
 impl Listeners {
-    /// All of them. Needs the runtime.
-    pub(super) fn open(args: &ForwardArgs, dns: Dns) -> Result<Self> {
+    /// All of them; a relay where the way out `carries_datagrams`. Needs the runtime.
+    pub(super) fn open(args: &ForwardArgs, dns: Dns, carries_datagrams: bool) -> Result<Self> {
         let mut listeners = Self::default();
         let mut handed = ListenFd::from_env();
         for index in 0..handed.len() {
             // One that is of another type stays in its place.
             if let Ok(Some(socket)) = handed.take_udp_socket(index) {
                 let address = socket.local_addr().context("cannot tell a socket's address")?;
-                if dns == Dns::Off || address.port() != dns::PORT {
+                let is_dns = dns != Dns::Off && address.port() == dns::PORT;
+                if !is_dns && (!carries_datagrams || listeners.relay.is_some()) {
                     bail!("systemd handed over a UDP socket at {address}, which nothing here is for");
                 }
-                listeners.dns_datagrams.push(datagrams(socket)?);
+                let socket = datagrams(socket)?;
+                if is_dns {
+                    listeners.dns_datagrams.push(socket);
+                } else {
+                    listeners.relay = Some(socket);
+                }
                 continue;
             }
             let taken = handed.take_tcp_listener(index);
@@ -41,7 +49,15 @@ impl Listeners {
             to.push(streams(listener)?);
         }
         if let Some(address) = args.listen {
-            listeners.proxy.push(streams(bound(address, StdListener::bind)?)?);
+            let listener = bound(address, StdListener::bind)?;
+            // On the host's loopback anybody can send: whose a datagram is, nobody tells.
+            if carries_datagrams && args.peer_cgroup.is_none() {
+                // Where the kernel chose the port, both have the same.
+                let address = listener.local_addr().context("cannot tell a socket's address")?;
+                let socket = bound(address, StdSocket::bind).context("cannot take UDP beside TCP")?;
+                listeners.relay = Some(datagrams(socket)?);
+            }
+            listeners.proxy.push(streams(listener)?);
         }
         if let Some(address) = args.dns_listen {
             let socket = bound(address, StdSocket::bind)?;
@@ -70,6 +86,6 @@ fn streams(listener: StdListener) -> Result<TcpListener> {
 }
 
 fn datagrams(socket: StdSocket) -> Result<UdpSocket> {
-    socket.set_nonblocking(true).context("cannot make the DNS socket non-blocking")?;
-    UdpSocket::from_std(socket).context("cannot use the DNS socket")
+    socket.set_nonblocking(true).context("cannot make the UDP socket non-blocking")?;
+    UdpSocket::from_std(socket).context("cannot use the UDP socket")
 }

@@ -20,6 +20,7 @@ mod request;
 mod session;
 mod stream;
 mod tls;
+mod udp;
 mod upstream;
 
 use std::future::Future;
@@ -29,7 +30,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -54,6 +55,8 @@ use relay::Buffers;
 pub use report::{Report, Reporter};
 #[doc(hidden)]
 pub use request::fuzzing;
+use udp::Relay;
+pub use udp::serve_relay;
 use upstream::Upstream;
 
 /// Everything that connections share.
@@ -64,6 +67,7 @@ pub struct Forwarder {
     resolves: bool,
     admission: Admission,
     resolver: Option<dns::Resolver>,
+    relay: Option<Relay>,
     peers: Option<PeerWall>,
     reporter: Arc<Reporter>,
     limits: Limits,
@@ -80,6 +84,7 @@ struct Complaints {
     stranger: Seldom,
     full: Seldom,
     accept: Seldom,
+    datagram: Seldom,
 }
 
 impl Forwarder {
@@ -91,6 +96,7 @@ impl Forwarder {
             resolves: *via == Via::Direct,
             admission: Admission::new(allowed, Path::new("/")),
             resolver: None,
+            relay: None,
             peers: None,
             reporter: Arc::default(),
             limits,
@@ -134,6 +140,12 @@ impl Forwarder {
     #[must_use]
     pub fn with_peers(self, peers: PeerWall) -> Self {
         Self { peers: Some(peers), ..self }
+    }
+
+    /// Takes datagrams of UDP associations at `socket`, once [`serve_relay`] runs.
+    pub fn with_relay(self, socket: UdpSocket) -> Result<Self> {
+        let relay = Relay::new(socket, self.limits.associations).context("cannot tell a socket's address")?;
+        Ok(Self { relay: Some(relay), ..self })
     }
 
     /// Tells the launcher what happens.
@@ -186,9 +198,14 @@ fn forward(args: ForwardArgs, reporter: Arc<Reporter>) -> Result<()> {
     runtime.context("cannot start the forwarder's runtime")?.block_on(async {
         let mut stop = signal(SignalKind::terminate()).context("cannot listen to SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen to SIGINT")?;
+        let Listeners { proxy, relay, dns_datagrams, dns_streams } =
+            Listeners::open(&args, dns, via.carries_datagrams())?;
+        if let Some(socket) = relay {
+            forwarder = forwarder.with_relay(socket)?;
+        }
         let forwarder = Arc::new(forwarder);
-        let Listeners { proxy, dns_datagrams, dns_streams } = Listeners::open(&args, dns)?;
         let mut serving = JoinSet::new();
+        serving.spawn(serve_relay(Arc::clone(&forwarder)));
         for listener in proxy {
             debug!(address = ?listener.local_addr().ok(), %via, "ready");
             serving.spawn(serve(listener, Arc::clone(&forwarder), std::future::pending()));
@@ -258,6 +275,14 @@ impl Forwarder {
             session::serve(&self, client, place.is_none()).await;
             drop((place, refusal));
         })
+    }
+
+    /// Says why a datagram went nowhere. Nobody is answered, and anybody can send many.
+    fn complain(&self, failure: &Failure) {
+        self.reporter.failure(failure);
+        if self.complaints.datagram.now() {
+            warn!(udp = true, via = self.via, "{}", self.told(failure));
+        }
     }
 
     /// Whether `peer` is one of those that this forwarder is for.

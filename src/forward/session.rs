@@ -18,8 +18,9 @@ use super::failure::Failure;
 use super::limits::REFUSAL_TIME;
 use super::record::Record;
 use super::relay::{Traffic, relay, write_all};
-use super::request::{After, Client, Form, Lookup, NoRequest, Plain, Question, Request};
+use super::request::{After, Client, First, Form, Lookup, NoRequest, Plain, Question, Request};
 use super::stream::Stream;
+use super::udp;
 use super::upstream::Connected;
 
 /// A peer that is silent this long is asked for a sign of life; a vanished one frees its place.
@@ -37,8 +38,14 @@ pub(super) async fn serve(forwarder: &Forwarder, client: TcpStream, is_full: boo
 
 /// Serves requests until one opens a tunnel; `None` if none does.
 async fn open(forwarder: &Forwarder, client: TcpStream, is_full: bool) -> Option<(Record, Open)> {
-    let reading = Request::read(client, forwarder.limits.head);
-    let mut request = listen(forwarder, reading, is_full).await?;
+    let reading = First::read(client, forwarder.limits.head);
+    let mut request = match listen(forwarder, reading, is_full).await? {
+        First::Request(request) => request,
+        First::Associate(asked) => {
+            udp::serve(forwarder, asked, is_full).await;
+            return None;
+        }
+    };
     loop {
         let client = match admit(forwarder, request, is_full).await {
             Ok(request) => {
@@ -79,11 +86,11 @@ async fn answer(forwarder: &Forwarder, request: Request, traffic: &Traffic) -> A
 }
 
 /// Waits for a request; `None` if none comes.
-async fn listen(
+async fn listen<T>(
     forwarder: &Forwarder,
-    reading: impl Future<Output = Result<Request, NoRequest>>,
+    reading: impl Future<Output = Result<T, NoRequest>>,
     is_full: bool,
-) -> Option<Request> {
+) -> Option<T> {
     let time = if is_full { REFUSAL_TIME } else { forwarder.limits.handshake };
     match unless_sent_away(forwarder, timeout(time, reading)).await? {
         Ok(Ok(request)) => return Some(request),

@@ -135,6 +135,18 @@ impl Via {
         }
     }
 
+    /// Whether UDP can go this way: a SOCKS5 server may carry it, but Tor does not, none could be sent to a
+    /// Unix socket, and a chain would send it past all hops but the last.
+    pub fn carries_datagrams(&self) -> bool {
+        match self {
+            Via::Direct => true,
+            Via::None => false,
+            Via::Chain(hops) => {
+                matches!(hops[..], [Hop { kind: HopKind::Socks5, endpoint: Endpoint::Tcp { .. }, .. }])
+            }
+        }
+    }
+
     /// Whether Tor is on the way.
     fn has_tor(&self) -> bool {
         matches!(self, Via::Chain(hops) if hops.iter().any(|hop| hop.kind == HopKind::Tor))

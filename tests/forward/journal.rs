@@ -11,7 +11,7 @@ use tracing::Level;
 use crate::lab::{rules as rules_of, *};
 
 /// What is logged on this thread, on which the whole test runs, as long as the guard lives.
-fn listen() -> (Arc<Mutex<Vec<u8>>>, tracing::subscriber::DefaultGuard) {
+pub fn listen() -> (Arc<Mutex<Vec<u8>>>, tracing::subscriber::DefaultGuard) {
     #[derive(Clone)]
     struct Lines(Arc<Mutex<Vec<u8>>>);
 
@@ -42,7 +42,7 @@ async fn visit(forwarder: std::net::SocketAddr, said: &[u8]) {
 }
 
 /// What has been logged, once the forwarder has come to rest: it logs some ends after the client saw them.
-async fn logged(lines: &Mutex<Vec<u8>>) -> String {
+pub async fn logged(lines: &Mutex<Vec<u8>>) -> String {
     let started = std::time::Instant::now();
     let mut before = usize::MAX;
     loop {

@@ -5,11 +5,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use appfw::destination::Rules;
-use appfw::forward::{Forwarder, Limits, serve};
+use appfw::forward::{Forwarder, Limits, serve, serve_relay};
 use appfw::via::Via;
 use base64::prelude::{BASE64_STANDARD, Engine};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
 /// Long enough for a loaded machine; only a failing test waits for it.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -27,6 +27,20 @@ pub async fn run(forwarder: Forwarder) -> SocketAddr {
     let address = listener.local_addr().unwrap();
     tokio::spawn(serve(listener, Arc::new(forwarder), std::future::pending()));
     address
+}
+
+/// The same with a relay for UDP, at the same address and port.
+pub async fn run_with_relay(forwarder: Forwarder) -> SocketAddr {
+    for _ in 0..20 {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let Ok(relay) = UdpSocket::bind(address).await else { continue };
+        let forwarder = Arc::new(forwarder.with_relay(relay).unwrap());
+        tokio::spawn(serve_relay(Arc::clone(&forwarder)));
+        tokio::spawn(serve(listener, forwarder, std::future::pending()));
+        return address;
+    }
+    panic!("no port is free for both")
 }
 
 pub async fn start(via: &str, allowed: &[&str]) -> SocketAddr {

@@ -19,4 +19,5 @@ mod relay;
 mod rules;
 mod socks;
 mod transfer;
+mod udp;
 mod upstreams;

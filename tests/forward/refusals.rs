@@ -2,7 +2,7 @@
 
 use crate::lab::*;
 
-const INSIDE: [&str; 34] = [
+pub const INSIDE: [&str; 34] = [
     "127.0.0.1",
     "127.0.0.1.",
     "127.1",

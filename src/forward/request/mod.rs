@@ -26,7 +26,15 @@ pub(super) use head::{HeadError, read_head};
 pub(super) use http::Tunnel;
 pub(super) use plain::{After, Form, Plain};
 pub(super) use socks4::Socks4;
-pub(super) use socks5::{Lookup, Question, Socks5};
+pub(super) use socks5::{Associate, Lookup, Question, Socks5};
+
+/// What a connection begins with.
+pub(super) enum First {
+    /// A request for one destination.
+    Request(Request),
+    /// One for datagrams to and from many, asked for by SOCKS5.
+    Associate(Associate),
+}
 
 /// A complete request, not answered yet.
 pub(super) enum Request {
@@ -58,7 +66,7 @@ impl From<io::Error> for NoRequest {
     }
 }
 
-impl Request {
+impl First {
     /// Reads the request that `client` makes, in HTTP with a head of `head` bytes at most. Its first byte tells
     /// the protocol.
     pub(super) async fn read(client: TcpStream, head: usize) -> Result<Self, NoRequest> {
@@ -68,13 +76,15 @@ impl Request {
         }
         match first[0] {
             5 => socks5::read(client).await,
-            4 => Ok(Request::Socks4(Socks4::read(client).await?)),
-            b'A'..=b'Z' | b'a'..=b'z' => http::read(Client::new(client, head)).await,
+            4 => Ok(First::Request(Request::Socks4(Socks4::read(client).await?))),
+            b'A'..=b'Z' | b'a'..=b'z' => http::read(Client::new(client, head)).await.map(First::Request),
             0x16 => Err(wrong("a client speaks TLS to the proxy: give it http:// as the proxy's scheme, not https://")),
             other => Err(wrong(format!("a client speaks neither SOCKS nor HTTP (its first byte is {other:#04x})"))),
         }
     }
+}
 
+impl Request {
     /// Reads the request that follows another one on the same connection.
     pub(super) async fn read_next(mut client: Client) -> Result<Self, NoRequest> {
         client.skip_empty_line().await?;

@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use crate::destination::{Destination, Host};
 use crate::via::Credentials;
 
-use super::{Failure, NoRequest, Request, caller, part, wrong};
+use super::{Failure, First, NoRequest, Request, caller, part, wrong};
 
 /// Tor: the address of a name.
 const RESOLVE: u8 = 0xf0;
@@ -74,6 +74,14 @@ pub(crate) struct Socks5 {
     pub(super) client: BufReader<TcpStream>,
 }
 
+/// A UDP ASSOCIATE. The association lives as long as the connection that asked for it.
+pub(crate) struct Associate {
+    /// The port that datagrams will come from, if the client knows it already.
+    pub(crate) port: Option<u16>,
+    pub(crate) caller: Option<Credentials>,
+    client: BufReader<TcpStream>,
+}
+
 /// A question that is answered without a connection.
 pub(crate) struct Lookup {
     /// What it is about, as admission judges it: at port 0, since it leads to none.
@@ -93,13 +101,22 @@ pub(crate) enum Question {
 }
 
 /// Reads a request. Every message of the protocol says its length in one byte, so none is long.
-pub(super) async fn read(client: TcpStream) -> Result<Request, NoRequest> {
+pub(super) async fn read(client: TcpStream) -> Result<First, NoRequest> {
     let mut client = BufReader::with_capacity(BUFFER, client);
     match handshake(&mut client).await {
-        Ok((Asked::Connect(destination), caller)) => Ok(Request::Socks5(Socks5 { destination, caller, client })),
+        Ok((Asked::Connect(destination), caller)) => {
+            Ok(First::Request(Request::Socks5(Socks5 { destination, caller, client })))
+        }
         Ok((Asked::Lookup(host, question), caller)) => {
             let destination = Destination { host, port: 0 };
-            Ok(Request::Lookup(Lookup { destination, question, caller, client }))
+            Ok(First::Request(Request::Lookup(Lookup { destination, question, caller, client })))
+        }
+        Ok((Asked::Associate(source), caller)) => {
+            let peer = client.get_ref().peer_addr()?.ip().to_canonical();
+            let is_own = |source: &SocketAddr| source.ip().is_unspecified() || source.ip().to_canonical() == peer;
+            // Some say where they will send to, or what they are called behind a translator.
+            let port = source.filter(is_own).map(|source| source.port()).filter(|port| *port != 0);
+            Ok(First::Associate(Associate { port, caller, client }))
         }
         Err(Refused { reply, why }) => {
             if let Some(reply) = reply {
@@ -120,6 +137,29 @@ impl Socks5 {
     }
 
     pub(super) async fn refuse(self, failure: &Failure) -> io::Result<()> {
+        finish(self.client, failure.reply, &nowhere()).await
+    }
+}
+
+impl Associate {
+    /// Both ends of the connection, the client's first.
+    pub(crate) fn ends(&self) -> io::Result<(SocketAddr, SocketAddr)> {
+        let client = self.client.get_ref();
+        Ok((client.peer_addr()?, client.local_addr()?))
+    }
+
+    /// Answers that datagrams are taken at `relay`.
+    pub(crate) async fn grant(&mut self, relay: SocketAddr) -> io::Result<()> {
+        answer(&mut self.client, ReplyError::Succeeded, &TargetAddr::Ip(relay)).await
+    }
+
+    /// Returns when the client wants no more. What it says until then has no meaning.
+    pub(crate) async fn ended(&mut self) {
+        while let Ok(1..) = self.client.read(&mut [0; 64]).await {}
+    }
+
+    /// Answers that it is not served.
+    pub(crate) async fn refuse(self, failure: &Failure) -> io::Result<()> {
         finish(self.client, failure.reply, &nowhere()).await
     }
 }
@@ -169,6 +209,8 @@ async fn answer(client: &mut (impl AsyncWrite + Unpin), reply: ReplyError, addre
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Asked {
     Connect(Destination),
+    /// Where datagrams are said to come from, if it is an address.
+    Associate(Option<SocketAddr>),
     Lookup(Host, Question),
 }
 
@@ -214,11 +256,7 @@ pub(super) async fn handshake(
         return Err(wrong(format!("a client greeted by SOCKS5 and went on by version {version:#04x}")).into());
     }
     match command {
-        consts::SOCKS5_CMD_TCP_CONNECT | RESOLVE | RESOLVE_PTR => {}
-        consts::SOCKS5_CMD_UDP_ASSOCIATE => {
-            let message = "a client asked SOCKS5 for UDP, which is not served: its program must do with TCP";
-            return Err(refused(ReplyError::CommandNotSupported, message));
-        }
+        consts::SOCKS5_CMD_TCP_CONNECT | consts::SOCKS5_CMD_UDP_ASSOCIATE | RESOLVE | RESOLVE_PTR => {}
         other => {
             let message = format!("a client asked SOCKS5 for command {other:#04x}, which is not served");
             return Err(refused(ReplyError::CommandNotSupported, message));
@@ -226,6 +264,12 @@ pub(super) async fn handshake(
     }
     // The name stays a name, whatever the library could resolve.
     let (text, port) = match read_address(client, kind).await.map_err(no_address)? {
+        TargetAddr::Ip(address) if command == consts::SOCKS5_CMD_UDP_ASSOCIATE => {
+            return Ok((Asked::Associate(Some(address)), caller));
+        }
+        TargetAddr::Domain(..) if command == consts::SOCKS5_CMD_UDP_ASSOCIATE => {
+            return Ok((Asked::Associate(None), caller));
+        }
         TargetAddr::Ip(address) => (address.ip().to_string(), address.port()),
         TargetAddr::Domain(name, port) => (name, port),
     };

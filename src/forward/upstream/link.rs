@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use anyhow::{Context, Result};
 use base64::prelude::{BASE64_STANDARD, Engine};
+use fast_socks5::util::target_addr::TargetAddr;
 use rustls::pki_types::ServerName;
 
 use crate::destination::{Destination, Host};
@@ -90,6 +91,16 @@ impl Link {
         self.answer(Question::Connect(destination), asking, budget).await
     }
 
+    /// Asks on a greeted `stream` for an association, as [`socks5::associate`].
+    pub(super) async fn associate(&self, stream: Stream, budget: &Budget) -> Result<(Stream, TargetAddr), Failure> {
+        self.answer(Question::Associate, socks5::associate(stream, &self.at), budget).await
+    }
+
+    /// Where it is.
+    pub(super) fn at(&self) -> &Endpoint {
+        &self.at
+    }
+
     /// Asks on a greeted `stream` for the address of `name`.
     pub(super) async fn resolve(&self, stream: Stream, name: &str, budget: &Budget) -> Result<IpAddr, Failure> {
         self.answer(Question::Resolve(name), socks5::resolve(stream, &self.at, name), budget).await
@@ -134,6 +145,7 @@ impl Link {
 #[derive(Clone, Copy)]
 pub(super) enum Question<'a> {
     Connect(&'a Destination),
+    Associate,
     Resolve(&'a str),
     ResolvePtr(IpAddr),
 }
@@ -142,6 +154,7 @@ impl fmt::Display for Question<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Question::Connect(destination) => write!(f, "connect to {destination}"),
+            Question::Associate => f.write_str("carry UDP"),
             Question::Resolve(name) => write!(f, "resolve {name}"),
             Question::ResolvePtr(address) => write!(f, "name {address}"),
         }

@@ -10,6 +10,7 @@ mod resolve;
 mod socks4a;
 mod socks5;
 mod trust;
+mod udp;
 
 use anyhow::{Result, bail};
 use rustls::RootCertStore;
@@ -27,6 +28,7 @@ use budget::Budget;
 use chain::Chain;
 use isolation::{Errand, Isolation};
 use trust::Trust;
+pub(super) use udp::{Outlet, Route, dialable, look_up};
 
 /// Where connections come from.
 pub(super) struct Upstream {
@@ -34,6 +36,7 @@ pub(super) struct Upstream {
     isolation: Isolation,
     trust: Trust,
     limits: Limits,
+    carries_datagrams: bool,
 }
 
 enum Way {
@@ -62,7 +65,13 @@ impl Upstream {
             Via::None => bail!("--via none has no forwarder: appfw forward needs a way out"),
             Via::Chain(hops) => Way::Chain(Chain::new(hops)?),
         };
-        Ok(Self { way, isolation: Isolation::new(Isolate::default(), None)?, trust: Trust::default(), limits })
+        Ok(Self {
+            way,
+            isolation: Isolation::new(Isolate::default(), None)?,
+            trust: Trust::default(),
+            limits,
+            carries_datagrams: via.carries_datagrams(),
+        })
     }
 
     /// Divides Tor's circuits so.

@@ -1,6 +1,6 @@
 //! Through a SOCKS5 upstream. A name goes there as a name.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use fast_socks5::client::{Config, Socks5Stream};
 use fast_socks5::util::target_addr::{AddrError, TargetAddr, read_address};
@@ -34,6 +34,12 @@ pub(super) async fn connect(mut hop: Stream, at: &Endpoint, destination: &Destin
     Ok(hop.into())
 }
 
+/// Asks for an association. Returns what it lives by, and where datagrams are to be sent.
+pub(super) async fn associate(mut hop: Stream, at: &Endpoint) -> Result<(Stream, TargetAddr), Failure> {
+    let bound = ask(&mut hop, at, Question::Associate).await?;
+    Ok((hop, bound))
+}
+
 /// Asks Tor for the address of `name`.
 pub(super) async fn resolve(mut hop: Stream, at: &Endpoint, name: &str) -> Result<IpAddr, Failure> {
     match ask(&mut hop, at, Question::Resolve(name)).await? {
@@ -59,6 +65,10 @@ async fn ask(hop: &mut Stream, at: &Endpoint, question: Question<'_>) -> Result<
         }
         Question::Connect(Destination { host: Host::Ip(address), port }) => {
             (consts::SOCKS5_CMD_TCP_CONNECT, TargetAddr::Ip(SocketAddr::new(*address, *port)))
+        }
+        // Where we send from is not known yet, nor as whom the upstream would see us (RFC 1928, 4).
+        Question::Associate => {
+            (consts::SOCKS5_CMD_UDP_ASSOCIATE, TargetAddr::Ip(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0))))
         }
         Question::Resolve(name) => (RESOLVE, TargetAddr::Domain(name.to_owned(), 0)),
         Question::ResolvePtr(address) => (RESOLVE_PTR, TargetAddr::Ip(SocketAddr::new(address, 0))),
