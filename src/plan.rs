@@ -222,6 +222,14 @@ impl Plan {
         self.via != Via::None
     }
 
+    /// Whether the forwarder takes datagrams of SOCKS5's associations at its address. Each listening socket
+    /// costs time at every launch, so there is none for what would be refused. In the address wall
+    /// anybody on the host could send there in the app's name.
+    #[must_use]
+    pub fn has_relay(&self) -> bool {
+        self.wall != WallKind::Address && self.via.carries_datagrams()
+    }
+
     /// The app's `IPAddressAllow=` and `IPAddressDeny=`.
     #[must_use]
     pub fn lists(&self) -> IpLists {

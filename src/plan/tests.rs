@@ -254,6 +254,29 @@ fn as_whom_and_where_the_program_runs() {
 }
 
 #[test]
+fn there_is_a_relay_where_the_way_out_carries_datagrams() {
+    for (line, has_relay) in [
+        ("--via direct x", true),
+        ("--via direct --only a.test x", true),
+        ("--via socks5h://h x", true),
+        ("--via socks://u:p@192.0.2.1:9 x", true),
+        ("--via direct --wall address x", false),
+        ("--via socks5h://h --wall address x", false),
+        ("--via none x", false),
+        ("--via tor x", false),
+        ("--via tor://h x", false),
+        ("--via unix:/run/socks x", false),
+        ("--via socks4a://h x", false),
+        ("--via http://h:1 x", false),
+        ("--via https://h x", false),
+        ("--via socks5h://h --via socks5h://i x", false),
+        ("--via tor --via socks5h://h x", false),
+    ] {
+        assert_eq!(plan(line).unwrap().has_relay(), has_relay, "{line}");
+    }
+}
+
+#[test]
 fn env_takes_a_value_or_the_callers() {
     let plan = plan("--via direct --env A=b=c --env LANG --env UNSET --env E= x").unwrap();
     let expected = [("A", "b=c"), ("LANG", "C.UTF-8"), ("E", "")];

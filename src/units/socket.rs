@@ -1,4 +1,4 @@
-//! The forwarder's listening socket: in the strict wall inside the app's namespace, in the address
+//! The forwarder's listening sockets: in the strict wall inside the app's namespace, in the address
 //! wall on the host's loopback.
 
 use std::time::Duration;
@@ -19,6 +19,9 @@ pub(super) fn unit(plan: &Plan, places: &Places) -> Unit {
     // It goes when the last unit that requires it has gone: the app, or before that the life-line.
     unit.unit("StopWhenUnneeded", Value::Bool(true));
     let mut listen = vec![(SocketKind::Stream, plan.address.to_string())];
+    if plan.has_relay() {
+        listen.push((SocketKind::Datagram, plan.address.to_string()));
+    }
     if plan.dns != Dns::Off {
         let address = format!("{}:{}", plan.address.ip(), dns::PORT);
         listen.extend([(SocketKind::Datagram, address.clone()), (SocketKind::Stream, address)]);
