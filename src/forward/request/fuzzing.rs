@@ -5,6 +5,7 @@ use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
 use crate::forward::limits::HEAD_BYTES;
+use crate::forward::udp::packet;
 
 use super::http::{Parsed, parse};
 use super::plain::{Form, head_for};
@@ -26,6 +27,14 @@ pub fn socks(mut bytes: &[u8]) {
     } else {
         let _ = at_once(socks5::handshake(&mut tokio::io::join(&mut bytes, &mut answers)));
     }
+}
+
+/// A datagram of an association. `false` if it reads otherwise once it has been written again.
+#[must_use]
+pub fn datagram(bytes: &[u8]) -> bool {
+    let Some(read) = packet::parse(bytes) else { return true };
+    let mut again = Vec::new();
+    packet::write(&mut again, &read.address, read.payload).is_some() && packet::parse(&again) == Some(read)
 }
 
 /// A head by HTTP. `false` if what is passed on of it reads otherwise than it did.
@@ -84,6 +93,7 @@ mod tests {
         #[test]
         fn any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             socks(&bytes);
+            prop_assert!(datagram(&bytes));
             prop_assert!(http_head(&bytes));
             prop_assert!(http_head(&[b"GET http://a.test/ HTTP/1.1\r\n", &bytes[..], b"\r\n\r\n"].concat()));
         }
