@@ -15,7 +15,7 @@ from world_servers import read_head, serve, tls
 
 SOCKS5 = 5
 NO_PASSWORD, PASSWORD, NONE_SUITS = 0, 2, 255
-CONNECT = 1
+CONNECT, UDP_ASSOCIATE = 1, 3
 V4, NAME, V6 = 1, 3, 4
 SUCCEEDED, UNREACHABLE, REFUSED, NO_SUCH_COMMAND = 0, 4, 5, 7
 
@@ -40,13 +40,17 @@ async def start(log):
 
 async def _dial(host, port):
     """Connects to a name of the table, or to an address."""
+    return await asyncio.open_connection(_address(host), port)
+
+
+def _address(host):
+    """Of a name of the table, or the address that it is."""
     try:
-        address = str(ipaddress.ip_address(host))
+        return str(ipaddress.ip_address(host))
     except ValueError:
         if host not in world_map.NAMES:
             raise OSError(f"no such name: {host}") from None
-        address = world_map.NAMES[host][0]
-    return await asyncio.open_connection(address, port)
+        return world_map.NAMES[host][0]
 
 
 def _requested(host, port):
@@ -94,6 +98,9 @@ async def socks(log, reader, writer, secret):
     host = await _read_host(reader, kind)
     port, = struct.unpack("!H", await reader.readexactly(2))
     log("socks", command=command, auth=auth, **_requested(host, port))
+    if command == UDP_ASSOCIATE:
+        await _associate(log, reader, writer)
+        return
     if command != CONNECT:
         writer.write(_socks_reply(NO_SUCH_COMMAND))
         return
@@ -122,8 +129,65 @@ async def _read_host(reader, kind):
     return str(ipaddress.ip_address(await reader.readexactly({V4: 4, V6: 16}[kind])))
 
 
-def _socks_reply(code):
-    return struct.pack("!BBBB4sH", SOCKS5, code, 0, V4, bytes(4), 0)
+def _socks_reply(code, port=0):
+    return struct.pack("!BBBB4sH", SOCKS5, code, 0, V4, bytes(4), port)
+
+
+async def _associate(log, reader, writer):
+    """Carries datagrams as long as the connection lives. Their answers say by address whom they are from."""
+    loop = asyncio.get_running_loop()
+    near = _Datagrams()
+    far = {family: _Datagrams() for family in (socket.AF_INET, socket.AF_INET6)}
+    client = None
+
+    def there(data, source):
+        nonlocal client
+        client = source
+        if data[2] == 0:
+            host, port, payload = _read_datagram(data)
+            log("socks-datagram", length=len(payload), **_requested(host, port))
+            address = _address(host)
+            far[socket.AF_INET6 if ":" in address else socket.AF_INET].transport.sendto(payload, (address, port))
+
+    def back(data, source):
+        packed = ipaddress.ip_address(source[0]).packed
+        header = bytes([0, 0, 0, V4 if len(packed) == 4 else V6]) + packed + struct.pack("!H", source[1])
+        near.transport.sendto(header + data, client)
+
+    near.received = there
+    await loop.create_datagram_endpoint(lambda: near, (world_map.UPSTREAM, 0))
+    for family, protocol in far.items():
+        protocol.received = back
+        await loop.create_datagram_endpoint(lambda: protocol, ("::" if family == socket.AF_INET6 else "0.0.0.0", 0))
+    try:
+        writer.write(_socks_reply(SUCCEEDED, near.transport.get_extra_info("sockname")[1]))
+        while await reader.read(64):
+            pass
+    finally:
+        for protocol in near, *far.values():
+            protocol.transport.close()
+
+
+class _Datagrams(asyncio.DatagramProtocol):
+    """Hands each datagram to `received`."""
+
+    def connection_made(self, transport):
+        self.transport = transport
+
+    def datagram_received(self, data, source):
+        self.received(data, source)
+
+
+def _read_datagram(data):
+    """Where it goes, and the payload."""
+    kind, rest = data[3], data[4:]
+    if kind == NAME:
+        host, rest = rest[1:1 + rest[0]].decode(), rest[1 + rest[0]:]
+    else:
+        length = {V4: 4, V6: 16}[kind]
+        host, rest = str(ipaddress.ip_address(rest[:length])), rest[length:]
+    port, = struct.unpack_from("!H", rest)
+    return host, port, rest[2:]
 
 
 # SOCKS4a
