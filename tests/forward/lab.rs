@@ -31,14 +31,21 @@ pub async fn run(forwarder: Forwarder) -> SocketAddr {
 
 /// The same with a relay for UDP, at the same address and port.
 pub async fn run_with_relay(forwarder: Forwarder) -> SocketAddr {
+    let (listener, relay) = on_both().await;
+    let address = listener.local_addr().unwrap();
+    let forwarder = Arc::new(forwarder.with_relay(relay).unwrap());
+    tokio::spawn(serve_relay(Arc::clone(&forwarder)));
+    tokio::spawn(serve(listener, forwarder, std::future::pending()));
+    address
+}
+
+/// A port of 127.0.0.1 for TCP and UDP. One that the kernel picks for one is not always free for the other.
+pub async fn on_both() -> (TcpListener, UdpSocket) {
     for _ in 0..20 {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let Ok(relay) = UdpSocket::bind(address).await else { continue };
-        let forwarder = Arc::new(forwarder.with_relay(relay).unwrap());
-        tokio::spawn(serve_relay(Arc::clone(&forwarder)));
-        tokio::spawn(serve(listener, forwarder, std::future::pending()));
-        return address;
+        if let Ok(socket) = UdpSocket::bind(listener.local_addr().unwrap()).await {
+            return (listener, socket);
+        }
     }
     panic!("no port is free for both")
 }

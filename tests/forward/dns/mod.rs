@@ -26,22 +26,12 @@ async fn resolving(via: &str, allowed: &[&str], dns: &str) -> (SocketAddr, Socke
     let forwarder = Arc::new(forwarder.with_dns(dns.parse::<Dns>().unwrap(), allowed).unwrap());
     let proxy = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let proxy_address = proxy.local_addr().unwrap();
-    let (datagrams, streams) = same_port().await;
+    let (streams, datagrams) = on_both().await;
     let address = streams.local_addr().unwrap();
     tokio::spawn(serve(proxy, Arc::clone(&forwarder), std::future::pending()));
     tokio::spawn(serve_datagrams(datagrams, Arc::clone(&forwarder)));
     tokio::spawn(serve_streams(streams, forwarder));
     (proxy_address, address)
-}
-
-async fn same_port() -> (UdpSocket, TcpListener) {
-    for _ in 0..20 {
-        let datagrams = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        if let Ok(streams) = TcpListener::bind(datagrams.local_addr().unwrap()).await {
-            return (datagrams, streams);
-        }
-    }
-    panic!("no port is free for both");
 }
 
 fn query(name: &str, kind: RecordType) -> Message {

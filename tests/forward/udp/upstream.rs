@@ -121,9 +121,8 @@ async fn an_address_that_stands_for_a_name_answers_as_itself() {
     let (upstream, log) = udp_upstream(GOOD).await;
     let synthetic = forwarder(&format!("socks5://{upstream}"), &[], Limits::default());
     let synthetic = synthetic.with_dns(Dns::Synthetic, vec![]).unwrap();
-    let (relay, dns) = (UdpSocket::bind("127.0.0.1:0").await.unwrap(), UdpSocket::bind("127.0.0.1:0").await.unwrap());
+    let ((listener, relay), dns) = (on_both().await, UdpSocket::bind("127.0.0.1:0").await.unwrap());
     let (proxy, resolver) = (relay.local_addr().unwrap(), dns.local_addr().unwrap());
-    let listener = tokio::net::TcpListener::bind(proxy).await.unwrap();
     let synthetic = Arc::new(synthetic.with_relay(relay).unwrap());
     tokio::spawn(serve_datagrams(dns, Arc::clone(&synthetic)));
     tokio::spawn(appfw::forward::serve_relay(Arc::clone(&synthetic)));
