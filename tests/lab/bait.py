@@ -16,6 +16,7 @@ import time
 
 LOG = pathlib.Path("/run/appfw-lab/bait.jsonl")
 STREAMS = [("0.0.0.0", 8022), ("::", 8022), ("127.0.0.1", 8023), ("::1", 8023)]
+DATAGRAMS = STREAMS[:2]
 UNIX = {"abstract": "\0appfw-lab", "docker": "/run/docker.sock", "ssh-agent": "/tmp/ssh-bob/agent"}
 REPLY = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nbait\n"
 
@@ -40,11 +41,33 @@ def handler(server):
     return handle
 
 
+class Datagrams(asyncio.DatagramProtocol):
+    """Sends back what comes."""
+
+    def connection_made(self, transport):
+        self.transport = transport
+
+    def datagram_received(self, data, peer):
+        log("datagrams", peer=str(peer))
+        self.transport.sendto(data, peer)
+
+
+def datagram_socket(address, port):
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    made = socket.socket(family, socket.SOCK_DGRAM)
+    if family == socket.AF_INET6:
+        made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    made.bind((address, port))
+    return made
+
+
 async def serve():
     LOG.touch()
     for address, port in STREAMS:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         await asyncio.start_server(handler(f"{address}:{port}"), address, port, family=family)
+    for place in DATAGRAMS:
+        await asyncio.get_running_loop().create_datagram_endpoint(Datagrams, sock=datagram_socket(*place))
     for server, path in UNIX.items():
         if not path.startswith("\0"):
             os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)

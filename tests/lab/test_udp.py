@@ -5,6 +5,7 @@ import pathlib
 
 import pytest
 
+from inside_app import INSIDE, PORT
 from launching import SOCKS, run, secret_file, unique
 from world_map import DNS, LAB_ADDRESSES, ORIGIN, ORIGIN6, PASSWORD, UPSTREAM, plain
 
@@ -74,22 +75,30 @@ def test_rules_are_for_datagrams_too(lab, world):
 
 @pytest.mark.parametrize("via", ["direct", SOCKS])
 def test_inside_gets_no_datagram(lab, world, via):
-    own = plain(LAB_ADDRESSES)
-    inside = [*own, "127.0.0.1", "::1", "10.0.0.7", "10.1.2.3", "169.254.10.10", "fd00::7", "fe80::10", "239.1.2.3",
-              "::ffff:10.0.0.7", "::ffff:127.0.0.1", "localhost", "0x0a.7", "2130706433"]
-    inside = [f"!{host}/{ECHO}" for host in inside]
+    before = len(lab.bait_events())
+    inside = [f"!{host}/{PORT}" for host in [*INSIDE, "10.1.2.3"]]
     if via == "direct":
-        inside += [f"!ten.test/{ECHO}", f"!loopback.test/{ECHO}"]  # what they lead to is known here
+        # What they lead to is known here; the last one leads outside, too.
+        inside += [f"!{name}/{PORT}" for name in ("ten.test", "loopback.test", "mixed.test")]
     with world.watch() as w:
         told, _ = asked(lab, "--via", via, targets=[*inside, f"{ORIGIN}/{ECHO}"])
     *refused, last = told["answers"].values()
     assert (refused, last) == ([None] * len(inside), f"{ORIGIN}/{ECHO}")
+    assert lab.bait_events()[before:] == []
     if via == "direct":
         assert echoed(w) == {ORIGIN}
-        assert w.foreign(allow=[(ORIGIN, ECHO), (DNS, 53)]) == []
+        assert w.foreign(allow=[(ORIGIN, ECHO), (ORIGIN, PORT), (DNS, 53)]) == []
     else:
         assert [event["ip"] for event in w.events(kind="socks-datagram")] == [ORIGIN]
         assert w.foreign(allow=[(UPSTREAM, None)]) == []
+
+
+def test_the_same_datagrams_arrive_where_that_is_let_through(lab):
+    before = len(lab.bait_events())
+    targets = [f"{host}/{PORT}" for host in ("127.1", "localhost", "::1", plain(LAB_ADDRESSES)[0])]
+    told, _ = asked(lab, "--via", "direct", "--allow-destination", "any", targets=targets)
+    assert None not in told["answers"].values()
+    assert len(lab.bait_events()) - before == len(targets)
 
 
 @pytest.mark.parametrize("words, why", [

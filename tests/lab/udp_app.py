@@ -32,7 +32,8 @@ def header(host, port):
         packed = ipaddress.ip_address(host).packed
         return bytes([0, 0, 0, V4 if len(packed) == 4 else V6]) + packed + struct.pack("!H", port)
     except ValueError:
-        return bytes([0, 0, 0, NAME, len(host)]) + host.encode() + struct.pack("!H", port)
+        name = host.encode()
+        return bytes([0, 0, 0, NAME, len(name)]) + name + struct.pack("!H", port)
 
 
 def source(datagram):
