@@ -28,10 +28,16 @@ pub struct IpLists {
 }
 
 impl IpLists {
-    /// Everything denied but `allow`.
+    /// Everything denied but `allow`, in which each network stands once.
     #[must_use]
-    pub fn only(allow: Vec<IpNet>) -> Self {
-        Self { allow, deny: any() }
+    pub fn only(allow: impl IntoIterator<Item = IpNet>) -> Self {
+        let mut once = Vec::new();
+        for network in allow {
+            if !once.contains(&network) {
+                once.push(network);
+            }
+        }
+        Self { allow: once, deny: any() }
     }
 
     /// Whether systemd's filter lets traffic with `address` pass.
@@ -67,6 +73,23 @@ pub fn any() -> Vec<IpNet> {
         IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0)),
         IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 0)),
     ]
+}
+
+/// `localhost`: this host's loopback, of both families.
+#[must_use]
+pub fn loopback() -> Vec<IpNet> {
+    keyword("localhost").map(|(_, networks)| networks).unwrap_or_default()
+}
+
+/// What lies in both. Of two networks one holds the other, or they have nothing in common.
+#[must_use]
+pub fn intersection(these: &[IpNet], those: &[IpNet]) -> Vec<IpNet> {
+    let common = |this: &IpNet, that: &IpNet| match (this.contains(that), that.contains(this)) {
+        (true, _) => Some(*that),
+        (_, true) => Some(*this),
+        _ => None,
+    };
+    these.iter().flat_map(|this| those.iter().filter_map(move |that| common(this, that))).collect()
 }
 
 /// The network that is one address.

@@ -34,6 +34,18 @@ pub enum Host {
     Ip(IpAddr),
 }
 
+impl Host {
+    /// Whether this is this host's loopback, by address or by one of the names that lead nowhere else
+    /// (RFC 6761, 6.3).
+    #[must_use]
+    pub fn is_loopback(&self) -> bool {
+        match self {
+            Self::Ip(address) => address.to_canonical().is_loopback(),
+            Self::Name(name) => name == "localhost" || name.ends_with(".localhost"),
+        }
+    }
+}
+
 impl FromStr for Host {
     type Err = anyhow::Error;
 

@@ -1,7 +1,7 @@
 //! What `--only`, `--block` and `--allow-destination` take: names, addresses and networks, with ports.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
@@ -53,7 +53,7 @@ impl Pattern {
                 name.strip_suffix(parent.as_str()).is_some_and(|rest| rest.ends_with('.'))
             }
             (Hosts::Keyword("any", _), _) => true,
-            (Hosts::Keyword("localhost", _), Host::Name(name)) => name == "localhost" || name.ends_with(".localhost"),
+            (Hosts::Keyword("localhost", _), Host::Name(_)) => host.is_loopback(),
             // `::ffff:a.b.c.d` is a.b.c.d to every kernel; other wrappings need their own rule.
             (Hosts::Net(net), Host::Ip(address)) => net.contains(&address.to_canonical()),
             (Hosts::Keyword(_, networks), Host::Ip(address)) => network::covers(networks, address.to_canonical()),
@@ -90,6 +90,25 @@ impl Pattern {
     /// Whether this is an address or a network that was written out.
     pub(super) fn is_network(&self) -> bool {
         matches!(self.hosts, Hosts::Net(_))
+    }
+
+    /// The loopback address and port that this is, if it is one of each.
+    #[must_use]
+    pub fn loopback_socket(&self) -> Option<SocketAddr> {
+        let Hosts::Net(net) = &self.hosts else { return None };
+        let is_one = net.prefix_len() == net.max_prefix_len() && self.ports.start() == self.ports.end();
+        (is_one && net.addr().is_loopback()).then(|| SocketAddr::new(net.addr(), *self.ports.start()))
+    }
+
+    /// The loopback addresses that this is, or leads to by a name that leads nowhere else.
+    #[must_use]
+    pub fn loopback(&self) -> Vec<IpNet> {
+        let loopback = network::loopback();
+        match &self.hosts {
+            Hosts::Name(name) | Hosts::Below(name) if Host::Name(name.clone()).is_loopback() => loopback,
+            Hosts::Name(_) | Hosts::Below(_) => Vec::new(),
+            Hosts::Net(_) | Hosts::Keyword(..) => network::intersection(&loopback, self.networks().unwrap_or_default()),
+        }
     }
 
     fn networks(&self) -> Option<&[IpNet]> {

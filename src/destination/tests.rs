@@ -268,6 +268,72 @@ fn a_pattern_matches_exactly_what_it_says() {
 }
 
 #[test]
+fn a_service_of_the_loopback_is_one_address_at_one_port() {
+    for (rule, socket) in [
+        ("127.0.0.1:5432", Some("127.0.0.1:5432")),
+        ("127.9.9.9:53", Some("127.9.9.9:53")),
+        ("[::1]:80", Some("[::1]:80")),
+        ("[::ffff:127.0.0.1]:80", Some("127.0.0.1:80")),
+        ("127.0.0.1", None),
+        ("127.0.0.1:80-81", None),
+        ("127.0.0.0/31:80", None),
+        ("[::2]:80", None),
+        ("10.0.0.1:80", None),
+        ("0.0.0.0:80", None),
+        ("localhost:80", None),
+        ("any:80", None),
+        ("a.test:80", None),
+    ] {
+        assert_eq!(pattern(rule).loopback_socket().map(|at| at.to_string()).as_deref(), socket, "{rule}");
+    }
+}
+
+#[test]
+fn of_a_pattern_the_loopback_addresses_are_known() {
+    for (rule, loopback) in [
+        ("127.0.0.1:5432", "127.0.0.1/32"),
+        ("[::1]:80", "::1/128"),
+        ("127.8.0.0/16", "127.8.0.0/16"),
+        ("126.0.0.0/7", "127.0.0.0/8"),
+        ("::/0", "::1/128"),
+        ("any:80", "127.0.0.0/8 ::1/128"),
+        ("localhost", "127.0.0.0/8 ::1/128"),
+        ("db.localhost:80", "127.0.0.0/8 ::1/128"),
+        ("*.localhost", "127.0.0.0/8 ::1/128"),
+        ("localhost.a.test", ""),
+        ("10.0.0.0/8", ""),
+        ("link-local", ""),
+        ("*.a.test", ""),
+    ] {
+        let words: Vec<_> = pattern(rule).loopback().iter().map(ToString::to_string).collect();
+        assert_eq!(words.join(" "), loopback, "{rule}");
+    }
+}
+
+#[test]
+fn loopback_by_address_and_by_name() {
+    for (text, is_loopback) in [
+        ("127.0.0.1", true),
+        ("127.255.0.9", true),
+        ("::1", true),
+        ("::ffff:127.0.0.1", true),
+        ("localhost", true),
+        ("LocalHost.", true),
+        ("db.localhost", true),
+        // Inside, but not for sure there.
+        ("0.0.0.0", false),
+        ("64:ff9b::127.0.0.1", false),
+        ("10.0.0.1", false),
+        ("localhost.a.test", false),
+        ("notlocalhost", false),
+        ("ip6-localhost", false),
+        ("box.example.org", false),
+    ] {
+        assert_eq!(host(text).is_loopback(), is_loopback, "{text}");
+    }
+}
+
+#[test]
 fn what_is_no_pattern_is_told_the_nearest_one() {
     for (text, near) in [
         (":80", "any:80"),

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::{INNER, Places, Setting, Unit, Value, appfw, lists, word, words};
 use crate::cli::{Isolate, LogDestinations, WallKind};
-use crate::destination::Rules;
+use crate::destination::{Pattern, Rules};
 use crate::dns::Dns;
 use crate::host::Host;
 use crate::network::{self, IpLists};
@@ -57,7 +57,7 @@ pub(super) fn unit(plan: &Plan, host: &Host, places: &Places) -> Unit {
     unit.kind("StandardInput", word("null"));
     unit.kind("StandardOutput", word("null"));
     unit.kind("StandardError", word("journal"));
-    unit.kind.extend(lists(filter(&plan.via)));
+    unit.kind.extend(lists(filter(plan)));
     unit.kind.extend(socket_group(&plan.via, host));
     harden(&mut unit);
     unit
@@ -97,21 +97,23 @@ fn socket_group(via: &Via, host: &Host) -> Option<Setting> {
 }
 
 /// Only its upstream, where that is an address; nothing by IP at all where it is a Unix socket. In a
-/// chain the first hop is the one that it connects to.
-fn filter(via: &Via) -> IpLists {
-    let endpoint = match via {
+/// chain the first hop is the one that it connects to. What `--allow-destination` opens of the host's
+/// loopback it reaches itself.
+fn filter(plan: &Plan) -> IpLists {
+    let endpoint = match &plan.via {
         Via::Chain(hops) => hops.first().map(|hop| &hop.endpoint),
         Via::Direct | Via::None => None,
     };
-    match endpoint {
-        Some(Endpoint::Unix(_)) => IpLists::only(Vec::new()),
+    let upstream = match endpoint {
+        Some(Endpoint::Unix(_)) => None,
         Some(endpoint) => match endpoint.ip() {
-            Some(ip) => IpLists::only(vec![network::host(ip)]),
+            Some(ip) => Some(network::host(ip)),
             // An upstream by name is resolved by the forwarder: its resolver's address isn't ours to know.
-            None => IpLists::default(),
+            None => return IpLists::default(),
         },
-        None => IpLists::default(),
-    }
+        None => return IpLists::default(),
+    };
+    IpLists::only(upstream.into_iter().chain(plan.allow_destination.iter().flat_map(Pattern::loopback)))
 }
 
 /// The most that a proxy can do without; `systemd-analyze security` is part of the tests.

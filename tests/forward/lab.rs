@@ -14,6 +14,10 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 /// Long enough for a loaded machine; only a failing test waits for it.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
+/// Where what listens on 127.0.0.1 is found by whoever goes direct (connect(2) takes it for that), though it
+/// is not what the forwarder itself dials of the loopback.
+pub const UNSPECIFIED: &str = "0.0.0.0";
+
 /// `via` may be several specs, one a line.
 pub fn forwarder(via: &str, allowed: &[&str], limits: Limits) -> Forwarder {
     let via = Via::parse(&via.lines().map(str::to_owned).collect::<Vec<_>>()).unwrap();

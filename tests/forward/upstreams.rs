@@ -136,10 +136,10 @@ async fn tor_gets_credentials_of_its_own_in_each_process_and_over_a_unix_socket(
 async fn a_dead_upstream_fails_and_is_reported_once() {
     let dead = dead().await;
     let (origin, requests) = origin("HTTP/1.1 200 OK\r\n\r\n").await;
-    let allowed = origin.to_string();
+    let there = format!("{UNSPECIFIED}:{}", origin.port());
     for scheme in ["socks5", "http", "tor"] {
         let (ours, theirs) = StdUnixStream::pair().unwrap();
-        let forwarder = forwarder(&format!("{scheme}://{dead}"), &[&allowed], Limits::default())
+        let forwarder = forwarder(&format!("{scheme}://{dead}"), &[&there], Limits::default())
             .with_reporter(Reporter::to(ours).unwrap().into());
         let forwarder = run(forwarder).await;
         // A greeting alone, as a probe makes it, is no request.
@@ -148,9 +148,8 @@ async fn a_dead_upstream_fails_and_is_reported_once() {
         probe.read_exact(&mut [0; 2]).await.unwrap();
         drop(probe);
 
-        assert_eq!(socks(forwarder, "127.0.0.1", origin.port()).await.0, 1, "{scheme}");
-        for request in [format!("CONNECT {origin} HTTP/1.1\r\n\r\n"), format!("GET http://{origin}/ HTTP/1.1\r\n\r\n")]
-        {
+        assert_eq!(socks(forwarder, UNSPECIFIED, origin.port()).await.0, 1, "{scheme}");
+        for request in [format!("CONNECT {there} HTTP/1.1\r\n\r\n"), format!("GET http://{there}/ HTTP/1.1\r\n\r\n")] {
             let answer = say(forwarder, request).await;
             assert!(answer.starts_with("HTTP/1.1 502 ") && answer.contains("cannot be reached"), "{answer}");
         }

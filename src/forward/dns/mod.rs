@@ -10,7 +10,7 @@ mod names;
 mod serve;
 mod upstream;
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -103,6 +103,9 @@ impl Resolver {
             warn!(dns = true, via = forwarder.via, "{}", forwarder.told(&failure));
             return question.error(ResponseCode::Refused);
         }
+        if let (Source::Tcp(..), Some(records)) = (&self.source, of_loopback(&subject, question.kind())) {
+            return question.records(records, TTL, transport);
+        }
         let answered = match (&self.source, subject) {
             (Source::Synthetic(names), Subject::Name(name)) => {
                 return question.records(addresses(names, &name, question.kind()), TTL, transport);
@@ -152,6 +155,23 @@ fn addresses(names: &Mutex<Names>, name: &str, kind: RecordType) -> Vec<RData> {
     }
     let number = lock(names).place(name, Instant::now());
     vec![if kind == RecordType::A { RData::A(number.v4().into()) } else { RData::AAAA(number.v6().into()) }]
+}
+
+/// What there is to say of this host's loopback, which is no other's to answer (RFC 6761, 6.3).
+fn of_loopback(subject: &Subject, kind: RecordType) -> Option<Vec<RData>> {
+    let host = match subject {
+        Subject::Name(name) => Host::Name(name.clone()),
+        Subject::Address(address) => Host::Ip(*address),
+        Subject::NoHost => return None,
+    };
+    host.is_loopback().then(|| match (host, kind) {
+        (Host::Name(_), RecordType::A) => vec![RData::A(Ipv4Addr::LOCALHOST.into())],
+        (Host::Name(_), RecordType::AAAA) => vec![RData::AAAA(Ipv6Addr::LOCALHOST.into())],
+        (Host::Ip(_), RecordType::PTR) => {
+            Name::from_ascii("localhost.").map(|name| vec![RData::PTR(PTR(name))]).unwrap_or_default()
+        }
+        _ => Vec::new(),
+    })
 }
 
 /// The name of a synthetic address. Nobody is asked for another's.

@@ -1,7 +1,7 @@
 //! By the host's own network. Here names are resolved, and only here the app's names are.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use fast_socks5::ReplyError;
 use tokio::net::{TcpStream, lookup_host};
@@ -12,6 +12,9 @@ use crate::destination::{Destination, Host, is_onion};
 use crate::forward::limits::{ADDRESSES, STAGGER};
 
 use super::{Admission, Failure, Stream};
+
+/// What the names of this host's loopback lead to.
+const LOOPBACK: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
 
 /// Connects to `destination`. The addresses that are judged are those that are dialled.
 pub(super) async fn connect(destination: &Destination, admission: &Admission) -> Result<Stream, Failure> {
@@ -28,6 +31,10 @@ pub(super) async fn resolve(host: &Host, port: u16) -> Result<Vec<SocketAddr>, F
         Host::Name(name) if is_onion(name) => {
             return Err(unresolved(format!("{name} is an onion service, which only Tor finds: use --via tor")));
         }
+        // RFC 6761, 6.3: always these. No resolver is asked, which may not be within reach.
+        Host::Name(_) if host.is_loopback() => {
+            return Ok(LOOPBACK.map(|address| SocketAddr::new(address, port)).into());
+        }
         Host::Name(name) => name,
     };
     let addresses: Vec<_> = match lookup_host((name.as_str(), port)).await {
@@ -42,6 +49,9 @@ pub(super) async fn resolve(host: &Host, port: u16) -> Result<Vec<SocketAddr>, F
 
 /// The name of `address`, by this host's resolver.
 pub(super) async fn resolve_ptr(address: IpAddr) -> Result<String, Failure> {
+    if address.to_canonical().is_loopback() {
+        return Ok("localhost".to_owned());
+    }
     let unnamed = |why: String| unresolved(format!("{address} has no name: {why}"));
     let looked_up = spawn_blocking(move || dns_lookup::lookup_addr(&address)).await;
     looked_up.map_err(|error| unnamed(error.to_string()))?.map_err(|error| unnamed(io::Error::from(error).to_string()))

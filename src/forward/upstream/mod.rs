@@ -16,7 +16,7 @@ use anyhow::{Result, bail};
 use rustls::RootCertStore;
 
 use crate::cli::Isolate;
-use crate::destination::Destination;
+use crate::destination::{Destination, Host};
 use crate::via::{Credentials, Via};
 
 use super::admission::Admission;
@@ -92,7 +92,7 @@ impl Upstream {
         admission: &Admission,
     ) -> Result<Connected, Failure> {
         let budget = Budget::new(&self.limits);
-        match &self.way {
+        match self.way_to(&destination.host) {
             Way::Direct => {
                 let connected = budget.connecting(direct::connect(destination, admission)).await;
                 let late = |_| Err(Failure::timed_out(format_args!("connecting to {destination}")));
@@ -113,7 +113,7 @@ impl Upstream {
         caller: Option<&Credentials>,
         admission: &Admission,
     ) -> Result<(Connected, Form), Failure> {
-        if let Way::Chain(chain) = &self.way
+        if let Way::Chain(chain) = self.way_to(&destination.host)
             && let Some(form) = chain.last().absolute_form()
         {
             let errand = self.errand(caller, destination);
@@ -121,6 +121,12 @@ impl Upstream {
             return Ok((stream.into(), form));
         }
         Ok((self.tunnel(destination, caller, admission).await?, Form::Origin))
+    }
+
+    /// How `host` is reached. This host's loopback is here: behind an upstream it would be another's, and
+    /// the question alone would tell what runs on this one.
+    fn way_to(&self, host: &Host) -> &Way {
+        if host.is_loopback() { &Way::Direct } else { &self.way }
     }
 
     fn errand<'a>(&'a self, caller: Option<&'a Credentials>, destination: &'a Destination) -> Errand<'a> {

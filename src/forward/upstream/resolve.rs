@@ -28,7 +28,7 @@ impl Upstream {
             Host::Name(name) => name,
         };
         let budget = Budget::new(&self.limits);
-        let found: Vec<IpAddr> = match &self.way {
+        let found: Vec<IpAddr> = match self.way_to(&destination.host) {
             Way::Direct => {
                 let looked_up = budget.connecting(direct::resolve(&destination.host, NO_PORT)).await;
                 let found = looked_up.unwrap_or_else(|_| Err(Failure::timed_out(format_args!("looking up {name}"))))?;
@@ -53,7 +53,7 @@ impl Upstream {
         let destination = Destination { host: Host::Ip(address), port: NO_PORT };
         admission.check_host(&destination.host).map_err(|failure| refused(&destination.host, failure))?;
         let budget = Budget::new(&self.limits);
-        let name = match &self.way {
+        let name = match self.way_to(&destination.host) {
             Way::Direct => {
                 let looked_up = budget.connecting(direct::resolve_ptr(address)).await;
                 looked_up.unwrap_or_else(|_| Err(Failure::timed_out(format_args!("looking up {address}"))))?
@@ -153,6 +153,21 @@ mod tests {
         // A name is no answer to a question for addresses.
         let failure = upstream.resolve("a.test", None, &admission(&[])).await.unwrap_err();
         assert!(failure.blames_upstream && failure.message.contains("does not speak SOCKS5"), "{failure}");
+    }
+
+    #[tokio::test]
+    async fn nobody_outside_is_asked_about_this_hosts_loopback() {
+        let (spec, requests) = tor(&[0, 1, 192, 0, 2, 7]).await;
+        let (upstream, opened) = (upstream(&[&spec]), admission(&["localhost"]));
+        let both: [IpAddr; 2] = [Ipv4Addr::LOCALHOST.into(), std::net::Ipv6Addr::LOCALHOST.into()];
+        for name in ["localhost", "db.localhost"] {
+            assert_eq!(upstream.resolve(name, None, &opened).await.unwrap(), both);
+        }
+        assert_eq!(upstream.resolve_ptr([127, 9, 9, 9].into(), None, &opened).await.unwrap(), "localhost");
+        // Its name is another thing to open.
+        let failure = upstream.resolve_ptr(both[0], None, &admission(&["127.0.0.1"])).await.unwrap_err();
+        assert_eq!(failure.status, 403, "{failure}");
+        assert!(requests.lock().unwrap().is_empty());
     }
 
     #[tokio::test]

@@ -123,6 +123,10 @@ impl Outlet {
                 dialable(destination, vec![SocketAddr::new(*address, *port)], admission).map(Route::To)
             }
             (Outlet::Direct { .. }, Host::Name(_)) => Ok(Route::LookUp),
+            // Neither the upstream's business nor within its reach.
+            (Outlet::Socks5 { .. }, host) if host.is_loopback() => Err(Failure::not_offered(format!(
+                "{destination} is on this host's loopback, to which datagrams go with --via direct alone: use TCP"
+            ))),
             (Outlet::Socks5 { .. }, Host::Ip(address)) => {
                 Ok(Route::To(vec![TargetAddr::Ip(SocketAddr::new(*address, *port))]))
             }

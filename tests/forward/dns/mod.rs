@@ -1,6 +1,6 @@
 //! DNS over real sockets: what is answered, what is refused, and what a synthetic address leads to.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 

@@ -97,6 +97,20 @@ async fn every_type_goes_through_the_upstream_to_the_resolver_by_tcp() {
 }
 
 #[tokio::test]
+async fn no_resolver_is_asked_about_this_hosts_loopback() {
+    let (resolver, _) = resolver().await;
+    let (upstream, requests) = leading_to(resolver).await;
+    let (_, dns) = resolving(&format!("socks5://{upstream}"), &["localhost"], "tcp://192.0.2.53").await;
+    assert_eq!(address(&ask(dns, "LocalHost.", RecordType::A).await), IpAddr::from(Ipv4Addr::LOCALHOST));
+    assert_eq!(address(&ask(dns, "db.localhost.", RecordType::AAAA).await), IpAddr::from(Ipv6Addr::LOCALHOST));
+    let pointer = ask(dns, "1.0.0.127.in-addr.arpa.", RecordType::PTR).await;
+    assert_eq!(pointer.answers[0].data.to_string(), "localhost.");
+    let none = ask(dns, "localhost.", RecordType::MX).await;
+    assert_eq!((none.response_code, none.answers.len()), (ResponseCode::NoError, 0));
+    assert!(seen(&requests).is_empty(), "{:?}", seen(&requests));
+}
+
+#[tokio::test]
 async fn a_long_answer_is_cut_for_udp_and_whole_by_tcp() {
     let (resolver, _) = resolver().await;
     let allowed = resolver.to_string();
