@@ -2,14 +2,14 @@
 //! input can be wrong. Pure.
 
 use std::ffi::OsString;
-use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 
 use crate::cli::{Isolate, LaunchArgs, LogDestinations, WallKind};
 use crate::destination::{Destination, Pattern, Rules, inside_address};
-use crate::dns::Dns;
+use crate::dns::{self, Dns};
 use crate::environment::proxy_variables;
 use crate::host::{Host, User};
 use crate::name::LaunchName;
@@ -205,6 +205,7 @@ impl Plan {
             bail!("--log-destinations is about the forwarder's log, and --via none has none");
         }
         plan.listen_at(address);
+        plan.refuse_clash()?;
         Ok(plan)
     }
 
@@ -230,6 +231,20 @@ impl Plan {
         self.wall != WallKind::Address && self.via.carries_datagrams()
     }
 
+    /// Where, inside the app's namespace, connections to a service on the host's loopback are taken, so
+    /// that programs that know no proxy reach it: `--allow-destination` of one loopback address and port.
+    /// In the address wall the app would be on the host's loopback itself, all of its ports.
+    #[must_use]
+    pub fn services(&self) -> Vec<SocketAddr> {
+        if self.wall != WallKind::Strict || !self.has_forwarder() {
+            return Vec::new();
+        }
+        let mut services: Vec<_> = self.allow_destination.iter().filter_map(Pattern::loopback_socket).collect();
+        services.sort_unstable();
+        services.dedup();
+        services
+    }
+
     /// The app's `IPAddressAllow=` and `IPAddressDeny=`.
     #[must_use]
     pub fn lists(&self) -> IpLists {
@@ -238,9 +253,25 @@ impl Plan {
             (_, false) => IpLists::only(Vec::new()),
             (_, true) => {
                 let own = network::host(*self.address.ip());
-                let others = self.rules.allow.iter().copied().filter(|network| *network != own);
-                IpLists::only(std::iter::once(own).chain(others).collect())
+                let services = self.services().into_iter().map(|at| network::host(at.ip()));
+                IpLists::only(std::iter::once(own).chain(self.rules.allow.iter().copied()).chain(services))
             }
+        }
+    }
+
+    /// The forwarder's own sockets are in the same namespace as those of [`Self::services`].
+    fn refuse_clash(&self) -> Result<()> {
+        let own = |at: &SocketAddr| match at.port() {
+            _ if at.ip() != *self.address.ip() => None,
+            port if port == self.address.port() => Some("the forwarder itself"),
+            dns::PORT if self.dns != Dns::Off => Some("its DNS"),
+            _ => None,
+        };
+        match self.services().iter().find_map(|at| own(at).map(|who| (at, who))) {
+            Some((at, who)) => bail!(
+                "--allow-destination {at}: in the program's namespace {who} listens there; let the service listen at another address or port"
+            ),
+            None => Ok(()),
         }
     }
 

@@ -47,7 +47,7 @@ pub struct LaunchArgs {
     /// Everything but this, whatever --only says; repeatable
     #[arg(long, value_name = "DEST", help_heading = "What the forwarder lets through")]
     pub block: Vec<String>,
-    /// Open this inside destination (loopback, private …); repeatable
+    /// Open this inside destination; loopback IP:PORT without proxy too
     #[arg(long, value_name = "DEST", help_heading = "What the forwarder lets through")]
     pub allow_destination: Vec<String>,
 

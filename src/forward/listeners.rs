@@ -7,6 +7,7 @@ use listenfd::ListenFd;
 use tokio::net::{TcpListener, UdpSocket};
 
 use crate::cli::ForwardArgs;
+use crate::destination::{Destination, Pattern};
 use crate::dns::{self, Dns};
 
 /// They, by what is spoken there.
@@ -17,6 +18,8 @@ pub(super) struct Listeners {
     pub(super) relay: Option<UdpSocket>,
     pub(super) dns_datagrams: Vec<UdpSocket>,
     pub(super) dns_streams: Vec<TcpListener>,
+    /// Those where a service of the host's loopback is found in the app's namespace.
+    pub(super) services: Vec<(Destination, TcpListener)>,
 }
 
 impl Listeners {
@@ -44,9 +47,14 @@ impl Listeners {
             let taken = taken.context("systemd handed over a socket that is neither a TCP listener nor UDP")?;
             let Some(listener) = taken else { continue };
             let address = listener.local_addr().context("cannot tell a socket's address")?;
-            let is_dns = dns != Dns::Off && address.port() == dns::PORT;
-            let to = if is_dns { &mut listeners.dns_streams } else { &mut listeners.proxy };
-            to.push(streams(listener)?);
+            let listener = streams(listener)?;
+            if is_service(args, address) {
+                listeners.services.push((Destination::from_ip(address.ip(), address.port())?, listener));
+            } else if dns != Dns::Off && address.port() == dns::PORT {
+                listeners.dns_streams.push(listener);
+            } else {
+                listeners.proxy.push(listener);
+            }
         }
         if let Some(address) = args.listen {
             let listener = bound(address, StdListener::bind)?;
@@ -76,6 +84,13 @@ impl Listeners {
     }
 }
 
+/// Whether a socket at `address` is for the service that is at the same address on the host. Where
+/// clients are told by their cgroup, the app is on the host's loopback as well, and needs none.
+fn is_service(args: &ForwardArgs, address: SocketAddr) -> bool {
+    let is_here = |allowed: &Pattern| allowed.loopback_socket() == Some(address);
+    args.peer_cgroup.is_none() && args.allow_destination.iter().any(is_here)
+}
+
 fn bound<T>(address: SocketAddr, bind: impl Fn(SocketAddr) -> std::io::Result<T>) -> Result<T> {
     bind(address).with_context(|| format!("cannot listen on {address}"))
 }
@@ -88,4 +103,37 @@ fn streams(listener: StdListener) -> Result<TcpListener> {
 fn datagrams(socket: StdSocket) -> Result<UdpSocket> {
     socket.set_nonblocking(true).context("cannot make the UDP socket non-blocking")?;
     UdpSocket::from_std(socket).context("cannot use the UDP socket")
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::{Appfw, Subcommand};
+
+    fn args(line: &str) -> ForwardArgs {
+        let words = ["appfw", "forward"].into_iter().chain(line.split_whitespace());
+        let Subcommand::Forward(args) = Appfw::try_parse_from(words).unwrap().subcommand else { unreachable!() };
+        args
+    }
+
+    #[test]
+    fn a_service_is_known_by_its_address() {
+        let opened =
+            "--via tor --allow-destination 127.0.0.1:5432 --allow-destination [::1]:80 --allow-destination any";
+        for (address, is_one) in [
+            ("127.0.0.1:5432", true),
+            ("[::1]:80", true),
+            ("127.0.0.1:5433", false),
+            ("127.0.0.2:5432", false),
+            ("[::1]:5432", false),
+            ("127.100.90.50:1080", false),
+            ("127.100.90.50:53", false),
+        ] {
+            let address = address.parse().unwrap();
+            assert_eq!(is_service(&args(opened), address), is_one, "{address}");
+            assert!(!is_service(&args(&format!("{opened} --peer-cgroup /x")), address), "{address}");
+        }
+    }
 }

@@ -198,7 +198,7 @@ fn forward(args: ForwardArgs, reporter: Arc<Reporter>) -> Result<()> {
     runtime.context("cannot start the forwarder's runtime")?.block_on(async {
         let mut stop = signal(SignalKind::terminate()).context("cannot listen to SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen to SIGINT")?;
-        let Listeners { proxy, relay, dns_datagrams, dns_streams } =
+        let Listeners { proxy, relay, dns_datagrams, dns_streams, services } =
             Listeners::open(&args, dns, via.carries_datagrams())?;
         if let Some(socket) = relay {
             forwarder = forwarder.with_relay(socket)?;
@@ -217,6 +217,10 @@ fn forward(args: ForwardArgs, reporter: Arc<Reporter>) -> Result<()> {
         for listener in dns_streams {
             serving.spawn(serve_streams(listener, Arc::clone(&forwarder)));
         }
+        for (service, listener) in services {
+            debug!(%service, "is reached as if it were here");
+            serving.spawn(serve_service(listener, service, Arc::clone(&forwarder)));
+        }
         // Connections end with the runtime: there is nothing to save, and the app is over anyway.
         tokio::select! {
             _ = stop.recv() => Ok(()),
@@ -227,6 +231,20 @@ fn forward(args: ForwardArgs, reporter: Arc<Reporter>) -> Result<()> {
 
 /// Serves `listener` until `shutdown`, then ends every connection at once.
 pub async fn serve(listener: TcpListener, forwarder: Arc<Forwarder>, shutdown: impl Future<Output = ()>) {
+    accept(listener, None, forwarder, shutdown).await;
+}
+
+/// Leads every connection to `listener` to `service`, for ever: what is said there is not looked at.
+pub async fn serve_service(listener: TcpListener, service: Destination, forwarder: Arc<Forwarder>) {
+    accept(listener, Some(Arc::new(service)), forwarder, std::future::pending()).await;
+}
+
+async fn accept(
+    listener: TcpListener,
+    service: Option<Arc<Destination>>,
+    forwarder: Arc<Forwarder>,
+    shutdown: impl Future<Output = ()>,
+) {
     let mut sessions = JoinSet::new();
     tokio::pin!(shutdown);
     loop {
@@ -237,7 +255,7 @@ pub async fn serve(listener: TcpListener, forwarder: Arc<Forwarder>, shutdown: i
         };
         match accepted {
             Ok((client, peer)) => {
-                if let Some(session) = Arc::clone(&forwarder).receive(client, peer) {
+                if let Some(session) = Arc::clone(&forwarder).receive(client, peer, service.clone()) {
                     sessions.spawn(session);
                 }
             }
@@ -255,7 +273,12 @@ pub async fn serve(listener: TcpListener, forwarder: Arc<Forwarder>, shutdown: i
 
 impl Forwarder {
     /// What becomes of a new connection; `None` if it is closed right here.
-    fn receive(self: Arc<Self>, client: TcpStream, peer: SocketAddr) -> Option<impl Future<Output = ()> + use<>> {
+    fn receive(
+        self: Arc<Self>,
+        client: TcpStream,
+        peer: SocketAddr,
+        service: Option<Arc<Destination>>,
+    ) -> Option<impl Future<Output = ()> + use<>> {
         if !self.serves(&client, peer) {
             return None;
         }
@@ -272,7 +295,7 @@ impl Forwarder {
                 Some(place) => place.free().await,
                 None => None,
             };
-            session::serve(&self, client, place.is_none()).await;
+            session::serve(&self, client, service, place.is_none()).await;
             drop((place, refusal));
         })
     }

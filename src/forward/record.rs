@@ -37,8 +37,15 @@ impl Forwarder {
 
     /// Logs that a request for `destination` was not let through.
     pub(super) fn log_refusal(&self, destination: &Destination, failure: &Failure) {
-        let destination = self.log_destinations.then(|| tracing::field::display(destination));
-        warn!(destination, via = self.via, "{}", self.told(failure));
+        let destination = self.log_destinations.then_some(destination);
+        let via = self.way_to(destination);
+        warn!(destination = destination.map(tracing::field::display), via, "{}", self.told(failure));
+    }
+
+    /// What the log says of the way: this host's loopback is dialled from here. Where destinations are not
+    /// logged, that one is not told either.
+    fn way_to(&self, destination: Option<&Destination>) -> &str {
+        if destination.is_some_and(|destination| destination.host.is_loopback()) { "direct" } else { &self.via }
     }
 
     /// What the log says of a failure: where destinations are not logged, no more than its kind.
@@ -54,7 +61,7 @@ impl Record {
         let ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
         let destination = self.target.as_ref().map(|target| tracing::field::display(&target.destination));
         let rule = self.target.as_ref().and_then(|target| target.rule.as_deref());
-        let via = forwarder.via.as_str();
+        let via = forwarder.way_to(self.target.as_ref().map(|target| &target.destination));
         match outcome {
             Ok(()) => info!(destination, rule, via, sent, received, ms, "done"),
             Err(failure) => {

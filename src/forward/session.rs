@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::io;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use super::failure::Failure;
 use super::limits::REFUSAL_TIME;
 use super::record::Record;
 use super::relay::{Traffic, relay, write_all};
-use super::request::{After, Client, First, Form, Lookup, NoRequest, Plain, Question, Request};
+use super::request::{After, Client, First, Form, Forwarded, Lookup, NoRequest, Plain, Question, Request};
 use super::stream::Stream;
 use super::udp;
 use super::upstream::Connected;
@@ -26,20 +27,32 @@ use super::upstream::Connected;
 /// A peer that is silent this long is asked for a sign of life; a vanished one frees its place.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(120);
 
-/// Serves one client. If the house is full, it is told so as soon as it has made its request.
-pub(super) async fn serve(forwarder: &Forwarder, client: TcpStream, is_full: bool) {
+/// Serves one client, who says where it wants to go unless `service` is what it came for. If the house is
+/// full, it is told so as soon as it has made its request.
+pub(super) async fn serve(forwarder: &Forwarder, client: TcpStream, service: Option<Arc<Destination>>, is_full: bool) {
     prepare(&client);
     // Getting connected takes more memory than being so: boxed, it does not stay in this task.
-    let Some((record, open)) = Box::pin(open(forwarder, client, is_full)).await else { return };
+    let Some((record, open)) = Box::pin(open(forwarder, client, service, is_full)).await else { return };
     let Open { client, early, upstream } = open;
     let carried = carry(forwarder, &client, &early, upstream, &record.traffic).await;
     record.write(forwarder, carried.map_err(|error| Failure::system("broke off", &error)));
 }
 
 /// Serves requests until one opens a tunnel; `None` if none does.
-async fn open(forwarder: &Forwarder, client: TcpStream, is_full: bool) -> Option<(Record, Open)> {
-    let reading = First::read(client, forwarder.limits.head);
-    let mut request = match listen(forwarder, reading, is_full).await? {
+async fn open(
+    forwarder: &Forwarder,
+    client: TcpStream,
+    service: Option<Arc<Destination>>,
+    is_full: bool,
+) -> Option<(Record, Open)> {
+    let first = match service {
+        Some(service) => {
+            let destination = Arc::unwrap_or_clone(service);
+            First::Request(Request::Forwarded(Forwarded { client, destination }))
+        }
+        None => listen(forwarder, First::read(client, forwarder.limits.head), is_full).await?,
+    };
+    let mut request = match first {
         First::Request(request) => request,
         First::Associate(asked) => {
             udp::serve(forwarder, asked, is_full).await;

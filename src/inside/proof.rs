@@ -89,10 +89,11 @@ fn egress(lists: &IpLists, args: &InsideArgs) -> Result<()> {
         setsockopt(&socket, sockopt::BindToDevice, &OsString::from("lo")).context("cannot bind a socket to lo")?;
         expect_denied(&socket, IpAddr::V4(canary))?;
     }
-    for target in [IpAddr::V4(neighbour(args.forwarder)), IpAddr::V6(Ipv6Addr::LOCALHOST)] {
-        if lists.passes(target) {
-            continue;
-        }
+    let own = neighbour(args.forwarder, lists).map(IpAddr::V4);
+    // Where ::1 is open there is no other address of version 6 that leads nowhere else: without a route
+    // the kernel has its own error before the filter is asked.
+    let v6 = Some(IpAddr::V6(Ipv6Addr::LOCALHOST)).filter(|v6| !lists.passes(*v6));
+    for target in own.into_iter().chain(v6) {
         let any: IpAddr = if target.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
         match UdpSocket::bind((any, 0)) {
             Ok(socket) => expect_denied(&socket, target)?,
@@ -126,10 +127,9 @@ fn no_family(error: &std::io::Error) -> bool {
 /// such a pair of loopback addresses.
 fn ingress(lists: &IpLists, args: &InsideArgs) -> Result<()> {
     let Some(allowed) = args.forwarder.map(|address| *address.ip()) else { return Ok(()) };
-    let denied = neighbour(args.forwarder);
-    if lists.passes(IpAddr::V4(denied)) || !lists.passes(IpAddr::V4(allowed)) {
+    let Some(denied) = neighbour(args.forwarder, lists).filter(|_| lists.passes(IpAddr::V4(allowed))) else {
         return Ok(());
-    }
+    };
     let bind = |address: Ipv4Addr| UdpSocket::bind((address, 0)).context("cannot make a socket for the proof");
     let (receiver, from_denied, from_allowed) = (bind(allowed)?, bind(denied)?, bind(allowed)?);
     let target = receiver.local_addr().context("cannot make a socket for the proof")?;
@@ -144,12 +144,17 @@ fn ingress(lists: &IpLists, args: &InsideArgs) -> Result<()> {
     Ok(())
 }
 
-/// An address beside the forwarder's, which the app must not reach.
-fn neighbour(forwarder: Option<SocketAddrV4>) -> Ipv4Addr {
+/// The next loopback address after the forwarder's that the app must not reach. What single addresses
+/// are open beside it (`--allow-destination`) never makes up all that are tried.
+fn neighbour(forwarder: Option<SocketAddrV4>, lists: &IpLists) -> Option<Ipv4Addr> {
     let own = forwarder.map_or(*crate::plan::ADDRESS.ip(), |address| *address.ip());
-    // 127.255.255.255 is a broadcast address: its neighbour is the one below.
-    let next = Ipv4Addr::from(u32::from(own).wrapping_add(1));
-    if next.is_loopback() && next.octets()[3] != 255 { next } else { Ipv4Addr::from(u32::from(own).wrapping_sub(1)) }
+    let beside = (1..).map(|step| {
+        let [_, a, b, c] = u32::from(own).wrapping_add(step).to_be_bytes();
+        Ipv4Addr::new(127, a, b, c)
+    });
+    // 127.0.0.0 and 127.255.255.255 are broadcast addresses.
+    let single = beside.filter(|address| !matches!(address.octets()[3], 0 | 255));
+    single.take(lists.allow.len() + 1).find(|address| !lists.passes(IpAddr::V4(*address)))
 }
 
 /// The forwarder's socket listens here, in this very namespace. It isn't connected to: the first
@@ -167,13 +172,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_neighbour_is_another_loopback_address() {
-        assert_eq!(neighbour(None), Ipv4Addr::new(127, 100, 90, 51));
-        for last in [0, 1, 253, 254, 255] {
-            let own = Ipv4Addr::new(127, 255, 255, last);
-            let next = neighbour(Some(SocketAddrV4::new(own, 1080)));
-            assert!(next.is_loopback() && next != own && next.octets()[3] != 255, "{own} {next}");
+    fn the_neighbour_is_another_loopback_address_that_is_denied() {
+        let opened = |list: &[&str]| IpLists::only(list.iter().map(|network| network.parse().unwrap()));
+        let beside = |own: &str, lists: &IpLists| {
+            neighbour(Some(SocketAddrV4::new(own.parse().unwrap(), 1080)), lists).map(|address| address.to_string())
+        };
+        assert_eq!(neighbour(None, &opened(&[])), Some(Ipv4Addr::new(127, 100, 90, 51)));
+        for (own, allowed, next) in [
+            ("127.100.90.50", &[][..], Some("127.100.90.51")),
+            ("127.100.90.50", &["127.100.90.51/32", "127.100.90.52/32", "127.0.0.1/32"], Some("127.100.90.53")),
+            ("127.100.90.254", &[], Some("127.100.91.1")),
+            ("127.255.255.253", &[], Some("127.255.255.254")),
+            ("127.255.255.254", &[], Some("127.0.0.1")),
+            ("127.255.255.254", &["127.0.0.1/32"], Some("127.0.0.2")),
+            ("127.0.0.9", &["127.0.0.0/8"], None),
+        ] {
+            let own_network = format!("{own}/32");
+            let lists = opened(&[&[own_network.as_str()], allowed].concat());
+            assert_eq!(beside(own, &lists).as_deref(), next, "{own} {allowed:?}");
         }
+        // As many as anybody may open by name, one by one.
+        let many: Vec<_> = (50..=254).map(|last| format!("127.100.90.{last}/32")).collect();
+        let many: Vec<_> = many.iter().map(String::as_str).collect();
+        assert_eq!(beside("127.100.90.50", &opened(&many)).as_deref(), Some("127.100.91.1"));
     }
 
     #[test]

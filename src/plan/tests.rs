@@ -74,6 +74,11 @@ fn what_cannot_be_honoured_is_refused_with_what_can() {
         ("--via none --deny any --dns tcp://9.9.9.9 x", "is the forwarder's, and --via none has none"),
         ("--via none --dns host x", "--dns host has no network to go with"),
         ("--via direct --wall namespace x", "--wall namespace is not there yet"),
+        (
+            "--via direct --allow-destination 127.100.90.50:1080 x",
+            "--allow-destination 127.100.90.50:1080: in the program's namespace the forwarder itself listens there; let the service",
+        ),
+        ("--via tor --allow-destination 127.100.90.50:53 x", "the program's namespace its DNS listens there"),
     ] {
         let message = format!("{:#}", plan(line).expect_err(line));
         assert!(message.contains(phrase), "{line}: {message}");
@@ -178,6 +183,39 @@ fn the_wall_and_its_lists_follow_from_the_way_out() {
         assert_eq!((plan.wall, plan.resolver), (wall, resolver), "{line}");
         assert_eq!((words(&lists.allow).as_str(), words(&lists.deny).as_str()), (allow, deny), "{line}");
         assert!(lists.canary().is_some(), "{line}: nothing to prove the filter by");
+    }
+}
+
+#[test]
+fn a_service_of_the_loopback_is_in_the_strict_wall_at_its_own_address() {
+    for (line, services, allow) in [
+        ("--via tor x", "", "127.100.90.50/32"),
+        ("--via tor --allow-destination 127.0.0.1:5432 x", "127.0.0.1:5432", "127.100.90.50/32 127.0.0.1/32"),
+        (
+            "--via direct --allow-destination [::1]:80 --allow-destination 127.0.0.1:81 --allow-destination 127.0.0.1:80 --allow-destination [::ffff:127.0.0.1]:80 x",
+            "127.0.0.1:80 127.0.0.1:81 [::1]:80",
+            "127.100.90.50/32 127.0.0.1/32 ::1/128",
+        ),
+        // Beside the forwarder there is room, and without its DNS at its port.
+        (
+            "--via direct --dns off --allow-destination 127.100.90.50:53 --allow-destination 127.0.0.1:1080 x",
+            "127.0.0.1:1080 127.100.90.50:53",
+            "127.100.90.50/32 127.0.0.1/32",
+        ),
+        // What is no single socket, and what is not on the loopback, is reached by the proxy alone.
+        (
+            "--via tor --allow-destination localhost:80 --allow-destination 127.0.0.1 --allow-destination 127.0.0.0/8:80 --allow-destination 127.0.0.1:80-90 --allow-destination 10.0.0.1:80 --allow-destination any:80 x",
+            "",
+            "127.100.90.50/32",
+        ),
+        // The address wall is on the host's loopback.
+        ("--via tor --wall address --allow-destination 127.0.0.1:5432 x", "", "127.100.7.7/32"),
+        ("--via tor --wall address --address 127.0.0.9 --allow-destination 127.0.0.9:1080 x", "", "127.0.0.9/32"),
+    ] {
+        let plan = plan(line).unwrap_or_else(|error| panic!("{line}: {error:#}"));
+        let listening: Vec<_> = plan.services().iter().map(ToString::to_string).collect();
+        assert_eq!((listening.join(" ").as_str(), words(&plan.lists().allow).as_str()), (services, allow), "{line}");
+        assert!(plan.lists().denies_any(), "{line}");
     }
 }
 

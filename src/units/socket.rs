@@ -26,6 +26,7 @@ pub(super) fn unit(plan: &Plan, places: &Places) -> Unit {
         let address = format!("{}:{}", plan.address.ip(), dns::PORT);
         listen.extend([(SocketKind::Datagram, address.clone()), (SocketKind::Stream, address)]);
     }
+    listen.extend(plan.services().iter().map(|at| (SocketKind::Stream, at.to_string())));
     unit.kind("Listen", Value::Listen(listen));
     // More than the default of an accept queue in systemd (SOMAXCONN is the kernel's own limit).
     unit.kind("Backlog", Value::Number(4096));

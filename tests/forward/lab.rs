@@ -330,6 +330,7 @@ pub async fn say(forwarder: SocketAddr, request: impl AsRef<[u8]>) -> String {
 pub async fn echoes(stream: &mut TcpStream, word: &str) -> bool {
     stream.write_all(word.as_bytes()).await.unwrap();
     let mut back = vec![0; word.len()];
-    stream.read_exact(&mut back).await.unwrap();
+    let read = tokio::time::timeout(PATIENCE, stream.read_exact(&mut back)).await;
+    read.expect("no echo").unwrap();
     back == word.as_bytes()
 }

@@ -17,6 +17,7 @@ mod rebinding;
 mod refusals;
 mod relay;
 mod rules;
+mod services;
 mod socks;
 mod transfer;
 mod udp;

@@ -97,6 +97,11 @@ def test_kernel_that_refuses_bpf_leaves_the_app_unrun(lying_lab, wall):
     assert "BPF filter" in refusal(lying_lab, *WALLS[wall])
 
 
+def test_bpf_is_missed_where_what_it_is_proven_by_is_opened(lying_lab):
+    opened = [f"--allow-destination={address}:80" for address in ("[::1]", "127.100.90.51", "127.100.90.52")]
+    assert "BPF filter" in refusal(lying_lab, *DIRECT, *opened)
+
+
 @pytest.mark.parametrize("user", ["root", "bob"])
 def test_bpf_is_missed_whoever_the_app_runs_as(lying_lab, user):
     assert "BPF filter" in refusal(lying_lab, *DIRECT, "--uid", user)
@@ -404,6 +409,8 @@ def test_option_of_a_later_version_is_refused_never_ignored(lab, words, says):
     (["--via=direct", "--allow=10.0.0.0/24"], "--wall address"),
     (["--via=direct", "--wall=address", "--allow=any"], "--allow covers every documentation network"),
     (["--via=none", "--allow-destination=127.0.0.1:80"], "--allow-destination"),
+    (["--via=direct", "--allow-destination=127.100.90.50:1080"], "the forwarder itself listens there"),
+    (["--via=direct", "--allow-destination=127.100.90.50:53"], "its DNS listens there"),
     (["--via=none", "--only=example.org"], "--only is the forwarder's"),
     (["--via=direct", "--block=https://example.org/"], "did you mean example.org:443?"),
     (["--via=direct", "--address=127.0.0.9"], "--address"),

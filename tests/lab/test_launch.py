@@ -355,8 +355,8 @@ def test_allow_destination_opens_one_inside_address_and_no_other(lab):
     assert opened.split() in ([b"200", b"403", b"200", b"403", b"403"], [b"200", b"403", b"403", b"403", b"403"])
 
 
-def test_allow_destination_does_not_open_it_past_the_forwarder(lab):
-    result = run(lab, "--via", "direct", "--allow-destination", "127.0.0.1:8023", *CURL, "--noproxy", "*",
+def test_allow_destination_of_more_than_one_port_does_not_open_it_past_the_forwarder(lab):
+    result = run(lab, "--via", "direct", "--allow-destination", "127.0.0.1:8023-8024", *CURL, "--noproxy", "*",
                  "--max-time", "1", "http://127.0.0.1:8023/")
     assert result.returncode in (7, 28)
 

@@ -2,6 +2,7 @@
 
 mod body;
 mod client;
+mod forwarded;
 #[doc(hidden)]
 pub mod fuzzing;
 mod head;
@@ -22,6 +23,7 @@ use crate::via::Credentials;
 use super::failure::Failure;
 use super::stream::broken;
 pub(super) use client::Client;
+pub(super) use forwarded::Forwarded;
 pub(super) use head::{HeadError, read_head};
 pub(super) use http::Tunnel;
 pub(super) use plain::{After, Form, Plain};
@@ -48,6 +50,8 @@ pub(super) enum Request {
     Plain(Box<Plain>),
     /// A name's address or an address's name, asked for by SOCKS5.
     Lookup(Lookup),
+    /// A tunnel, asked for by nothing but where the client connected to.
+    Forwarded(Forwarded),
 }
 
 /// Why there is no request. Where the protocol has an answer, it was given.
@@ -99,6 +103,7 @@ impl Request {
             Request::Tunnel(tunnel) => &tunnel.destination,
             Request::Plain(plain) => &plain.destination,
             Request::Lookup(lookup) => &lookup.destination,
+            Request::Forwarded(forwarded) => &forwarded.destination,
         }
     }
 
@@ -110,6 +115,7 @@ impl Request {
             Request::Tunnel(tunnel) => tunnel.destination = destination,
             Request::Plain(plain) => plain.redirect(destination),
             Request::Lookup(lookup) => lookup.destination = destination,
+            Request::Forwarded(forwarded) => forwarded.destination = destination,
         }
     }
 
@@ -121,6 +127,7 @@ impl Request {
             Request::Tunnel(tunnel) => tunnel.caller.as_ref(),
             Request::Plain(plain) => plain.caller(),
             Request::Lookup(lookup) => lookup.caller(),
+            Request::Forwarded(_) => None,
         }
     }
 
@@ -132,6 +139,7 @@ impl Request {
             Request::Tunnel(tunnel) => tunnel.client.stream(),
             Request::Plain(plain) => plain.client.stream(),
             Request::Lookup(lookup) => lookup.client.get_ref(),
+            Request::Forwarded(forwarded) => &forwarded.client,
         };
         broken(client).await
     }
@@ -142,6 +150,7 @@ impl Request {
             Request::Socks5(socks) => socks.grant().await,
             Request::Socks4(socks) => socks.grant().await,
             Request::Tunnel(tunnel) => tunnel.grant().await,
+            Request::Forwarded(forwarded) => Ok((forwarded.client, Vec::new())),
             Request::Plain(_) | Request::Lookup(_) => Err(io::Error::other("it did not ask for a tunnel")),
         }
     }
@@ -154,6 +163,7 @@ impl Request {
             Request::Socks4(socks) => socks.refuse().await,
             Request::Tunnel(tunnel) => tunnel.refuse(failure).await,
             Request::Lookup(lookup) => lookup.refuse(failure).await,
+            Request::Forwarded(forwarded) => forwarded.refuse(),
             Request::Plain(plain) => return plain.refuse(failure).await,
         };
         None
