@@ -3,7 +3,8 @@
 # the times of all parts and `N passed, N failed` come last.
 #   tests/run.sh         what CI runs
 #   tests/run.sh --all   also the licences of all dependencies, the thresholds of both benchmarks beside other
-#                        proxies, 20,000 wrong inputs, 2 GiB each way, hops that hang, and real clients
+#                        proxies, 20,000 wrong inputs, a minute of fuzzing for each parser, 2 GiB each way, hops
+#                        that hang, and real clients
 set -uo pipefail
 # shellcheck source=tests/start.sh
 . "$(dirname "$0")/start.sh"
@@ -19,6 +20,7 @@ export APPFW_MUST_WORK=1
 logs=target/tests
 # Seconds; a lab takes three to four minutes beside another one.
 LAB_LIMIT=900
+FUZZ_TIME=60
 began=$SECONDS
 
 # part NAME COMMAND…: runs one part. Parts run side by side where they don't disturb one another.
@@ -67,6 +69,19 @@ forwarder() {
 
 endurance() { APPFW_FUZZ_INPUTS=20000 cargo test --locked --release --test forward endurance; }
 
+# Each target for a minute, from its seeds on. RUSTC_BOOTSTRAP: so the stable compiler takes the sanitizer's option, too.
+fuzz() {
+    local target tools=$PWD/target/tools/bin
+    local PATH=$tools:$PATH APPFW_PATH=${APPFW_PATH:+$tools:$APPFW_PATH}
+    [ -x "$tools/cargo-fuzz" ] || cargo install cargo-fuzz --locked --root target/tools || return
+    for target in $(cargo fuzz list --fuzz-dir tests/fuzz); do
+        command install -d -o "${SUDO_UID:-0}" target/fuzz target/fuzz/corpus "target/fuzz/corpus/$target"
+        RUSTC_BOOTSTRAP=1 cargo fuzz run --fuzz-dir tests/fuzz --target-dir "$PWD/target/fuzz" "$target" \
+            "target/fuzz/corpus/$target" "tests/fuzz/seeds/$target" -- \
+            -max_total_time="$FUZZ_TIME" -timeout=10 -print_final_stats=1 || return
+    done
+}
+
 licences() {
     command -v cargo-deny >/dev/null || PATH=$PWD/target/tools/bin:$PATH
     command -v cargo-deny >/dev/null || cargo install cargo-deny --locked --root target/tools || return
@@ -93,7 +108,8 @@ trap 'kill $(jobs -p) 2>/dev/null' EXIT
 install gcc libc6-dev shellcheck
 if [ -n "$all" ]; then
     export APPFW_ALL=1
-    install chromium dante-server default-jdk-headless firefox-esr git golang-go libnss3-tools microsocks \
+    # g++: what libFuzzer is built with
+    install chromium dante-server default-jdk-headless firefox-esr g++ git golang-go libnss3-tools microsocks \
         netcat-openbsd openssh-client python3-httpx python3-requests wget
 fi
 own_target
@@ -109,6 +125,7 @@ wait
 part clippy cargo clippy --all-targets --locked -- -D warnings
 part unit cargo test --locked
 [ -z "$all" ] || part licences licences
+[ -z "$all" ] || part fuzz fuzz
 
 if [ -n "${built:-}" ]; then
     part lab-252 lab 252 &

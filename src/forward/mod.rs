@@ -43,6 +43,8 @@ use crate::tor::find_tor;
 use crate::via::Via;
 
 use admission::Admission;
+#[doc(hidden)]
+pub use dns::fuzzing as dns_fuzzing;
 pub use dns::{serve_datagrams, serve_streams};
 use failure::Failure;
 pub use failure::{Refused, Rule};

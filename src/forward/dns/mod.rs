@@ -4,6 +4,8 @@
 //! serve (UDP, TCP) ─▶ message (question) ─▶ admission ─▶ names | host | upstream ─▶ message (answer)
 //! ```
 
+#[doc(hidden)]
+pub mod fuzzing;
 mod host;
 mod message;
 mod names;
