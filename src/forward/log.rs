@@ -2,10 +2,10 @@
 
 use std::fmt;
 use std::io::IsTerminal;
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tracing::{Event, Level, Subscriber, level_filters::LevelFilter};
+use tracing::{Event, Level, Subscriber, level_filters::LevelFilter, warn};
 use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
 use tracing_subscriber::fmt::{FmtContext, time::FormatTime, time::SystemTime};
 use tracing_subscriber::registry::LookupSpan;
@@ -42,6 +42,51 @@ impl Seldom {
     }
 }
 
+/// The same for what is worth a line each time, as long as it is not too often: so many lines a period.
+#[derive(Default)]
+pub(super) struct Ration {
+    period: Mutex<Option<Period>>,
+}
+
+struct Period {
+    began: Instant,
+    asked: u32,
+}
+
+impl Ration {
+    const PERIOD: Duration = Duration::from_secs(10);
+    /// More than a program that is set up wrongly makes; some hundred megabytes of journal a day at the most.
+    const LINES: u32 = 50;
+
+    /// Whether there is a line left. That lines are missing, and how many were, is said here.
+    pub(super) fn has_one(&self) -> bool {
+        let Asked { kept_back, number } = self.ask(Instant::now());
+        if kept_back > 0 {
+            warn!("{kept_back} more like these were not logged");
+        }
+        if number == Self::LINES + 1 {
+            warn!("more like these are not logged for the next {:?}", Self::PERIOD);
+        }
+        number <= Self::LINES
+    }
+
+    fn ask(&self, now: Instant) -> Asked {
+        let mut period = self.period.lock().unwrap_or_else(PoisonError::into_inner);
+        let over = period.take_if(|period| now.duration_since(period.began) >= Self::PERIOD);
+        let period = period.get_or_insert(Period { began: now, asked: 0 });
+        period.asked = period.asked.saturating_add(1);
+        let kept_back = over.map_or(0, |over| over.asked.saturating_sub(Self::LINES));
+        Asked { kept_back, number: period.asked }
+    }
+}
+
+/// One line asked for: how many were kept back in a period that is over by it, and which one of its own it is.
+#[derive(Debug, PartialEq, Eq)]
+struct Asked {
+    kept_back: u32,
+    number: u32,
+}
+
 struct Line {
     terminal: bool,
 }
@@ -71,5 +116,25 @@ fn priority(level: Level) -> u8 {
         Level::WARN => 4,
         Level::INFO => 6,
         Level::DEBUG | Level::TRACE => 7,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ration_is_for_a_period_and_counts_what_it_keeps_back() {
+        let (ration, began) = (Ration::default(), Instant::now());
+        let ask = |kept_back, number, after| {
+            assert_eq!(ration.ask(began + after), Asked { kept_back, number }, "{after:?}");
+        };
+        for number in 1..=Ration::LINES + 7 {
+            ask(0, number, Ration::PERIOD / 2);
+        }
+        // It begins with its first line, and what was kept back is told once.
+        ask(7, 1, Ration::PERIOD * 2);
+        ask(0, 2, Ration::PERIOD * 2);
+        ask(0, 1, Ration::PERIOD * 9);
     }
 }

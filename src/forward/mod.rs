@@ -50,7 +50,7 @@ use failure::Failure;
 pub use failure::{Refused, Rule};
 pub use limits::{Bound, Limits, REFUSED_NAMES};
 use listeners::Listeners;
-use log::Seldom;
+use log::{Ration, Seldom};
 pub use peer::{Peer, PeerWall};
 use places::Places;
 use relay::Buffers;
@@ -80,13 +80,14 @@ pub struct Forwarder {
     log_destinations: bool,
 }
 
-/// What is said seldom, each by its own clock.
+/// What is said seldom, or not too often, each by its own clock.
 #[derive(Default)]
 struct Complaints {
     stranger: Seldom,
     full: Seldom,
     accept: Seldom,
     datagram: Seldom,
+    refused: Ration,
 }
 
 impl Forwarder {

@@ -37,9 +37,26 @@ impl Forwarder {
 
     /// Logs that a request for `destination` was not let through.
     pub(super) fn log_refusal(&self, destination: &Destination, failure: &Failure) {
+        if !self.complaints.refused.has_one() {
+            return;
+        }
         let destination = self.log_destinations.then_some(destination);
         let via = self.way_to(destination);
         warn!(destination = destination.map(tracing::field::display), via, "{}", self.told(failure));
+    }
+
+    /// Logs what was said that is no request.
+    pub(super) fn log_wrong(&self, failure: &Failure) {
+        if self.complaints.refused.has_one() {
+            warn!("{}", self.told(failure));
+        }
+    }
+
+    /// Logs that a DNS query gets no answer.
+    pub(super) fn log_unanswered(&self, failure: &Failure) {
+        if self.complaints.refused.has_one() {
+            warn!(dns = true, via = self.via, "{}", self.told(failure));
+        }
     }
 
     /// What the log says of the way: this host's loopback is dialled from here. Where destinations are not

@@ -10,7 +10,7 @@ use std::time::Duration;
 use rustix::net::sockopt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use crate::destination::{Destination, Host};
 
@@ -108,7 +108,7 @@ async fn listen<T>(
     match unless_sent_away(forwarder, timeout(time, reading)).await? {
         Ok(Ok(request)) => return Some(request),
         Ok(Err(NoRequest::Nothing)) => {}
-        Ok(Err(NoRequest::Wrong(failure))) => warn!("{}", forwarder.told(&failure)),
+        Ok(Err(NoRequest::Wrong(failure))) => forwarder.log_wrong(&failure),
         Err(_) => debug!("closed a connection that made no request in {time:?}"),
     }
     None

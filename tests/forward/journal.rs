@@ -90,6 +90,23 @@ async fn what_cannot_be_served_gets_a_hint() {
 }
 
 #[tokio::test]
+async fn what_an_app_can_do_at_will_does_not_fill_the_journal() {
+    let (origin, _) = origin("HTTP/1.1 200 OK\r\n\r\n").await;
+    let forwarder = start("direct", &[&origin.to_string()]).await;
+    let (lines, _guard) = listen();
+    for _ in 0..60 {
+        visit(forwarder, b"\x16").await;
+        visit(forwarder, b"CONNECT 10.0.0.1:80 HTTP/1.1\r\n\r\n").await;
+    }
+    // What is served is recorded all the same.
+    visit(forwarder, format!("GET http://{origin}/ HTTP/1.1\r\nConnection: close\r\n\r\n").as_bytes()).await;
+    let logged = logged(&lines).await;
+    let of = |text: &str| logged.lines().filter(|line| line.contains(text)).count();
+    assert_eq!((of("speaks TLS"), of("is inside")), (25, 25), "{logged}");
+    assert_eq!((of("more like these are not logged"), of("done"), logged.lines().count()), (1, 1, 52), "{logged}");
+}
+
+#[tokio::test]
 async fn without_destinations_no_line_has_one() {
     let (upstream, _) = socks5(None, 4).await;
     let (lines, _guard) = listen();

@@ -22,7 +22,6 @@ use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::rdata::PTR;
 use hickory_proto::rr::{DNSClass, Name, RData, RecordType};
 use tokio::sync::Semaphore;
-use tracing::warn;
 
 use crate::destination::{Destination, Host, Pattern, is_onion};
 use crate::dns::Dns;
@@ -102,7 +101,7 @@ impl Resolver {
         };
         if let Err(failure) = judged {
             forwarder.reporter.failure(&failure);
-            warn!(dns = true, via = forwarder.via, "{}", forwarder.told(&failure));
+            forwarder.log_unanswered(&failure);
             return question.error(ResponseCode::Refused);
         }
         if let (Source::Tcp(..), Some(records)) = (&self.source, of_loopback(&subject, question.kind())) {
@@ -125,7 +124,7 @@ impl Resolver {
         };
         answered.unwrap_or_else(|failure| {
             forwarder.reporter.failure(&failure);
-            warn!(dns = true, via = forwarder.via, "{}", forwarder.told(&failure));
+            forwarder.log_unanswered(&failure);
             let is_refusal = matches!(failure.reply, ReplyError::ConnectionNotAllowed);
             question.error(if is_refusal { ResponseCode::Refused } else { ResponseCode::ServFail })
         })

@@ -71,7 +71,9 @@ pub(super) async fn serve(forwarder: &Forwarder, mut asked: Associate, is_full: 
     let placed = match place(forwarder, &asked, is_full).await {
         Ok(placed) => placed,
         Err(failure) => {
-            warn!(udp = true, via = forwarder.via, "{}", forwarder.told(&failure));
+            if forwarder.complaints.refused.has_one() {
+                warn!(udp = true, via = forwarder.via, "{}", forwarder.told(&failure));
+            }
             // Before the app hears of it: it may be over at once, and the launcher with it.
             forwarder.reporter.failure(&failure);
             let _ = asked.refuse(&failure).await;
