@@ -68,11 +68,9 @@ impl Listeners {
             listeners.proxy.push(streams(listener)?);
         }
         if let Some(address) = args.dns_listen {
-            let socket = bound(address, StdSocket::bind)?;
-            // Where the kernel chose the port, both have the same.
-            let address = socket.local_addr().context("cannot tell a socket's address")?;
+            let (socket, listener) = bound_at_one_port(address)?;
             listeners.dns_datagrams.push(datagrams(socket)?);
-            listeners.dns_streams.push(streams(bound(address, StdListener::bind)?)?);
+            listeners.dns_streams.push(streams(listener)?);
         }
         if listeners.proxy.is_empty() {
             bail!("nothing to listen on: use --listen ADDRESS:PORT, or start it by its socket unit");
@@ -93,6 +91,21 @@ fn is_service(args: &ForwardArgs, address: SocketAddr) -> bool {
 
 fn bound<T>(address: SocketAddr, bind: impl Fn(SocketAddr) -> std::io::Result<T>) -> Result<T> {
     bind(address).with_context(|| format!("cannot listen on {address}"))
+}
+
+/// Where the kernel chooses a port that is free for datagrams, somebody else's stream may have it.
+fn bound_at_one_port(address: SocketAddr) -> Result<(StdSocket, StdListener)> {
+    let mut tries = if address.port() == 0 { 16 } else { 1 };
+    loop {
+        tries -= 1;
+        let socket = bound(address, StdSocket::bind)?;
+        let chosen = socket.local_addr().context("cannot tell a socket's address")?;
+        match bound(chosen, StdListener::bind) {
+            Ok(listener) => return Ok((socket, listener)),
+            Err(_) if tries > 0 => {}
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 fn streams(listener: StdListener) -> Result<TcpListener> {
