@@ -48,7 +48,7 @@ pub struct ForwardArgs {
     #[arg(long, value_name = "DESTINATION")]
     pub block: Vec<Pattern>,
 
-    /// Open an inside destination
+    /// Open an inside destination; what is on this host's loopback is reached from here, whatever --via says
     #[arg(long, value_name = "DESTINATION")]
     pub allow_destination: Vec<Pattern>,
 
