@@ -160,6 +160,19 @@ async fn inside_goes_to_no_upstream_and_answers_come_from_where_it_was_sent() {
 }
 
 #[tokio::test]
+async fn what_is_opened_on_the_loopback_is_no_upstreams() {
+    let (upstream, log) = udp_upstream(GOOD).await;
+    let client = Client::new(start_udp(&format!("socks5://{upstream}"), &["localhost", "10.0.0.1"]).await).await;
+    for host in ["127.0.0.1", "localhost", "db.localhost", "::1", "::ffff:127.0.0.1"] {
+        client.send(&name(host, 53), host).await;
+    }
+    client.send(&ip("10.0.0.1:53".parse().unwrap()), "elsewhere").await;
+    client.send(&ip("192.0.2.7:54".parse().unwrap()), "good").await;
+    assert_eq!(client.receive().await, (ip("192.0.2.7:54".parse().unwrap()), "good".into()));
+    assert_eq!(seen(&log), ["associate 0.0.0.0 0", "[10, 0, 0, 1] 53 elsewhere", "[192, 0, 2, 7] 54 good"]);
+}
+
+#[tokio::test]
 async fn an_upstream_that_carries_no_udp_is_passed_on_and_nothing_goes_direct() {
     let (echo, heard) = udp_echo().await;
     for (code, told) in [(1, 1), (2, 2), (7, 7), (0xf0, 1)] {
