@@ -205,7 +205,7 @@ async fn send(
     to.flush().await?;
     count.fetch_add(head.len() as u64, Relaxed);
     if framing.has_body() {
-        count.fetch_add(copy_body(framing, from, to).await?, Relaxed);
+        copy_body(framing, from, to, count).await?;
     }
     Ok(())
 }
@@ -290,9 +290,12 @@ async fn carry_answer(
         to.write_all(&text).await?;
         traffic.received.fetch_add(text.len() as u64, Relaxed);
         if has_body {
-            let count =
-                if knows_chunks { copy_body(framing, from, to).await } else { copy_unframed(framing, from, to).await };
-            traffic.received.fetch_add(count?, Relaxed);
+            let count = &traffic.received;
+            if knows_chunks {
+                copy_body(framing, from, to, count).await?;
+            } else {
+                copy_unframed(framing, from, to, count).await?;
+            }
         }
         return Ok(Answer::Whole(fate));
     }
