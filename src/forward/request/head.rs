@@ -75,26 +75,36 @@ pub(crate) struct Head {
 }
 
 impl Head {
-    /// Takes what may pass of `headers`. An error says what makes the end of the body uncertain:
+    /// Takes what may pass of a request's `headers`. An error says what makes the end of the body uncertain:
     /// where two readers could disagree on it, one of them can be made to take a body for a request.
-    pub(crate) fn new(headers: &[httparse::Header<'_>], version: u8) -> Result<Self, &'static str> {
-        let framing = framing(headers, version)?;
+    pub(crate) fn of_request(headers: &[httparse::Header<'_>], version: u8) -> Result<Self, &'static str> {
+        Ok(Self::new(headers, version, request_framing(headers, version)?))
+    }
+
+    /// Takes what may pass of an answer's `headers`. Nothing comes behind it, so what has one reading by the
+    /// RFC is taken that way.
+    pub(crate) fn of_answer(headers: &[httparse::Header<'_>], version: u8) -> Result<Self, &'static str> {
+        Ok(Self::new(headers, version, answer_framing(headers)?))
+    }
+
+    fn new(headers: &[httparse::Header<'_>], version: u8, framing: Framing) -> Self {
         let connection: Vec<String> = values(headers, "connection").map(str::to_ascii_lowercase).collect();
         // Old clients say it to proxies in a header of their own.
         let mut proxy = values(headers, "proxy-connection");
-        let closes = version == 0 || connection.contains(&"close".into()) || proxy.any(|word| word == "close");
+        let is_close = |word: &str| word.eq_ignore_ascii_case("close");
+        let closes = version == 0 || connection.contains(&"close".into()) || proxy.any(is_close);
         let may_upgrade = version > 0 && connection.contains(&"upgrade".into()) && !framing.has_body();
         let passes = |header: &&httparse::Header<'_>| {
             let name = header.name.to_ascii_lowercase();
             !is_hop_by_hop(&name) && !connection.contains(&name)
         };
         let owned = |header: &httparse::Header<'_>| (header.name.to_owned(), header.value.to_vec());
-        Ok(Self {
+        Self {
             framing,
             closes,
             upgrade: may_upgrade.then(|| upgrade(headers)).flatten(),
             fields: headers.iter().filter(passes).map(owned).collect(),
-        })
+        }
     }
 
     /// Writes the end of a head: the headers, the framing, and what becomes of the connection.
@@ -157,24 +167,73 @@ fn values<'a>(headers: &'a [httparse::Header<'a>], name: &'static str) -> impl I
     lines.flat_map(|header| std::str::from_utf8(header.value).unwrap_or_default().split(',').map(str::trim))
 }
 
-fn framing(headers: &[httparse::Header<'_>], version: u8) -> Result<Framing, &'static str> {
+/// The strictest reading: a request that another reader could see end elsewhere is none.
+fn request_framing(headers: &[httparse::Header<'_>], version: u8) -> Result<Framing, &'static str> {
+    let is_coded = values(headers, "transfer-encoding").next().is_some();
+    if !is_coded {
+        return length(headers);
+    }
+    if values(headers, "content-length").next().is_some() {
+        return Err("both Content-Length and Transfer-Encoding");
+    }
+    if version == 0 {
+        return Err("a Transfer-Encoding in HTTP/1.0");
+    }
+    chunked(values(headers, "transfer-encoding"))
+}
+
+/// Where there is a coding, a length does not count (RFC 9112, 6.3). `identity` was none (RFC 2616, 3.6), and old
+/// servers still say it; some say chunked in HTTP/1.0, and mean it.
+fn answer_framing(headers: &[httparse::Header<'_>]) -> Result<Framing, &'static str> {
+    let mut codings =
+        values(headers, "transfer-encoding").filter(|coding| !coding.eq_ignore_ascii_case("identity")).peekable();
+    if codings.peek().is_some() { chunked(codings) } else { length(headers) }
+}
+
+fn chunked<'a>(mut codings: impl Iterator<Item = &'a str>) -> Result<Framing, &'static str> {
+    let is_chunked = codings.next().is_some_and(|coding| coding.eq_ignore_ascii_case("chunked"));
+    if is_chunked && codings.next().is_none() {
+        Ok(Framing::Chunked)
+    } else {
+        Err("a Transfer-Encoding other than chunked")
+    }
+}
+
+fn length(headers: &[httparse::Header<'_>]) -> Result<Framing, &'static str> {
     let mut lengths = values(headers, "content-length");
-    let mut codings = values(headers, "transfer-encoding");
-    let (length, coding) = (lengths.next(), codings.next());
-    match (length, coding) {
-        (None, None) => Ok(Framing::Unsaid),
-        (Some(_), Some(_)) => Err("both Content-Length and Transfer-Encoding"),
-        (None, Some(_)) if version == 0 => Err("a Transfer-Encoding in HTTP/1.0"),
-        (None, Some(coding)) if coding.eq_ignore_ascii_case("chunked") && codings.next().is_none() => {
-            Ok(Framing::Chunked)
-        }
-        (None, Some(_)) => Err("a Transfer-Encoding other than chunked"),
-        (Some(length), None) => {
-            // `parse` alone would take a sign.
-            let digits = length.bytes().all(|byte| byte.is_ascii_digit());
-            match length.parse() {
-                Ok(value) if digits && lengths.all(|other| other == length) => Ok(Framing::Length(value)),
-                _ => Err("no single Content-Length"),
+    let Some(length) = lengths.next() else { return Ok(Framing::Unsaid) };
+    // `parse` alone would take a sign.
+    let digits = length.bytes().all(|byte| byte.is_ascii_digit());
+    match length.parse() {
+        Ok(value) if digits && lengths.all(|other| other == length) => Ok(Framing::Length(value)),
+        _ => Err("no single Content-Length"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_an_answer_ends() {
+        for (fields, end) in [
+            (&[][..], Ok(Framing::Unsaid)),
+            (&[("Content-Length", "5")], Ok(Framing::Length(5))),
+            (&[("Content-Length", "5"), ("Content-Length", "6")], Err("no single Content-Length")),
+            (&[("Transfer-Encoding", "chunked"), ("Content-Length", "5")], Ok(Framing::Chunked)),
+            (&[("Content-Length", "5, 6"), ("Transfer-Encoding", "Chunked")], Ok(Framing::Chunked)),
+            (&[("Transfer-Encoding", "identity")], Ok(Framing::Unsaid)),
+            (&[("Transfer-Encoding", "Identity"), ("Content-Length", "5")], Ok(Framing::Length(5))),
+            (&[("Transfer-Encoding", "identity, chunked")], Ok(Framing::Chunked)),
+            (&[("Transfer-Encoding", "gzip, chunked")], Err("a Transfer-Encoding other than chunked")),
+            (&[("Transfer-Encoding", "chunked, chunked")], Err("a Transfer-Encoding other than chunked")),
+            (&[("Transfer-Encoding", "")], Err("a Transfer-Encoding other than chunked")),
+        ] {
+            let headers: Vec<_> =
+                fields.iter().map(|(name, value)| httparse::Header { name, value: value.as_bytes() }).collect();
+            for version in [0, 1] {
+                let head = Head::of_answer(&headers, version);
+                assert_eq!(head.map(|head| head.framing), end, "{fields:?}");
             }
         }
     }

@@ -113,19 +113,31 @@ pub(super) fn parse(head: &[u8]) -> Result<(Parsed, Option<Credentials>), Failur
         return Ok((Parsed::Connect(destination), caller));
     }
     let (destination, path) = split_target(target)?;
-    let head = Head::new(request.headers, version)
+    let head = Head::of_request(request.headers, version)
         .map_err(|what| Failure::malformed(format!("a request to {destination} has {what}")))?;
     Ok((Parsed::Plain(RequestLine { method: method.to_owned(), destination, path, version }, head), caller))
 }
 
-/// The user and password of Proxy-Authorization: Basic (RFC 7617). Whatever else it says is as good as
-/// nothing, since nothing is asked for.
+/// Who Proxy-Authorization says is asking: a user and password by Basic (RFC 7617). Whatever else it says is
+/// somebody too: nobody is asked who they are, but those who say different things must not share circuits.
 fn caller_of(headers: &[httparse::Header<'_>]) -> Option<Credentials> {
-    let header = headers.iter().find(|header| header.name.eq_ignore_ascii_case("proxy-authorization"))?;
-    let (scheme, encoded) = std::str::from_utf8(header.value).ok()?.split_once(' ')?;
-    let known = scheme.eq_ignore_ascii_case("basic").then(|| BASE64_STANDARD.decode(encoded.trim()))?.ok()?;
-    let colon = known.iter().position(|byte| *byte == b':')?;
-    caller(&known[..colon], &known[colon + 1..])
+    let said = |header: &&httparse::Header<'_>| header.name.eq_ignore_ascii_case("proxy-authorization");
+    let values: Vec<_> = headers.iter().filter(said).map(|header| header.value).collect();
+    if let [value] = values[..]
+        && let Some(known) = basic(value)
+        && let Some(colon) = known.iter().position(|byte| *byte == b':')
+    {
+        return caller(&known[..colon], &known[colon + 1..]);
+    }
+    let Credentials { user, password } = caller(&values.join(&b'\n'), b"")?;
+    // A character that no byte becomes: whoever has a user and a password is not called so.
+    Some(Credentials { user: format!("\u{100}{user}"), password })
+}
+
+/// What is encoded in the value of a header, if it is `Basic` and can be read.
+fn basic(value: &[u8]) -> Option<Vec<u8>> {
+    let (scheme, encoded) = std::str::from_utf8(value).ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("basic").then(|| BASE64_STANDARD.decode(encoded.trim()))?.ok()
 }
 
 /// Splits `http://HOST[:PORT]/PATH`.
@@ -242,13 +254,33 @@ mod tests {
         let is = |user: &str, password: &str| Some(Credentials { user: user.into(), password: password.into() });
         assert_eq!(caller("Proxy-Authorization: Basic bWU6cDp3"), is("me", "p:w"));
         assert_eq!(caller("proxy-authorization: BASIC  bWU6"), is("me", ""));
-        for none in
-            ["X: y", "Authorization: Basic bWU6cDp3", "Proxy-Authorization: Basic", "Proxy-Authorization: Basic Og=="]
+        for none in ["X: y", "Authorization: Basic bWU6cDp3", "Proxy-Authorization:", "Proxy-Authorization: Basic Og=="]
         {
             assert_eq!(caller(none), None, "{none}");
         }
-        for odd in ["Bearer bWU6cDp3", "Basic bWU", "Basic \u{e9}", "Basic !", "Digest x=\"y\""] {
-            assert_eq!(caller(&format!("Proxy-Authorization: {odd}")), None, "{odd}");
+        // Whoever cannot be read is nobody else.
+        let lines = [
+            "Basic bWU6cDp3",
+            "Basic bWU6",
+            "Basic bWU6cDp3\r\nProxy-Authorization: Basic bWU6",
+            "Basic bWU6\r\nProxy-Authorization: Basic bWU6cDp3",
+            "Bearer bWU6cDp3",
+            "Bearer bWU6",
+            "Basic dTE6cDE",
+            "Basic dTI6cDI",
+            "Basic bWU",
+            "Basic \u{e9}",
+            "Basic \u{e8}",
+            "Basic !",
+            "Basic",
+            "Digest x=\"y\"",
+            // "Basic" as a user, without a password.
+            "Basic QmFzaWM6",
+        ];
+        let callers: Vec<_> = lines.iter().map(|line| caller(&format!("Proxy-Authorization: {line}"))).collect();
+        for (number, one) in callers.iter().enumerate() {
+            assert!(one.is_some(), "{}", lines[number]);
+            assert_eq!(callers.iter().filter(|other| *other == one).count(), 1, "{}", lines[number]);
         }
     }
 
@@ -261,6 +293,7 @@ mod tests {
         assert_eq!(head("1.1"), (false, None));
         assert_eq!(head("1.1\r\nConnection: Close"), (true, None));
         assert_eq!(head("1.1\r\nProxy-Connection: close"), (true, None));
+        assert_eq!(head("1.1\r\nProxy-Connection: Keep-Alive, Close"), (true, None));
         assert_eq!(head("1.0\r\nConnection: keep-alive"), (true, None));
         let websocket = Some("websocket".to_owned());
         assert_eq!(head("1.1\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket"), (false, websocket));

@@ -314,11 +314,15 @@ impl Status {
         let mut headers = [httparse::EMPTY_HEADER; HEADERS];
         let mut response = httparse::Response::new(&mut headers);
         let parsed = response.parse(text);
-        let (Ok(httparse::Status::Complete(_)), Some(code), Some(version)) = (parsed, response.code, response.version)
+        if parsed == Err(httparse::Error::TooManyHeaders) {
+            return Err(format!("answered with more than {HEADERS} headers"));
+        }
+        let (Ok(httparse::Status::Complete(_)), Some(code @ 100..), Some(version)) =
+            (parsed, response.code, response.version)
         else {
             return Err("answered something that is not HTTP".into());
         };
-        let head = Head::new(response.headers, version).map_err(|what| format!("answered with {what}"))?;
+        let head = Head::of_answer(response.headers, version).map_err(|what| format!("answered with {what}"))?;
         Ok(Self { code, reason: response.reason.unwrap_or_default().to_owned(), head })
     }
 }

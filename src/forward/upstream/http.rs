@@ -50,8 +50,11 @@ pub(super) async fn connect(
 fn status(head: &[u8]) -> Option<u16> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS];
     let mut response = httparse::Response::new(&mut headers);
-    response.parse(head).ok().filter(httparse::Status::is_complete)?;
-    response.code
+    match response.parse(head) {
+        // None of them is of interest, however many there are.
+        Ok(httparse::Status::Complete(_)) | Err(httparse::Error::TooManyHeaders) => response.code,
+        _ => None,
+    }
 }
 
 fn declined(code: u16, at: &Endpoint, destination: &Destination) -> Failure {
