@@ -68,6 +68,16 @@ impl Failure {
         Self { status: 503, ..Self::general("the forwarder has as many connections as it can hold") }
     }
 
+    /// Large heads take all the memory that there is for them.
+    pub fn no_room_for_a_head() -> Self {
+        Self { status: 503, ..Self::general("the forwarder has no room for another large HTTP head at the moment") }
+    }
+
+    /// The HTTP upstream `at` does not know us: its 407 is ours, and none of the app's.
+    pub fn wants_login(at: impl fmt::Display) -> Self {
+        Self::general(format!("the HTTP upstream {at} wants another user and password")).of_upstream()
+    }
+
     /// `what` did not happen in time.
     pub fn timed_out(what: impl fmt::Display) -> Self {
         Self { reply: ReplyError::TtlExpired, status: 504, ..Self::general(format!("{what} timed out")) }

@@ -48,6 +48,13 @@ pub(super) const PIPES: usize = 32;
 pub(super) const SOCKS4_TEXT: usize = 256;
 /// An HTTP head: curl's own limit is 100 KB for all headers, Apache's 8 KB a line.
 pub(super) const HEAD_BYTES: usize = 64 * 1024;
+/// Of which so much is every connection's own: browsers' heads, cookies included, and Apache's limit for a line.
+pub(super) const HEAD_FREE: usize = 8 * 1024;
+/// What all heads together may have beyond that, until they are passed on: well over a hundred of the largest,
+/// where a browser sends a few large ones at a time.
+pub(super) const HEADS_BYTES: usize = 8 * 1024 * 1024;
+/// A head's buffer grows by so much: most need no more, and one of 64 KiB is moved 16 times at most.
+pub(super) const HEAD_STEP: usize = 4 * 1024;
 /// Headers of one head. httparse wants a number; Apache takes 100.
 pub(super) const HEADERS: usize = 128;
 /// Connections that are told "no more" at once, once the house is full. Beyond them: just closed.
@@ -102,15 +109,16 @@ pub const REFUSED_NAMES: usize = 64;
 pub struct Limits {
     /// Connections at once.
     pub connections: usize,
-    /// Time for a complete request.
+    /// Time for a complete request, and for a client to take the answer that it is not served.
     pub handshake: Duration,
     /// Bytes of an HTTP request's head. SOCKS says lengths in one byte each, and so has a bound of its own.
     pub head: usize,
     /// Time to connect to the upstream, to each one of a chain, or to the destination itself.
     pub connect: Duration,
-    /// Time for the upstream's answer.
+    /// Time for the upstream's answer; to a single HTTP request from its last byte on.
     pub answer: Duration,
-    /// Time for all of this together, where there are several upstreams in a chain.
+    /// Time for all of this together, where there are several upstreams in a chain. An HTTP request's body may
+    /// take longer than that, so its answer is not part of it.
     pub way: Duration,
     /// Time between an HTTP answer and the next request on the same connection.
     pub keep_alive: Duration,

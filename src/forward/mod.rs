@@ -55,6 +55,7 @@ pub use peer::{Peer, PeerWall};
 use places::Places;
 use relay::Buffers;
 pub use report::{Report, Reporter};
+use request::HeadRoom;
 #[doc(hidden)]
 pub use request::fuzzing;
 use udp::Relay;
@@ -77,6 +78,7 @@ pub struct Forwarder {
     refusals: Arc<Semaphore>,
     complaints: Complaints,
     buffers: Buffers,
+    heads: HeadRoom,
     log_destinations: bool,
 }
 
@@ -107,6 +109,7 @@ impl Forwarder {
             refusals: Arc::new(Semaphore::new(limits::REFUSALS)),
             complaints: Complaints::default(),
             buffers: Buffers::default(),
+            heads: HeadRoom::default(),
             log_destinations: true,
         })
     }

@@ -98,7 +98,7 @@ pub(super) async fn relay(
 }
 
 /// Returns once nothing has been carried from one look to the next one: no clock is read for a piece.
-async fn silence(traffic: &Traffic, idle: Duration) {
+pub(super) async fn silence(traffic: &Traffic, idle: Duration) {
     loop {
         let before = traffic.sum();
         tokio::time::sleep(idle).await;

@@ -50,7 +50,10 @@ async fn open(
             let destination = Arc::unwrap_or_clone(service);
             First::Request(Request::Forwarded(Forwarded { client, destination }))
         }
-        None => listen(forwarder, First::read(client, forwarder.limits.head), is_full).await?,
+        None => {
+            let reading = First::read(client, forwarder.limits.head, &forwarder.heads);
+            listen(forwarder, reading, is_full).await?
+        }
     };
     let mut request = match first {
         First::Request(request) => request,
@@ -118,7 +121,8 @@ async fn listen<T>(
 async fn listen_again(forwarder: &Forwarder, client: Client) -> Option<Request> {
     let next = timeout(forwarder.limits.keep_alive, client.next());
     let client = unless_sent_away(forwarder, next).await?.ok()?.ok()??;
-    listen(forwarder, Request::read_next(client), false).await
+    let reading = Request::read_next(client, forwarder.limits.head, &forwarder.heads);
+    listen(forwarder, reading, false).await
 }
 
 /// Waits for a client, unless its place is wanted by another one.
@@ -139,7 +143,13 @@ async fn admit(forwarder: &Forwarder, mut request: Request, is_full: bool) -> Re
     forwarder.log_refusal(request.destination(), &failure);
     // Before the app hears of it: it may be over at once, and the launcher with it.
     forwarder.reporter.failure(&failure);
-    Err(request.refuse(&failure).await)
+    Err(refuse(forwarder, request, &failure).await)
+}
+
+/// Tells a client why it is not served, and gives it up if it doesn't take that. Returns it if it may ask for
+/// something else.
+async fn refuse(forwarder: &Forwarder, request: Request, failure: &Failure) -> Option<Client> {
+    timeout(forwarder.limits.handshake, request.refuse(failure)).await.ok().flatten()
 }
 
 /// Judges a request by name where there is one: a synthetic address becomes its name first.
@@ -173,14 +183,14 @@ async fn connect(forwarder: &Forwarder, request: Request) -> Result<Open, Failur
         Err(failure) => {
             // Before the app hears of it: it may be over at once, and the launcher with it.
             forwarder.reporter.failure(&failure);
-            request.refuse(&failure).await;
+            refuse(forwarder, request, &failure).await;
             return Err(failure);
         }
     };
-    if let Some(stream) = upstream.stream.tcp() {
-        prepare(stream);
-    }
-    let (client, early) = request.grant().await.map_err(|error| Failure::system("the client went away", &error))?;
+    prepare_upstream(&upstream);
+    let granted = timeout(forwarder.limits.handshake, request.grant()).await;
+    let granted = granted.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+    let (client, early) = granted.map_err(|error| Failure::system("the client went away", &error))?;
     Ok(Open { client: Stream::Tcp(client), early, upstream })
 }
 
@@ -221,11 +231,12 @@ async fn exchange(forwarder: &Forwarder, plain: Plain, traffic: &Traffic) -> Ans
         Ok(connected) => connected,
         Err(failure) => {
             reporter.failure(&failure);
-            let client = plain.refuse(&failure).await;
+            let client = refuse(forwarder, Request::Plain(Box::new(plain)), &failure).await;
             return Answered::Over(Err(failure), client);
         }
     };
-    match plain.exchange(upstream, &form, traffic, |failure| reporter.failure(failure)).await {
+    prepare_upstream(&upstream);
+    match plain.exchange(forwarder, upstream, &form, traffic).await {
         Ok(After::Next(client)) => Answered::Over(Ok(()), Some(client)),
         Ok(After::Nothing) => Answered::Over(Ok(()), None),
         Ok(After::Tunnel { client, early, upstream }) => {
@@ -256,7 +267,7 @@ async fn look_up(forwarder: &Forwarder, lookup: Lookup) -> Result<(), Failure> {
         Ok(Found::Name(name)) => lookup.answer_name(name).await,
         Err(failure) => {
             reporter.failure(&failure);
-            let _ = lookup.refuse(&failure).await;
+            refuse(forwarder, Request::Lookup(lookup), &failure).await;
             return Err(failure);
         }
     };
@@ -266,6 +277,12 @@ async fn look_up(forwarder: &Forwarder, lookup: Lookup) -> Result<(), Failure> {
 enum Found {
     Addresses(Vec<IpAddr>),
     Name(String),
+}
+
+fn prepare_upstream(upstream: &Connected) {
+    if let Some(stream) = upstream.stream.tcp() {
+        prepare(stream);
+    }
 }
 
 /// Best effort: a socket without these works as well, if not as nicely.

@@ -166,6 +166,10 @@ async fn an_http_hop_that_gives_a_plain_request_no_answer_is_named() {
             let answer = say(forwarder, "GET http://a.test/ HTTP/1.1\r\n\r\n").await;
             assert!(answer.starts_with("HTTP/1.1 502 ") && answer.contains(&named), "{specs}: {answer}");
             assert!(answer.contains(phrase), "{specs}: {answer}");
+            if phrase.contains("password") {
+                // In the same words as for a tunnel.
+                assert!(answer.ends_with(&format!("appfw: the HTTP upstream {named} {phrase}\n")), "{specs}: {answer}");
+            }
             theirs.set_nonblocking(true).unwrap();
             let reports: Vec<_> = StdBufReader::new(theirs).lines().map_while(Result::ok).collect();
             let blamed = reports.iter().filter(|line| line.contains("upstream-failed") && line.contains(&named));

@@ -107,6 +107,18 @@ async fn what_an_app_can_do_at_will_does_not_fill_the_journal() {
 }
 
 #[tokio::test]
+async fn what_came_of_a_broken_download_is_counted() {
+    let half = "HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\nhalf";
+    let (origin, _) = origin(half).await;
+    let forwarder = start("direct", &["localhost"]).await;
+    let (lines, _guard) = listen();
+    visit(forwarder, format!("GET http://{origin}/ HTTP/1.1\r\nConnection: close\r\n\r\n").as_bytes()).await;
+    let logged = logged(&lines).await;
+    let received = half.len() + "Connection: close\r\n".len();
+    assert!(logged.contains("broke off") && logged.contains(&format!("received={received} ")), "{logged}");
+}
+
+#[tokio::test]
 async fn without_destinations_no_line_has_one() {
     let (upstream, _) = socks5(None, 4).await;
     let (lines, _guard) = listen();

@@ -6,6 +6,7 @@ mod broken_hops;
 mod chains;
 mod dns;
 mod endurance;
+mod exchanges;
 mod hops;
 mod hostile;
 mod journal;

@@ -12,14 +12,12 @@ use super::part;
 pub(crate) struct Client {
     pub(super) reader: BufReader<OwnedReadHalf>,
     pub(super) writer: OwnedWriteHalf,
-    /// Bytes of a request's head, at most.
-    pub(super) head: usize,
 }
 
 impl Client {
-    pub(super) fn new(stream: TcpStream, head: usize) -> Self {
+    pub(super) fn new(stream: TcpStream) -> Self {
         let (reader, writer) = stream.into_split();
-        Self { reader: BufReader::new(reader), writer, head }
+        Self { reader: BufReader::new(reader), writer }
     }
 
     pub(super) fn stream(&self) -> &TcpStream {
@@ -36,14 +34,13 @@ impl Client {
     /// Waits for the first byte of another request; `None` if there is none. A buffer is held only if
     /// there is something in it: idle connections are many.
     pub(crate) async fn next(self) -> io::Result<Option<Self>> {
-        let head = self.head;
         let mut client = self;
         if client.reader.buffer().is_empty() {
             let (stream, _) = client.into_parts()?;
             if stream.peek(&mut [0]).await? == 0 {
                 return Ok(None);
             }
-            client = Self::new(stream, head);
+            client = Self::new(stream);
         }
         Ok(Some(client))
     }

@@ -9,7 +9,7 @@ use crate::forward::udp::packet;
 
 use super::http::{Parsed, parse};
 use super::plain::{Form, head_for};
-use super::{read_head, socks4, socks5};
+use super::{HeadRoom, read_head, socks4, socks5};
 
 /// What comes out of memory is there at once.
 fn at_once<T>(future: impl Future<Output = T>) -> Option<T> {
@@ -40,7 +40,8 @@ pub fn datagram(bytes: &[u8]) -> bool {
 /// A head by HTTP. `false` if what is passed on of it reads otherwise than it did.
 #[must_use]
 pub fn http_head(mut bytes: &[u8]) -> bool {
-    let Some(Ok(text)) = at_once(read_head(&mut bytes, HEAD_BYTES)) else { return true };
+    let reading = at_once(read_head(&mut bytes, HEAD_BYTES, &HeadRoom::default()));
+    let Some(Ok((text, _))) = reading else { return true };
     let Ok((Parsed::Plain(line, head), _)) = parse(&text) else { return true };
     let form = Form::Absolute { proxy: String::new(), authorization: None };
     let passed = head_for(&line, &head, &form);

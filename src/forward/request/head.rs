@@ -1,8 +1,12 @@
 //! The head of an HTTP/1 message: read with a bound, parsed, and cleaned of what concerns one hop only.
 
 use std::io;
+use std::sync::Arc;
 
-use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt};
+use tokio::io::{AsyncBufRead, AsyncBufReadExt};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::forward::limits::{HEAD_FREE, HEAD_STEP, HEADS_BYTES};
 
 /// Why there is no head.
 #[derive(Debug)]
@@ -11,6 +15,8 @@ pub(crate) enum HeadError {
     Closed,
     /// It is larger than any honest one.
     TooLarge,
+    /// It is a large one, and others take all the memory that there is for these.
+    NoRoom,
 }
 
 impl From<io::Error> for HeadError {
@@ -19,19 +25,76 @@ impl From<io::Error> for HeadError {
     }
 }
 
-/// Reads up to the empty line, `limit` bytes at most, and no byte further. Lines may end in a bare LF, as irssi's do.
-pub(crate) async fn read_head(reader: &mut (impl AsyncBufRead + Unpin), limit: usize) -> Result<Vec<u8>, HeadError> {
-    let mut head = Vec::new();
-    let mut bounded = reader.take(limit as u64);
-    loop {
-        let start = head.len();
-        if bounded.read_until(b'\n', &mut head).await? == 0 {
-            return Err(if bounded.limit() == 0 { HeadError::TooLarge } else { HeadError::Closed });
+/// The memory for large heads, all connections' together: a client may begin as many as it has connections.
+#[derive(Clone)]
+pub(crate) struct HeadRoom(Arc<Semaphore>);
+
+impl Default for HeadRoom {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(HEADS_BYTES)))
+    }
+}
+
+/// A head's share of it, given back when dropped.
+#[derive(Default)]
+pub(crate) struct Room(Option<OwnedSemaphorePermit>);
+
+impl Room {
+    /// Takes `bytes` more of `heads`, if they are there.
+    fn grow(&mut self, bytes: usize, heads: &HeadRoom) -> Result<(), HeadError> {
+        let permits = u32::try_from(bytes).map_err(|_| HeadError::NoRoom)?;
+        let more = Arc::clone(&heads.0).try_acquire_many_owned(permits).map_err(|_| HeadError::NoRoom)?;
+        match &mut self.0 {
+            Some(held) => held.merge(more),
+            None => self.0 = Some(more),
         }
+        Ok(())
+    }
+}
+
+/// Reads up to the empty line, `limit` bytes at most, and no byte further. Lines may end in a bare LF, as irssi's
+/// do. Whoever keeps the head, or what it is parsed into, keeps its room too.
+pub(crate) async fn read_head(
+    reader: &mut (impl AsyncBufRead + Unpin),
+    limit: usize,
+    heads: &HeadRoom,
+) -> Result<(Vec<u8>, Room), HeadError> {
+    let (mut head, mut room) = (Vec::new(), Room::default());
+    let mut start = 0;
+    loop {
+        let ready = reader.fill_buf().await?;
+        if ready.is_empty() {
+            return Err(HeadError::Closed);
+        }
+        let line = ready.iter().position(|byte| *byte == b'\n').map_or(ready.len(), |end| end + 1);
+        let piece = &ready[..line.min(limit - head.len())];
+        extend(&mut head, piece, &mut room, heads)?;
+        let taken = piece.len();
+        reader.consume(taken);
         if matches!(&head[start..], b"\n" | b"\r\n") {
-            return Ok(head);
+            return Ok((head, room));
+        }
+        if head.len() == limit {
+            return Err(HeadError::TooLarge);
+        }
+        if head.ends_with(b"\n") {
+            start = head.len();
         }
     }
+}
+
+/// Appends `piece`. By itself a `Vec` would double, and half of it be there for nothing.
+fn extend(head: &mut Vec<u8>, piece: &[u8], room: &mut Room, heads: &HeadRoom) -> Result<(), HeadError> {
+    let spare = head.capacity() - head.len();
+    if piece.len() > spare {
+        let more = (piece.len() - spare).max(HEAD_STEP);
+        if head.capacity() + more > HEAD_FREE {
+            room.grow(more, heads)?;
+        }
+        head.reserve_exact(spare + more);
+    }
+    head.extend_from_slice(piece);
+    Ok(())
 }
 
 /// How a message says where its body ends.

@@ -11,7 +11,7 @@ use crate::forward::limits::HEADERS;
 use crate::via::Credentials;
 
 use super::client::Client;
-use super::head::{Fate, Head, HeadError, read_head};
+use super::head::{Fate, Head, HeadError, HeadRoom, Room, read_head};
 use super::plain::Plain;
 use super::{Failure, NoRequest, Request, caller};
 
@@ -20,6 +20,8 @@ pub(crate) struct Tunnel {
     pub(crate) destination: Destination,
     pub(super) caller: Option<Credentials>,
     pub(super) client: Client,
+    /// What the caller, whoever it is, takes of the room for heads.
+    _room: Room,
 }
 
 impl Tunnel {
@@ -34,20 +36,21 @@ impl Tunnel {
     }
 }
 
-/// Reads a request.
-pub(super) async fn read(mut client: Client) -> Result<Request, NoRequest> {
-    let failure = match read_head(&mut client.reader, client.head).await {
-        Ok(head) => match parse(&head) {
+/// Reads a request, with a head of `limit` bytes at most.
+pub(super) async fn read(mut client: Client, limit: usize, heads: &HeadRoom) -> Result<Request, NoRequest> {
+    let failure = match read_head(&mut client.reader, limit, heads).await {
+        Ok((head, room)) => match parse(&head) {
             Ok((Parsed::Connect(destination), caller)) => {
-                return Ok(Request::Tunnel(Tunnel { destination, caller, client }));
+                return Ok(Request::Tunnel(Tunnel { destination, caller, client, _room: room }));
             }
             Ok((Parsed::Plain(line, head), caller)) => {
-                return Ok(Request::Plain(Box::new(Plain::new(line, head, caller, client))));
+                return Ok(Request::Plain(Box::new(Plain::new(line, head, caller, client, room))));
             }
             Err(failure) => failure,
         },
         Err(HeadError::Closed) => return Err(NoRequest::Nothing),
         Err(HeadError::TooLarge) => Failure { status: 431, ..Failure::malformed("a request's head is too large") },
+        Err(HeadError::NoRoom) => Failure::no_room_for_a_head(),
     };
     let _ = client.close_with(&refusal(&failure, Fate::Closes, true)).await;
     Err(NoRequest::Wrong(failure))

@@ -1,5 +1,6 @@
 //! What the app asks for, in whichever protocol it speaks.
 
+mod answer;
 mod body;
 mod client;
 mod forwarded;
@@ -24,7 +25,7 @@ use super::failure::Failure;
 use super::stream::broken;
 pub(super) use client::Client;
 pub(super) use forwarded::Forwarded;
-pub(super) use head::{HeadError, read_head};
+pub(super) use head::{HeadError, HeadRoom, read_head};
 pub(super) use http::Tunnel;
 pub(super) use plain::{After, Form, Plain};
 pub(super) use socks4::Socks4;
@@ -73,7 +74,7 @@ impl From<io::Error> for NoRequest {
 impl First {
     /// Reads the request that `client` makes, in HTTP with a head of `head` bytes at most. Its first byte tells
     /// the protocol.
-    pub(super) async fn read(client: TcpStream, head: usize) -> Result<Self, NoRequest> {
+    pub(super) async fn read(client: TcpStream, head: usize, heads: &HeadRoom) -> Result<Self, NoRequest> {
         let mut first = [0];
         if client.peek(&mut first).await? == 0 {
             return Err(NoRequest::Nothing);
@@ -81,7 +82,7 @@ impl First {
         match first[0] {
             5 => socks5::read(client).await,
             4 => Ok(First::Request(Request::Socks4(Socks4::read(client).await?))),
-            b'A'..=b'Z' | b'a'..=b'z' => http::read(Client::new(client, head)).await.map(First::Request),
+            b'A'..=b'Z' | b'a'..=b'z' => http::read(Client::new(client), head, heads).await.map(First::Request),
             0x16 => Err(wrong("a client speaks TLS to the proxy: give it http:// as the proxy's scheme, not https://")),
             other => Err(wrong(format!("a client speaks neither SOCKS nor HTTP (its first byte is {other:#04x})"))),
         }
@@ -90,9 +91,9 @@ impl First {
 
 impl Request {
     /// Reads the request that follows another one on the same connection.
-    pub(super) async fn read_next(mut client: Client) -> Result<Self, NoRequest> {
+    pub(super) async fn read_next(mut client: Client, head: usize, heads: &HeadRoom) -> Result<Self, NoRequest> {
         client.skip_empty_line().await?;
-        http::read(client).await
+        http::read(client, head, heads).await
     }
 
     /// Where it wants to go; at port 0 if it wants to know only.

@@ -3,21 +3,26 @@
 //! another request can be in.
 
 use std::io::{self, Cursor};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use tokio::io::{AsyncBufRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, Chain, ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
+use tokio::net::tcp::OwnedReadHalf;
+use tokio::sync::SetOnce;
+use tokio::time::timeout;
 
 use crate::destination::Destination;
+use crate::forward::Forwarder;
 use crate::forward::failure::Failure;
-use crate::forward::limits::{HEAD_BYTES, HEADERS};
-use crate::forward::relay::Traffic;
+use crate::forward::relay::{Traffic, silence};
+use crate::forward::stream::Stream;
 use crate::forward::upstream::Connected;
 use crate::via::Credentials;
 
-use super::body::{copy_body, copy_unframed};
+use super::answer::{Asked, Unanswered};
+use super::body::copy_body;
 use super::client::{Client, vanished};
-use super::head::{Fate, Framing, Head, HeadError, read_head};
+use super::head::{Fate, Framing, Head, Room};
 use super::http::{RequestLine, refusal};
 
 /// How the next hop wants to be asked.
@@ -40,11 +45,13 @@ pub(crate) struct Plain {
     line: RequestLine,
     head: Head,
     pub(super) client: Client,
+    /// What the head takes of the room for heads, until it has been sent.
+    room: Room,
 }
 
 impl Plain {
-    pub(super) fn new(line: RequestLine, head: Head, caller: Option<Credentials>, client: Client) -> Self {
-        Self { destination: line.destination.clone(), caller, line, head, client }
+    pub(super) fn new(line: RequestLine, head: Head, caller: Option<Credentials>, client: Client, room: Room) -> Self {
+        Self { destination: line.destination.clone(), caller, line, head, client, room }
     }
 
     /// Who asks.
@@ -115,76 +122,58 @@ pub(crate) enum After {
     },
 }
 
-/// What became of an answer.
-enum Answer {
-    /// It was carried to its end.
-    Whole(Fate),
-    /// None came; the client can still be told.
-    None(Failure),
-}
-
 impl Plain {
     /// Sends the request on and brings the answer back. If there is none, the client is told why once it
     /// is reported; an answer that breaks off is seen to.
     pub(crate) async fn exchange(
         self,
+        forwarder: &Forwarder,
         upstream: Connected,
         form: &Form,
         traffic: &Traffic,
-        report: impl FnOnce(&Failure),
     ) -> Result<After, Failure> {
-        let head = head_for(&self.line, &self.head, form);
-        let Self { destination, line, head: Head { framing, closes, upgrade, .. }, mut client, .. } = self;
+        let limits = &forwarder.limits;
+        let text = head_for(&self.line, &self.head, form);
+        let Self { destination, caller, line, head, mut client, room } = self;
+        let (framing, closes, may_switch) = (head.framing, head.closes, head.upgrade.is_some());
+        let (is_head, version) = (line.method == "HEAD", line.version);
+        // What came in the head may be as large as that, and an exchange lasts.
+        drop((caller, line, head));
         let (reader, mut to_upstream) = tokio::io::split(upstream.stream);
         let mut from_upstream = BufReader::new(Cursor::new(upstream.early).chain(reader));
-        let is_sent = AtomicBool::new(false);
+        let sent = SetOnce::new();
         let outcome = {
-            let Client { reader: from_client, writer: to_client, .. } = &mut client;
-            let request = async {
-                match send(&head, framing, from_client, &mut to_upstream, &traffic.sent).await {
-                    Ok(()) => is_sent.store(true, Relaxed),
-                    // The client broke its own request: an upstream must not take it for complete.
-                    Err(error) if matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData) => {
-                        return error;
-                    }
-                    // An upstream that stops reading may have answered already, as with 413.
-                    Err(_) => {}
-                }
-                vanished(from_client).await;
-                io::Error::new(io::ErrorKind::ConnectionAborted, "the client went away")
-            };
-            let asked = Asked { line: &line, form, closes, may_switch: upgrade.is_some(), is_sent: &is_sent };
-            let answer = carry_answer(&asked, &mut from_upstream, to_client, traffic);
+            let Client { reader: from_client, writer: to_client } = &mut client;
+            let question = Outgoing { text, framing, room };
+            let (heads, time) = (&forwarder.heads, limits.answer);
+            let (destination, sent) = (&destination, &sent);
+            let asked = Asked { destination, is_head, version, form, closes, may_switch, sent, time, heads };
             tokio::select! {
-                outcome = answer => outcome,
-                error = request => Err(error),
+                outcome = asked.carry(&mut from_upstream, to_client, traffic) => outcome,
+                error = question.send(from_client, &mut to_upstream, &traffic.sent, sent) => Err(error.into()),
+                () = silence(traffic, limits.idle) => {
+                    Err(io::Error::new(io::ErrorKind::TimedOut, "nothing was said for too long").into())
+                }
             }
         };
         let broken_off =
             |error: &io::Error| Failure::system(format_args!("the exchange with {destination} broke off"), error);
         match outcome {
-            Ok(Answer::Whole(Fate::Stays)) => Ok(After::Next(client)),
-            Ok(Answer::Whole(Fate::Closes)) => {
+            Ok(Fate::Stays) => Ok(After::Next(client)),
+            Ok(Fate::Closes) => {
                 // The client may have closed already.
                 let _ = client.close().await;
                 Ok(After::Nothing)
             }
-            Ok(Answer::Whole(Fate::Upgrades)) => {
-                let (client, early) = client.into_parts().map_err(|error| broken_off(&error))?;
-                let unread = from_upstream.buffer().to_vec();
-                let (first, reader) = from_upstream.into_inner().into_inner();
-                let rest = first.get_ref().get(usize::try_from(first.position()).unwrap_or(usize::MAX)..);
-                let early_answer = [&unread, rest.unwrap_or_default()].concat();
-                let upstream = Connected { stream: reader.unsplit(to_upstream), early: early_answer };
-                Ok(After::Tunnel { client, early, upstream })
-            }
-            Ok(Answer::None(failure)) => {
+            Ok(Fate::Upgrades) => upgraded(client, from_upstream, to_upstream).map_err(|error| broken_off(&error)),
+            Err(Unanswered::None(failure)) => {
                 // Before the app hears of it: it may be over at once, and the launcher with it.
-                report(&failure);
-                let _ = client.close_with(&refusal(&failure, Fate::Closes, line.method != "HEAD")).await;
+                forwarder.reporter.failure(&failure);
+                let answer = refusal(&failure, Fate::Closes, !is_head);
+                let _ = timeout(limits.handshake, client.close_with(&answer)).await;
                 Err(failure)
             }
-            Err(error) => {
+            Err(Unanswered::Broken(error)) => {
                 client.break_off();
                 Err(broken_off(&error))
             }
@@ -192,137 +181,65 @@ impl Plain {
     }
 }
 
-/// Sends a request, head and body.
-async fn send(
-    head: &[u8],
+/// The upstream's side of an exchange: what came with the upstream's own answer, then the connection.
+type FromUpstream = BufReader<Chain<Cursor<Vec<u8>>, ReadHalf<Stream>>>;
+
+/// Both connections, and what has come by them beyond the agreement on another protocol.
+fn upgraded(client: Client, from: FromUpstream, to: WriteHalf<Stream>) -> io::Result<After> {
+    let (client, early) = client.into_parts()?;
+    let unread = from.buffer().to_vec();
+    let (first, reader) = from.into_inner().into_inner();
+    let rest = first.get_ref().get(usize::try_from(first.position()).unwrap_or(usize::MAX)..);
+    let early_answer = [&unread, rest.unwrap_or_default()].concat();
+    let upstream = Connected { stream: reader.unsplit(to), early: early_answer };
+    Ok(After::Tunnel { client, early, upstream })
+}
+
+/// A request on its way.
+struct Outgoing {
+    text: Vec<u8>,
     framing: Framing,
-    from: &mut (impl AsyncBufRead + Unpin),
-    to: &mut (impl AsyncWrite + Unpin),
-    count: &AtomicU64,
-) -> io::Result<()> {
-    to.write_all(head).await?;
-    // A client that said `Expect: 100-continue` sends its body only if this much is answered.
-    to.flush().await?;
-    count.fetch_add(head.len() as u64, Relaxed);
-    if framing.has_body() {
-        copy_body(framing, from, to, count).await?;
-    }
-    Ok(())
+    room: Room,
 }
 
-/// What an answer is measured by.
-struct Asked<'a> {
-    line: &'a RequestLine,
-    form: &'a Form,
-    closes: bool,
-    may_switch: bool,
-    /// The request's body has been read to its end: what follows is another request.
-    is_sent: &'a AtomicBool,
-}
-
-impl Asked<'_> {
-    /// Whoever was asked did `what` instead. A proxy has an answer also where the web server has none.
-    fn no_answer(&self, what: &str) -> Answer {
-        let destination = &self.line.destination;
-        Answer::None(match self.form {
-            Form::Origin => Failure::general(format!("{destination} {what}")),
-            Form::Absolute { proxy, .. } => {
-                Failure::general(format!("the HTTP upstream {proxy}, asked for {destination}, {what}")).of_upstream()
+impl Outgoing {
+    /// Sends it, says so by `sent`, and waits for the client to go away. Returns what broke it off.
+    async fn send(
+        self,
+        from: &mut BufReader<OwnedReadHalf>,
+        to: &mut (impl AsyncWrite + Unpin),
+        count: &AtomicU64,
+        sent: &SetOnce<bool>,
+    ) -> io::Error {
+        let is_whole = match self.send_all(from, to, count).await {
+            Ok(()) => true,
+            // The client broke its own request: an upstream must not take it for complete.
+            Err(error) if matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData) => {
+                return error;
             }
-        })
-    }
-}
-
-/// Carries the answer, and interim ones before it. An error means that it broke off in its middle.
-async fn carry_answer(
-    asked: &Asked<'_>,
-    from: &mut (impl AsyncBufRead + Unpin),
-    to: &mut (impl AsyncWrite + Unpin),
-    traffic: &Traffic,
-) -> io::Result<Answer> {
-    let Asked { line, .. } = asked;
-    let knows_chunks = line.version > 0;
-    loop {
-        let text = match read_head(from, HEAD_BYTES).await {
-            Ok(text) => text,
-            Err(HeadError::Closed) => return Ok(asked.no_answer("closed the connection without an answer")),
-            Err(HeadError::TooLarge) => return Ok(asked.no_answer("sent too large a head")),
+            // An upstream that stops reading may have answered already, as with 413.
+            Err(_) => false,
         };
-        let Status { code, reason, mut head } = match Status::parse(&text) {
-            Ok(status) => status,
-            Err(what) => return Ok(asked.no_answer(&what)),
-        };
-        if code == 407 && matches!(asked.form, Form::Absolute { .. }) {
-            return Ok(asked.no_answer("wants another user and password"));
-        }
-        // Our own version (RFC 9110 6.2): what comes is framed as we frame it.
-        let mut text = format!("HTTP/1.1 {code} {reason}\r\n").into_bytes();
-        match code {
-            101 if asked.may_switch && head.upgrade.is_some() => {
-                head.framing = Framing::Unsaid;
-                head.write(&mut text, Fate::Upgrades);
-                to.write_all(&text).await?;
-                return Ok(Answer::Whole(Fate::Upgrades));
-            }
-            101 => return Ok(asked.no_answer("switched protocols unasked")),
-            100..=199 => {
-                // HTTP/1.0 knows no interim answers.
-                if line.version > 0 {
-                    head.write_fields(&mut text);
-                    text.extend_from_slice(b"\r\n");
-                    to.write_all(&text).await?;
-                    to.flush().await?;
-                }
-                continue;
-            }
-            _ => {}
-        }
-        let has_body = line.method != "HEAD" && !matches!(code, 204 | 304);
-        let framing = head.framing;
-        // A length is a header of what HEAD and 304 speak of; with 204 it would be wrong.
-        if code == 204 || framing == Framing::Chunked && !knows_chunks {
-            head.framing = Framing::Unsaid;
-        }
-        let ends_by_itself = !has_body || head.framing != Framing::Unsaid;
-        let stays = ends_by_itself && !asked.closes && asked.is_sent.load(Relaxed);
-        let fate = if stays { Fate::Stays } else { Fate::Closes };
-        head.write(&mut text, fate);
+        let _ = sent.set(is_whole);
+        vanished(from).await;
+        io::Error::new(io::ErrorKind::ConnectionAborted, "the client went away")
+    }
+
+    async fn send_all(
+        self,
+        from: &mut (impl AsyncBufRead + Unpin),
+        to: &mut (impl AsyncWrite + Unpin),
+        count: &AtomicU64,
+    ) -> io::Result<()> {
+        let Self { text, framing, room } = self;
         to.write_all(&text).await?;
-        traffic.received.fetch_add(text.len() as u64, Relaxed);
-        if has_body {
-            let count = &traffic.received;
-            if knows_chunks {
-                copy_body(framing, from, to, count).await?;
-            } else {
-                copy_unframed(framing, from, to, count).await?;
-            }
+        // A client that said `Expect: 100-continue` sends its body only if this much is answered.
+        to.flush().await?;
+        count.fetch_add(text.len() as u64, Relaxed);
+        drop((text, room));
+        if framing.has_body() {
+            copy_body(framing, from, to, count).await?;
         }
-        return Ok(Answer::Whole(fate));
-    }
-}
-
-/// The head of an answer.
-struct Status {
-    code: u16,
-    reason: String,
-    head: Head,
-}
-
-impl Status {
-    /// An error says what the other end did instead.
-    fn parse(text: &[u8]) -> Result<Self, String> {
-        let mut headers = [httparse::EMPTY_HEADER; HEADERS];
-        let mut response = httparse::Response::new(&mut headers);
-        let parsed = response.parse(text);
-        if parsed == Err(httparse::Error::TooManyHeaders) {
-            return Err(format!("answered with more than {HEADERS} headers"));
-        }
-        let (Ok(httparse::Status::Complete(_)), Some(code @ 100..), Some(version)) =
-            (parsed, response.code, response.version)
-        else {
-            return Err("answered something that is not HTTP".into());
-        };
-        let head = Head::of_answer(response.headers, version).map_err(|what| format!("answered with {what}"))?;
-        Ok(Self { code, reason: response.reason.unwrap_or_default().to_owned(), head })
+        Ok(())
     }
 }

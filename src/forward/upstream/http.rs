@@ -5,7 +5,7 @@ use tokio::io::{AsyncWriteExt, BufReader};
 
 use crate::destination::Destination;
 use crate::forward::limits::{HEAD_BYTES, HEADERS};
-use crate::forward::request::{HeadError, read_head};
+use crate::forward::request::{HeadError, HeadRoom, read_head};
 use crate::via::Endpoint;
 
 use super::{Connected, Failure, Stream};
@@ -28,9 +28,11 @@ pub(super) async fn connect(
 
     let mut reader = BufReader::new(hop);
     loop {
-        let head = read_head(&mut reader, HEAD_BYTES).await.map_err(|error| match error {
+        // Room of its own: the app has no say in how much a proxy says to this.
+        let head = read_head(&mut reader, HEAD_BYTES, &HeadRoom::default()).await;
+        let (head, _) = head.map_err(|error| match error {
             HeadError::Closed => broken(),
-            HeadError::TooLarge => {
+            HeadError::TooLarge | HeadError::NoRoom => {
                 Failure::general(format!("the HTTP upstream {at} sent too large a head")).of_upstream()
             }
         })?;
@@ -59,7 +61,7 @@ fn status(head: &[u8]) -> Option<u16> {
 
 fn declined(code: u16, at: &Endpoint, destination: &Destination) -> Failure {
     if code == 407 {
-        return Failure::general(format!("the HTTP upstream {at} wants another user and password")).of_upstream();
+        return Failure::wants_login(at);
     }
     let (reply, status) = match code {
         403 => (ReplyError::ConnectionNotAllowed, 502),
