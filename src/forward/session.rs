@@ -221,11 +221,19 @@ async fn carry(
 /// Carries one absolute-form request and its answer.
 async fn exchange(forwarder: &Forwarder, plain: Plain, traffic: &Traffic) -> Answered {
     let Forwarder { upstream, admission, reporter, .. } = forwarder;
-    let connected = if plain.is_upgrade() {
-        let tunnel = upstream.tunnel(&plain.destination, plain.caller(), admission).await;
-        tunnel.map(|connected| (connected, Form::Origin))
-    } else {
-        upstream.plain(&plain.destination, plain.caller(), admission).await
+    let connecting = async {
+        if plain.is_upgrade() {
+            let tunnel = upstream.tunnel(&plain.destination, plain.caller(), admission).await;
+            tunnel.map(|connected| (connected, Form::Origin))
+        } else {
+            upstream.plain(&plain.destination, plain.caller(), admission).await
+        }
+    };
+    let connected = tokio::select! {
+        connected = connecting => connected,
+        error = plain.broken() => {
+            return Answered::Over(Err(Failure::system("the client went away", &error)), None);
+        }
     };
     let (upstream, form) = match connected {
         Ok(connected) => connected,

@@ -197,6 +197,10 @@ async fn answers_in_old_and_odd_forms_are_carried() {
         ("1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", "\r\n\r\n2\r\nok\r\n0\r\n\r\n"),
         ("1.1 200 OK\r\nTransfer-Encoding: identity\r\n\r\nok", "\r\n\r\nok"),
         ("1.1 200 OK\r\nTransfer-Encoding: identity\r\nContent-Length: 2\r\n\r\nokno", "\r\n\r\nok"),
+        (
+            "1.1 200 OK\r\nX : y\r\nContent-Length : 2\r\n\r\nokno",
+            "\r\nX: y\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok",
+        ),
     ] {
         let (origin, _) = origin(format!("HTTP/{answer}").leak()).await;
         let carried = say(forwarder, format!("GET http://{origin}/ HTTP/1.1\r\nConnection: close\r\n\r\n")).await;

@@ -153,6 +153,8 @@ async fn a_client_that_dies_while_an_upstream_is_asked_is_not_waited_for() {
         &b"\x05\x01\x00\x05\x01\x00\x03\x01a\x00\x50"[..],
         b"CONNECT a:80 HTTP/1.1\r\n\r\n",
         b"\x04\x01\x00\x50\0\0\0\x01\0a\0",
+        b"GET http://a/ HTTP/1.1\r\n\r\n",
+        b"GET http://a/ HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
     ] {
         let forwarder = start(&format!("socks5://{silent}"), &[]).await;
         let mut stream = TcpStream::connect(forwarder).await.unwrap();

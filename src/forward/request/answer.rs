@@ -179,7 +179,10 @@ impl Status {
     fn parse(text: &[u8], room: Room) -> Result<Self, String> {
         let mut headers = [httparse::EMPTY_HEADER; HEADERS];
         let mut response = httparse::Response::new(&mut headers);
-        let parsed = response.parse(text);
+        // A proxy takes the space before a colon away (RFC 9112, 5.1); in a request it is none of HTTP.
+        let parsed = httparse::ParserConfig::default()
+            .allow_spaces_after_header_name_in_responses(true)
+            .parse_response(&mut response, text);
         if parsed == Err(httparse::Error::TooManyHeaders) {
             return Err(format!("answered with more than {HEADERS} headers"));
         }

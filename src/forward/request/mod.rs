@@ -138,7 +138,7 @@ impl Request {
             Request::Socks5(socks) => socks.client.get_ref(),
             Request::Socks4(socks) => socks.client.get_ref(),
             Request::Tunnel(tunnel) => tunnel.client.stream(),
-            Request::Plain(plain) => plain.client.stream(),
+            Request::Plain(plain) => return plain.broken().await,
             Request::Lookup(lookup) => lookup.client.get_ref(),
             Request::Forwarded(forwarded) => &forwarded.client,
         };

@@ -15,7 +15,7 @@ use crate::destination::Destination;
 use crate::forward::Forwarder;
 use crate::forward::failure::Failure;
 use crate::forward::relay::{Traffic, silence};
-use crate::forward::stream::Stream;
+use crate::forward::stream::{Stream, broken};
 use crate::forward::upstream::Connected;
 use crate::via::Credentials;
 
@@ -44,7 +44,7 @@ pub(crate) struct Plain {
     caller: Option<Credentials>,
     line: RequestLine,
     head: Head,
-    pub(super) client: Client,
+    client: Client,
     /// What the head takes of the room for heads, until it has been sent.
     room: Room,
 }
@@ -57,6 +57,11 @@ impl Plain {
     /// Who asks.
     pub(crate) fn caller(&self) -> Option<&Credentials> {
         self.caller.as_ref()
+    }
+
+    /// Returns when the client has broken off.
+    pub(crate) async fn broken(&self) -> io::Error {
+        broken(self.client.stream()).await
     }
 
     pub(super) fn redirect(&mut self, destination: Destination) {
