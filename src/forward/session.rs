@@ -256,9 +256,26 @@ async fn exchange(forwarder: &Forwarder, plain: Plain, traffic: &Traffic) -> Ans
 
 /// Answers a question without a connection to anywhere.
 async fn look_up(forwarder: &Forwarder, lookup: Lookup) -> Result<(), Failure> {
-    let Forwarder { upstream, admission, reporter, .. } = forwarder;
-    let Destination { host, .. } = &lookup.destination;
-    let found = match (host, lookup.question) {
+    let gone = |error| Failure::system("the client went away", &error);
+    let found = tokio::select! {
+        found = find(forwarder, &lookup) => found,
+        error = lookup.broken() => return Err(gone(error)),
+    };
+    let answered = match found {
+        Ok(Found::Addresses(addresses)) => lookup.answer_address(&addresses).await,
+        Ok(Found::Name(name)) => lookup.answer_name(name).await,
+        Err(failure) => {
+            forwarder.reporter.failure(&failure);
+            refuse(forwarder, Request::Lookup(lookup), &failure).await;
+            return Err(failure);
+        }
+    };
+    answered.map_err(gone)
+}
+
+async fn find(forwarder: &Forwarder, lookup: &Lookup) -> Result<Found, Failure> {
+    let Forwarder { upstream, admission, .. } = forwarder;
+    match (&lookup.destination.host, lookup.question) {
         // The name that a synthetic address stands for: judging it has put it there.
         (Host::Name(name), Question::Name(_)) => Ok(Found::Name(name.clone())),
         (_, Question::Name(address)) => {
@@ -269,17 +286,7 @@ async fn look_up(forwarder: &Forwarder, lookup: Lookup) -> Result<(), Failure> {
         (Host::Name(name), Question::Address) => {
             upstream.resolve(name, lookup.caller(), admission).await.map(Found::Addresses)
         }
-    };
-    let answered = match found {
-        Ok(Found::Addresses(addresses)) => lookup.answer_address(&addresses).await,
-        Ok(Found::Name(name)) => lookup.answer_name(name).await,
-        Err(failure) => {
-            reporter.failure(&failure);
-            refuse(forwarder, Request::Lookup(lookup), &failure).await;
-            return Err(failure);
-        }
-    };
-    answered.map_err(|error| Failure::system("the client went away", &error))
+    }
 }
 
 enum Found {

@@ -153,10 +153,12 @@ async fn a_client_that_dies_while_an_upstream_is_asked_is_not_waited_for() {
         &b"\x05\x01\x00\x05\x01\x00\x03\x01a\x00\x50"[..],
         b"CONNECT a:80 HTTP/1.1\r\n\r\n",
         b"\x04\x01\x00\x50\0\0\0\x01\0a\0",
+        b"\x05\x01\x00\x05\xf0\x00\x03\x01a\x00\x00",
+        b"\x05\x01\x00\x05\xf1\x00\x01\xc0\x00\x02\x01\x00\x00",
         b"GET http://a/ HTTP/1.1\r\n\r\n",
         b"GET http://a/ HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
     ] {
-        let forwarder = start(&format!("socks5://{silent}"), &[]).await;
+        let forwarder = start(&format!("tor://{silent}"), &[]).await;
         let mut stream = TcpStream::connect(forwarder).await.unwrap();
         stream.write_all(request).await.unwrap();
         assert_eq!(ends.recv().await, Some("asked"));

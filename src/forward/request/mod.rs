@@ -139,7 +139,7 @@ impl Request {
             Request::Socks4(socks) => socks.client.get_ref(),
             Request::Tunnel(tunnel) => tunnel.client.stream(),
             Request::Plain(plain) => return plain.broken().await,
-            Request::Lookup(lookup) => lookup.client.get_ref(),
+            Request::Lookup(lookup) => return lookup.broken().await,
             Request::Forwarded(forwarded) => &forwarded.client,
         };
         broken(client).await

@@ -12,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
 use crate::destination::{Destination, Host};
+use crate::forward::stream;
 use crate::via::Credentials;
 
 use super::{Failure, First, NoRequest, Request, caller, part, wrong};
@@ -88,7 +89,7 @@ pub(crate) struct Lookup {
     pub(crate) destination: Destination,
     pub(crate) question: Question,
     caller: Option<Credentials>,
-    pub(super) client: BufReader<TcpStream>,
+    client: BufReader<TcpStream>,
 }
 
 /// What a [`Lookup`] asks for.
@@ -180,6 +181,11 @@ impl Lookup {
     /// Who asks.
     pub(crate) fn caller(&self) -> Option<&Credentials> {
         self.caller.as_ref()
+    }
+
+    /// Returns when the client has broken off.
+    pub(crate) async fn broken(&self) -> io::Error {
+        stream::broken(self.client.get_ref()).await
     }
 
     /// Answers that it is not answered.
