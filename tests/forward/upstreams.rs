@@ -51,6 +51,35 @@ async fn socks5_credentials_are_sent_and_wrong_ones_said() {
 }
 
 #[tokio::test]
+async fn a_tor_that_takes_no_credentials_is_asked_for_nothing() {
+    // As PreferSOCKSNoAuth has it where it is offered: every connection on the same circuits.
+    let log = Seen::default();
+    let kept = Arc::clone(&log);
+    let upstream = server(move |mut stream| {
+        let log = Arc::clone(&log);
+        async move {
+            let mut greeting = [0; 8];
+            let count = stream.read(&mut greeting).await.unwrap();
+            log.lock().unwrap().push(format!("{:?}", &greeting[..count]));
+            stream.write_all(&[5, 0]).await.unwrap();
+            let count = stream.read(&mut greeting).await.unwrap();
+            log.lock().unwrap().push(format!("{:?}", &greeting[..count]));
+        }
+    })
+    .await;
+    let forwarder = start(&format!("tor://{upstream}"), &[]).await;
+    let answer = say(forwarder, "CONNECT a.test:80 HTTP/1.1\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 502 ") && answer.contains("which Tor keeps circuits apart"), "{answer}");
+    hears(&kept, "[]").await;
+    assert_eq!(seen(&kept), ["[5, 1, 2]", "[]"]);
+    // Others choose: credentials in a URL need not be wanted.
+    let forwarder = start(&format!("socks5://me:pw@{upstream}"), &[]).await;
+    say(forwarder, "CONNECT a.test:80 HTTP/1.1\r\n\r\n").await;
+    assert_eq!(seen(&kept)[2], "[5, 2, 0, 2]");
+    assert!(seen(&kept)[3].starts_with("[5, 1, 0, 3, 6"), "{:?}", seen(&kept));
+}
+
+#[tokio::test]
 async fn the_upstreams_own_reply_is_passed_on() {
     // 0xf0 is one of Tor's extended errors; no reply may end the forwarder.
     for (code, told) in [(1, 1), (2, 2), (3, 3), (4, 4), (5, 5), (6, 6), (7, 7), (8, 8), (9, 1), (0xf0, 1), (255, 1)] {

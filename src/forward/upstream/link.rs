@@ -12,6 +12,7 @@ use crate::destination::{Destination, Host};
 use crate::via::{Credentials, Endpoint, Hop, HopKind};
 
 use super::{Budget, Connected, Errand, Failure, Form, Stream, http, socks4a, socks5};
+use socks5::Login;
 
 /// One hop, as far as it does not change from connection to connection.
 pub(super) struct Link {
@@ -65,8 +66,11 @@ impl Link {
 
     async fn greet(&self, stream: Stream, errand: &Errand<'_>) -> Result<Stream, Failure> {
         match &self.protocol {
-            Protocol::Socks5 { credentials } => socks5::greet(stream, &self.at, credentials.as_ref()).await,
-            Protocol::Tor => socks5::greet(stream, &self.at, Some(&errand.circuit())).await,
+            Protocol::Socks5 { credentials } => {
+                let login = credentials.as_ref().map_or(Login::None, Login::Offered);
+                socks5::greet(stream, &self.at, login).await
+            }
+            Protocol::Tor => socks5::greet(stream, &self.at, Login::Needed(&errand.circuit())).await,
             Protocol::Http { server: Some(server), .. } => errand.trust.secure(stream, &self.at, server).await,
             Protocol::Http { server: None, .. } | Protocol::Socks4a { .. } => Ok(stream),
         }

@@ -104,7 +104,7 @@ mod tests {
         let kept = Arc::clone(&requests);
         tokio::spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
-                let mut greeting = [0; 4];
+                let mut greeting = [0; 3];
                 stream.read_exact(&mut greeting).await.unwrap();
                 stream.write_all(&[5, 2]).await.unwrap();
                 let mut login = vec![0; 1 + 1 + 38 + 1 + 32];

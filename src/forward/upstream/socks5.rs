@@ -1,10 +1,10 @@
 //! Through a SOCKS5 upstream. A name goes there as a name.
 
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use fast_socks5::client::{Config, Socks5Stream};
 use fast_socks5::util::target_addr::{AddrError, TargetAddr, read_address};
-use fast_socks5::{AuthenticationMethod, ReplyError, SocksError, consts};
+use fast_socks5::{ReplyError, consts};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::destination::{Destination, Host};
@@ -16,14 +16,56 @@ use super::{Connected, Failure, Stream};
 /// Tor's own commands (its doc/socks-extensions.txt).
 const RESOLVE: u8 = 0xf0;
 const RESOLVE_PTR: u8 = 0xf1;
+/// Of the exchange of user and password, which counts by itself (RFC 1929).
+const PASSWORD_VERSION: u8 = 1;
 
-/// Greets the SOCKS5 upstream `at`, connected by `hop`, and authenticates.
-pub(super) async fn greet(hop: Stream, at: &Endpoint, credentials: Option<&Credentials>) -> Result<Stream, Failure> {
-    let password = credentials
-        .map(|known| AuthenticationMethod::Password { username: known.user.clone(), password: known.password.clone() });
-    match Socks5Stream::use_stream(hop, password, Config::default()).await {
-        Ok(greeted) => Ok(greeted.get_socket()),
-        Err(error) => Err(not_greeted(at, &error, credentials.is_some())),
+/// Whether an upstream is told who asks.
+pub(super) enum Login<'a> {
+    None,
+    /// Unless it wants to know nothing (RFC 1928, 3: it chooses).
+    Offered(&'a Credentials),
+    /// They are what keeps circuits apart: nothing goes without them.
+    Needed(&'a Credentials),
+}
+
+/// Greets the SOCKS5 upstream `at`, connected by `hop`, and authenticates. By ourselves: the library always offers
+/// to do without, which a Tor with PreferSOCKSNoAuth takes.
+pub(super) async fn greet(mut hop: Stream, at: &Endpoint, login: Login<'_>) -> Result<Stream, Failure> {
+    let failed = |what: &str| Failure::general(format!("the upstream {at} {what}"));
+    let broken = |_: io::Error| failed("closed the connection in the middle of its greeting");
+    let (methods, credentials): (&[u8], _) = match login {
+        Login::None => (&[consts::SOCKS5_AUTH_METHOD_NONE], None),
+        Login::Offered(known) => (&[consts::SOCKS5_AUTH_METHOD_NONE, consts::SOCKS5_AUTH_METHOD_PASSWORD], Some(known)),
+        Login::Needed(known) => (&[consts::SOCKS5_AUTH_METHOD_PASSWORD], Some(known)),
+    };
+    let count = [consts::SOCKS5_VERSION, methods.len() as u8];
+    hop.write_all(&[&count, methods].concat()).await.map_err(broken)?;
+    hop.flush().await.map_err(broken)?;
+    let mut chosen = [0; 2];
+    hop.read_exact(&mut chosen).await.map_err(broken)?;
+    match (chosen, credentials) {
+        ([consts::SOCKS5_VERSION, method], Some(known))
+            if method == consts::SOCKS5_AUTH_METHOD_PASSWORD && methods.contains(&method) =>
+        {
+            let [user, password] = [&known.user, &known.password].map(|text| text.as_bytes());
+            let (Ok(user_length), Ok(password_length)) = (u8::try_from(user.len()), u8::try_from(password.len()))
+            else {
+                return Err(failed("can be told no user or password of more than 255 bytes"));
+            };
+            let request = [&[PASSWORD_VERSION, user_length], user, &[password_length], password].concat();
+            hop.write_all(&request).await.map_err(broken)?;
+            hop.flush().await.map_err(broken)?;
+            let mut answer = [0; 2];
+            hop.read_exact(&mut answer).await.map_err(broken)?;
+            if answer[1] == 0 { Ok(hop) } else { Err(failed("refused our user and password")) }
+        }
+        ([consts::SOCKS5_VERSION, method], _) if methods.contains(&method) => Ok(hop),
+        ([consts::SOCKS5_VERSION, _], None) => Err(failed("wants a user and a password, or knows no way in")),
+        ([consts::SOCKS5_VERSION, _], Some(_)) if matches!(login, Login::Needed(_)) => Err(failed(
+            "takes no user and password, by which Tor keeps circuits apart: a proxy that is no Tor is socks5h://",
+        )),
+        ([consts::SOCKS5_VERSION, _], Some(_)) => Err(failed("offers no authentication that we know")),
+        _ => Err(failed("does not speak SOCKS5")),
     }
 }
 
@@ -97,19 +139,6 @@ async fn ask(hop: &mut Stream, at: &Endpoint, question: Question<'_>) -> Result<
 
 fn garbled(at: &Endpoint) -> Failure {
     Failure::general(format!("the upstream {at} does not speak SOCKS5")).of_upstream()
-}
-
-fn not_greeted(at: &Endpoint, error: &SocksError, has_password: bool) -> Failure {
-    // The library's own words would show the user.
-    let what = match error {
-        SocksError::UnsupportedSocksVersion(_) => "does not speak SOCKS5",
-        SocksError::AuthenticationRejected(_) if !has_password => "wants a user and a password",
-        SocksError::AuthenticationRejected(_) => "refused our user and password",
-        SocksError::AuthMethodUnacceptable(_) if !has_password => "wants a user and a password, or knows no way in",
-        SocksError::AuthMethodUnacceptable(_) => "offers no authentication that we know",
-        _ => "closed the connection in the middle of its greeting",
-    };
-    Failure::general(format!("the upstream {at} {what}"))
 }
 
 /// The upstream's own reply code is the app's answer, as far as RFC 1928 knows it.
