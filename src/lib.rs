@@ -45,6 +45,7 @@ pub mod lifeline;
 pub mod stop;
 
 pub mod inside;
+mod netlink;
 pub mod sock_diag;
 
 pub mod forward;

@@ -2,23 +2,19 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
-use std::os::fd::{AsRawFd, OwnedFd};
 
-use netlink_packet_core::{NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload, Nla as _};
+use netlink_packet_core::Nla as _;
 use netlink_packet_sock_diag::SockDiagMessage;
 use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP, TCP_LISTEN};
 use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags};
-use nix::sys::socket::{self, AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, sockopt};
-use nix::sys::time::TimeVal;
+use nix::sys::socket::SockProtocol;
+
+use crate::netlink;
 
 /// include/uapi/linux/inet_diag.h; the crate stops before it.
 const INET_DIAG_CGROUP_ID: u16 = 21;
 /// INET_DIAG_NOCOOKIE: any socket with these addresses.
 const NO_COOKIE: [u8; 8] = [0xff; 8];
-/// An answer about one socket, its attributes included, is some 300 bytes long.
-const ANSWER_BYTES: usize = 8 * 1024;
-/// The kernel answers within the send; the receive time-out is for a kernel that lies.
-const ANSWER_SECONDS: i64 = 1;
 
 /// The id of the cgroup that made the socket bound to `client` and connected to `local`; `None` if
 /// there is no such socket.
@@ -68,30 +64,11 @@ fn ask(local: SocketAddr, remote: SocketAddr) -> io::Result<Option<InetResponse>
             cookie: NO_COOKIE,
         },
     };
-    let socket: OwnedFd = socket::socket(
-        AddressFamily::Netlink,
-        SockType::Datagram,
-        SockFlag::SOCK_CLOEXEC,
-        SockProtocol::NetlinkSockDiag,
-    )?;
-    socket::setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::new(ANSWER_SECONDS, 0))?;
-    let mut header = NetlinkHeader::default();
-    header.flags = NLM_F_REQUEST;
-    let mut message = NetlinkMessage::new(header, SockDiagMessage::InetRequest(request).into());
-    message.finalize();
-    let mut buffer = vec![0; message.buffer_len().max(ANSWER_BYTES)];
-    message.serialize(&mut buffer[..]);
-    socket::send(socket.as_raw_fd(), &buffer[..message.buffer_len()], MsgFlags::empty())?;
-
-    let count = socket::recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
-    let answer = NetlinkMessage::<SockDiagMessage>::deserialize(&buffer[..count]).map_err(io::Error::other)?;
-    match answer.payload {
-        NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => Ok(Some(*response)),
-        NetlinkPayload::Error(error) => match error.to_io() {
-            error if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            error => Err(error),
-        },
-        _ => Err(io::Error::other("the kernel's answer about a socket is of an unknown kind")),
+    match netlink::ask(SockProtocol::NetlinkSockDiag, SockDiagMessage::InetRequest(request))? {
+        Ok(SockDiagMessage::InetResponse(response)) => Ok(Some(*response)),
+        Ok(_) => Err(io::Error::other("the kernel's answer about a socket is of an unknown kind")),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

@@ -50,6 +50,15 @@ fn inside_v6(address: Ipv6Addr) -> Option<&'static str> {
     Some(kind)
 }
 
+/// What `address` may turn out to be on its way: itself, and the IPv4 addresses that it carries.
+pub fn carried(address: IpAddr) -> impl Iterator<Item = IpAddr> {
+    let embedded = match address {
+        IpAddr::V4(_) => None,
+        IpAddr::V6(address) => Some(embedded_v4(address).map(IpAddr::from)),
+    };
+    std::iter::once(address).chain(embedded.into_iter().flatten())
+}
+
 /// The IPv4 addresses that an IPv6 address carries.
 pub(super) fn embedded_v4(address: Ipv6Addr) -> impl Iterator<Item = Ipv4Addr> {
     let from = |high: u16, low: u16| Ipv4Addr::from(u32::from(high) << 16 | u32::from(low));

@@ -14,7 +14,7 @@ use std::str::FromStr;
 
 use anyhow::{Context, Result, bail};
 
-pub use inside::{inside_address, inside_name};
+pub use inside::{carried, inside_address, inside_name};
 pub use pattern::Pattern;
 pub use rules::{Judgement, Refusal, Rules};
 

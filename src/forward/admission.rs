@@ -5,9 +5,10 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
-use crate::destination::{Destination, Host, Judgement, Pattern, Refusal, Rules, inside_address, inside_name};
+use crate::destination::{Destination, Host, Judgement, Pattern, Refusal, Rules, carried, inside_address, inside_name};
 
-use super::failure::{Failure, Refused, Rule};
+use super::failure::{Failure, Refused, Rule, is_exhausted};
+use super::routes;
 
 /// Of a question about a host, which leads to no port.
 const NO_PORT: u16 = 0;
@@ -20,6 +21,7 @@ pub struct Admission {
     allowed: Vec<Pattern>,
     own_names: Vec<String>,
     own_addresses: fn() -> io::Result<Vec<IpAddr>>,
+    leads_here: fn(IpAddr) -> io::Result<bool>,
 }
 
 impl Admission {
@@ -27,7 +29,8 @@ impl Admission {
     pub fn new(allowed: Vec<Pattern>, root: &Path) -> Self {
         let hosts = std::fs::read_to_string(root.join("etc/hosts")).unwrap_or_default();
         let own_names = names_of(&rustix::system::uname().nodename().to_string_lossy(), &hosts);
-        Self { rules: Rules::default(), resolves: false, allowed, own_names, own_addresses }
+        let leads_here = routes::leads_here;
+        Self { rules: Rules::default(), resolves: false, allowed, own_names, own_addresses, leads_here }
     }
 
     /// With the user's rules. `resolves` says whether names are resolved here; if they are not, a rule
@@ -76,8 +79,21 @@ impl Admission {
     fn inside(&self, destination: &Destination) -> Result<Option<&'static str>, Failure> {
         Ok(match &destination.host {
             Host::Name(name) => inside_name(name, &self.own_names).then_some("a name of this host"),
-            Host::Ip(address) => inside_address(*address, &self.own_addresses()?),
+            Host::Ip(address) => self.inside_address(*address, &self.own_addresses()?)?,
         })
+    }
+
+    /// What makes `address` an inside one, `own` being those of this host's interfaces.
+    fn inside_address(&self, address: IpAddr, own: &[IpAddr]) -> Result<Option<&'static str>, Failure> {
+        if let Some(why) = inside_address(address, own) {
+            return Ok(Some(why));
+        }
+        for address in carried(address) {
+            if (self.leads_here)(address).map_err(unread)? {
+                return Ok(Some("routed to this host"));
+            }
+        }
+        Ok(None)
     }
 
     /// Judges what `destination` resolved to: the addresses that may be dialled.
@@ -130,7 +146,8 @@ impl Admission {
                 return Err(refused(destination, Rule::Block, message));
             }
         }
-        let Some(why) = own.and_then(|own| inside_address(ip, own)) else { return Ok(()) };
+        let Some(own) = own else { return Ok(()) };
+        let Some(why) = self.inside_address(ip, own)? else { return Ok(()) };
         if self.is_allowed(&Destination { host: Host::Ip(ip), port: address.port() }) {
             Ok(())
         } else {
@@ -144,11 +161,16 @@ impl Admission {
 
     /// Read anew for each request: addresses come and go with every DHCP lease.
     fn own_addresses(&self) -> Result<Vec<IpAddr>, Failure> {
-        (self.own_addresses)().map_err(|error| {
-            // Without the list nothing can be judged, so nothing is let through.
-            Failure::refused(format!("the host's own addresses cannot be read (is AF_NETLINK allowed?): {error}"))
-        })
+        (self.own_addresses)().map_err(unread)
     }
+}
+
+/// Without the host's addresses nothing can be judged, so nothing is let through.
+fn unread(error: io::Error) -> Failure {
+    if is_exhausted(&error) {
+        return Failure::full();
+    }
+    Failure::refused(format!("the host's own addresses cannot be read (is AF_NETLINK allowed?): {error}"))
 }
 
 fn refused(destination: &Destination, by: Rule, message: String) -> Failure {
@@ -190,6 +212,7 @@ mod tests {
             allowed: allowed.iter().map(|text| text.parse().unwrap()).collect(),
             own_names: vec!["box".into()],
             own_addresses: || Ok(vec!["203.0.113.9".parse().unwrap()]),
+            leads_here: |address| Ok(address == IpAddr::from([198, 18, 0, 9])),
         }
     }
 
@@ -200,7 +223,14 @@ mod tests {
     #[test]
     fn only_allow_destination_opens() {
         let closed = admission(&[]);
-        for inside in ["127.0.0.1:80", "box:80", "203.0.113.9:80", "[::ffff:203.0.113.9]:80"] {
+        for inside in [
+            "127.0.0.1:80",
+            "box:80",
+            "203.0.113.9:80",
+            "[::ffff:203.0.113.9]:80",
+            "198.18.0.9:80",
+            "[::ffff:198.18.0.9]:80",
+        ] {
             let failure = closed.check(&to(inside)).unwrap_err();
             assert_eq!(failure.status, 403);
             assert!(failure.message.contains(&format!("--allow-destination {}", to(inside))), "{failure}");
@@ -214,7 +244,7 @@ mod tests {
     fn what_a_name_resolves_to_is_judged_too() {
         let addresses = |list: &[&str]| list.iter().map(|text| text.parse().unwrap()).collect::<Vec<SocketAddr>>();
         let name = to("rebind.example:80");
-        let mixed = addresses(&["127.0.0.1:80", "192.0.2.1:80", "[::1]:80", "203.0.113.9:80"]);
+        let mixed = addresses(&["127.0.0.1:80", "192.0.2.1:80", "[::1]:80", "203.0.113.9:80", "198.18.0.9:80"]);
 
         let closed = admission(&[]);
         assert_eq!(closed.dialable(&name, mixed.clone()).unwrap(), addresses(&["192.0.2.1:80"]));
@@ -352,6 +382,16 @@ mod tests {
     fn unreadable_addresses_close_everything() {
         let blind = Admission { own_addresses: || Err(io::ErrorKind::PermissionDenied.into()), ..admission(&[]) };
         assert!(blind.check(&to("192.0.2.1:80")).unwrap_err().message.contains("AF_NETLINK"));
+        let blind = Admission { leads_here: |_| Err(io::ErrorKind::PermissionDenied.into()), ..admission(&[]) };
+        assert!(blind.check(&to("192.0.2.1:80")).unwrap_err().message.contains("AF_NETLINK"));
+    }
+
+    #[test]
+    fn no_descriptor_to_judge_by_is_no_refusal() {
+        for error in [nix::libc::EMFILE, nix::libc::ENFILE] {
+            let failure = unread(io::Error::from_raw_os_error(error));
+            assert_eq!((failure.status, failure.kind()), (503, "failed"));
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 
 use fast_socks5::ReplyError;
+use nix::libc::{EMFILE, ENFILE};
 use serde::{Deserialize, Serialize};
 
 /// A request that is not served. Its message is one sentence and holds no credentials.
@@ -85,6 +86,9 @@ impl Failure {
 
     /// `what` failed with an error of the system.
     pub fn system(what: impl fmt::Display, error: &io::Error) -> Self {
+        if is_exhausted(error) {
+            return Self::full();
+        }
         let (reply, status) = match error.kind() {
             io::ErrorKind::ConnectionRefused => (ReplyError::ConnectionRefused, 502),
             io::ErrorKind::NetworkUnreachable => (ReplyError::NetworkUnreachable, 502),
@@ -115,6 +119,11 @@ impl Failure {
     pub fn of_upstream(self) -> Self {
         Self { blames_upstream: true, ..self }
     }
+}
+
+/// Whether there is no descriptor left, here or on the whole machine: nobody's refusal, and soon over.
+pub fn is_exhausted(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(EMFILE | ENFILE))
 }
 
 impl fmt::Display for Failure {

@@ -18,6 +18,7 @@ mod relay;
 mod report;
 mod request;
 mod session;
+mod routes;
 mod stream;
 mod tls;
 mod udp;

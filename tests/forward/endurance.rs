@@ -271,3 +271,21 @@ async fn few_descriptors_serve_many_and_tell_the_rest() {
     process.rests(descriptors).await;
     good(process.address).await;
 }
+
+#[tokio::test]
+async fn no_descriptor_to_judge_by_is_no_refusal() {
+    let process = start_process(1024).await;
+    // The limit is one on numbers: there must be none free below.
+    let mut idle = Vec::new();
+    while process.descriptors() <= process.highest_descriptor() {
+        idle.push(TcpStream::connect(process.address).await.unwrap());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    // A connection takes the only one.
+    process.limit_descriptors(process.descriptors() + 1);
+    let answer = say(process.address, "CONNECT 192.0.2.7:80 HTTP/1.1\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    assert_eq!(socks_raw(process.address, &[1, 192, 0, 2, 7], 80).await.0, 1);
+    process.limit_descriptors(1024);
+    good(process.address).await;
+}

@@ -56,6 +56,18 @@ impl Process {
         std::fs::read_dir(self.proc("fd")).unwrap().count()
     }
 
+    pub fn highest_descriptor(&self) -> usize {
+        let number = |link: PathBuf| link.file_name().unwrap().to_str().unwrap().parse().unwrap();
+        self.links().map(number).max().unwrap()
+    }
+
+    /// So many from now on.
+    pub fn limit_descriptors(&self, count: usize) {
+        let limit = rustix::process::Rlimit { current: Some(count as u64), maximum: Some(1024) };
+        let pid = rustix::process::Pid::from_raw(self.child.id().cast_signed());
+        rustix::process::prlimit(pid, rustix::process::Resource::Nofile, limit).unwrap();
+    }
+
     pub fn threads(&self) -> usize {
         std::fs::read_dir(self.proc("task")).unwrap().count()
     }
