@@ -6,6 +6,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use rustix::process::{Resource, getrlimit, setrlimit};
 
+use super::dns::MOST_NAMES;
+
 /// Connections at once. A browser with many tabs has a few hundred; each costs two descriptors.
 const CONNECTIONS: usize = 10_000;
 /// Descriptors kept for listeners, the runtime, lookups and answers to those who come too many, and for pipes.
@@ -232,6 +234,9 @@ impl FromStr for Bound {
             bail!("there is no bound `{name}`, but {}", names());
         };
         match value.parse() {
+            Ok(value) if name == "names" && value > MOST_NAMES => {
+                bail!("names={value}: --dns synthetic has addresses for {MOST_NAMES} names")
+            }
             Ok(value) if value > 0 => Ok(Self { name, value }),
             _ => bail!("{name}={value}: a whole number from 1 on, of seconds where it is a time"),
         }
@@ -263,6 +268,7 @@ mod tests {
             ("idle=0", "idle=0: a whole number from 1 on"),
             ("idle=1.5", "idle=1.5: a whole number"),
             ("idle=99999999999", "idle=99999999999: a whole number"),
+            ("names=131071", "names=131071: --dns synthetic has addresses for 131070 names"),
         ] {
             let error = text.parse::<Bound>().unwrap_err().to_string();
             assert!(error.starts_with(told), "{error}");

@@ -32,6 +32,7 @@ use super::failure::Failure;
 use super::limits::{DNS_CONNECTIONS, DNS_LOOKUPS, DNS_QUERIES};
 use message::{Question, Subject, Transport};
 use names::{Names, Number};
+pub(super) use names::LAST as MOST_NAMES;
 pub use serve::{serve_datagrams, serve_streams};
 
 /// How long a program may keep an answer of ours, in seconds: not so long that the table, which

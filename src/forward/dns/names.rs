@@ -13,7 +13,7 @@ const V4_MASK: u32 = u32::MAX << 17;
 /// fd61:7070:6677::/64: "appfw" in a unique local prefix (RFC 4193), the same number at its end.
 const V6: u128 = 0xfd61_7070_6677 << 80;
 /// The last number: the all-ones address behind it looks like a broadcast one, as 0 does a network's.
-const LAST: u32 = !V4_MASK - 1;
+pub(in crate::forward) const LAST: u32 = !V4_MASK - 1;
 /// How much longer a name that was connected to is kept than one that was only asked for.
 const IN_USE: Duration = Duration::from_secs(5 * 60);
 
@@ -70,6 +70,7 @@ impl Names {
     /// No names yet, and `places` for them. `seed` is where numbers begin: a forwarder that was restarted does not at once
     /// give another name the address that a program still has.
     pub(super) fn new(seed: u32, places: usize) -> Self {
+        let places = places.min(LAST as usize);
         Self { entries: HashMap::new(), names: HashMap::new(), order: BTreeSet::new(), last: seed % LAST, places }
     }
 
@@ -117,7 +118,7 @@ impl Names {
         }
     }
 
-    /// There is one: there are fewer places than numbers.
+    /// There is one: there are no more places than numbers, and one of them is free.
     fn next_number(&mut self) -> Number {
         loop {
             self.last = self.last % LAST + 1;
@@ -235,6 +236,15 @@ mod tests {
         // Its number is passed over.
         assert_eq!(names.place("next.test", now), Number(stays.0 + 1));
         assert_eq!((names.entries.len(), names.names.len(), names.order.len()), (2, 2, 2));
+    }
+
+    #[test]
+    fn there_are_no_more_places_than_numbers() {
+        let (mut names, now) = (names(usize::MAX), Instant::now());
+        for count in 0..=LAST {
+            names.place(&format!("n{count}.test"), now);
+        }
+        assert_eq!(names.entries.len(), LAST as usize);
     }
 
     #[test]
