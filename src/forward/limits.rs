@@ -10,8 +10,8 @@ use super::dns::MOST_NAMES;
 
 /// Connections at once. A browser with many tabs has a few hundred; each costs two descriptors.
 const CONNECTIONS: usize = 10_000;
-/// Descriptors kept for listeners, the runtime, lookups and answers to those who come too many, and for pipes.
-const SPARE_DESCRIPTORS: usize = 128 + 2 * PIPES;
+/// Descriptors kept for listeners, the runtime and what it judges by, and for all that is bounded by itself.
+const SPARE_DESCRIPTORS: usize = 64 + REFUSALS + FURTHER_ATTEMPTS + DNS_CONNECTIONS + 2 * PIPES;
 /// From the first look at a connection to its complete request. Chromium and dnf open connections
 /// ahead of need and may leave them silent for some seconds; they open another if one is closed.
 const HANDSHAKE_TIME: Duration = Duration::from_secs(30);
@@ -24,9 +24,18 @@ const ANSWER_TIME: Duration = Duration::from_secs(125);
 const WAY_TIME: Duration = Duration::from_secs(180);
 /// From one attempt to the next address's (RFC 8305, 5: recommended; the earlier ones go on).
 pub(super) const STAGGER: Duration = Duration::from_millis(250);
-/// Addresses of one name that are tried: all that fit into [`CONNECT_TIME`] would be a hundred
-/// sockets for one connection.
+/// Addresses of one name that are tried: all that fit into [`CONNECT_TIME`] would be a hundred.
 pub(super) const ADDRESSES: usize = 16;
+/// Attempts of one connection that go on at once: each address has three quarters of a second to answer,
+/// and the last ones all the time that is left.
+pub(super) const ATTEMPTS: usize = 3;
+/// Attempts beyond each connection's first, of all connections.
+pub(super) const FURTHER_ATTEMPTS: usize = 64;
+/// Lookups by the host's resolver at once. A name whose servers are dead keeps a thread for ten seconds
+/// (resolv.conf(5): five, twice), so that a few hundred such names don't hold up others.
+pub(super) const LOOKUPS: usize = 1_024;
+/// How long one waits for another to end: longer than a dead one takes.
+pub(super) const LOOKUP_WAIT: Duration = Duration::from_secs(15);
 /// From an HTTP answer to the next request on the same connection. Longer than apt and browsers pause
 /// while they work; those that come later open another connection.
 const KEEP_ALIVE_TIME: Duration = Duration::from_secs(60);
@@ -71,11 +80,9 @@ pub(super) const DNS_QUERY_BYTES: usize = 4096;
 pub(super) const DNS_ANSWER_BYTES: u16 = 4096;
 /// Names with a synthetic address: a browser's day; some 8 MB if each is as long as can be.
 const DNS_NAMES: usize = 16_384;
-/// DNS queries at once. A browser that opens its tabs asks a few hundred.
+/// DNS queries at once, each with a lookup or a connection of its own (tcp://): none waits for another.
+/// A browser that opens its tabs asks a few hundred. Where there are few descriptors they have an eighth.
 pub(super) const DNS_QUERIES: usize = 512;
-/// Those that take a thread (the host's resolver) or a connection (tcp://); the others wait. With the
-/// connections below they fit into SPARE_DESCRIPTORS.
-pub(super) const DNS_LOOKUPS: usize = 64;
 /// DNS connections by TCP at once: clients take it for the rare answer that is long.
 pub(super) const DNS_CONNECTIONS: usize = 32;
 /// Queries at once on one of them.
@@ -132,6 +139,8 @@ pub struct Limits {
     pub associations: usize,
     /// Time that one may go without a datagram.
     pub udp_idle: Duration,
+    /// DNS queries at once; no bound is for them.
+    pub queries: usize,
 }
 
 impl Default for Limits {
@@ -148,6 +157,7 @@ impl Default for Limits {
             names: DNS_NAMES,
             associations: UDP_ASSOCIATIONS,
             udp_idle: UDP_IDLE,
+            queries: DNS_QUERIES,
         }
     }
 }
@@ -162,11 +172,12 @@ impl Limits {
         limit.current = limit.maximum;
         setrlimit(Resource::Nofile, limit).context("cannot raise the limit of open files")?;
         let descriptors = limit.current.map_or(usize::MAX, |count| usize::try_from(count).unwrap_or(usize::MAX));
-        let affordable =
-            |associations| (descriptors.saturating_sub(SPARE_DESCRIPTORS.saturating_add(associations)) / 2).max(1);
+        let queries = (descriptors / 8).clamp(1, DNS_QUERIES);
+        let spare = SPARE_DESCRIPTORS + queries;
+        let affordable = |associations| (descriptors.saturating_sub(spare.saturating_add(associations)) / 2).max(1);
         let associations = (descriptors / 16).clamp(1, UDP_ASSOCIATIONS);
         let connections = affordable(associations).min(CONNECTIONS);
-        let mut limits = Self { connections, associations, ..Self::default() };
+        let mut limits = Self { connections, associations, queries, ..Self::default() };
         for bound in bounds {
             bound.set(&mut limits);
         }

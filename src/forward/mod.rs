@@ -10,6 +10,7 @@ mod failure;
 mod limits;
 mod listeners;
 mod log;
+mod lookup;
 mod peer;
 mod pipes;
 mod places;
@@ -17,8 +18,8 @@ mod record;
 mod relay;
 mod report;
 mod request;
-mod session;
 mod routes;
+mod session;
 mod stream;
 mod tls;
 mod udp;
@@ -128,7 +129,7 @@ impl Forwarder {
 
     /// Answers DNS as `dns` says; `allowed` are the inside destinations that a resolver may be at.
     pub fn with_dns(self, dns: Dns, allowed: Vec<Pattern>) -> Result<Self> {
-        Ok(Self { resolver: dns::Resolver::new(dns, allowed, self.limits.names)?, ..self })
+        Ok(Self { resolver: dns::Resolver::new(dns, allowed, &self.limits)?, ..self })
     }
 
     /// Goes where `rules` say, and nowhere else.
@@ -201,7 +202,8 @@ fn forward(args: ForwardArgs, reporter: Arc<Reporter>) -> Result<()> {
     // One thread: the work is moving bytes between sockets, which is the kernel's, and one app's
     // connections are served by one core. It starts in no time, and needs no locks to be fair.
     // Lookups of names alone block, and get threads of their own when they come.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let runtime = builder.max_blocking_threads(limits::LOOKUPS).enable_all().build();
     runtime.context("cannot start the forwarder's runtime")?.block_on(async {
         let mut stop = signal(SignalKind::terminate()).context("cannot listen to SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen to SIGINT")?;

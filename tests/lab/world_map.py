@@ -42,6 +42,8 @@ NAMES = {
 # Names that lead elsewhere later: once the web server has been asked for them, and from one query to the next.
 REBOUND = {"rebound.test": ([ORIGIN], ["127.0.0.1", "10.0.0.7", "203.0.113.2"])}
 FLIPPING = {"flipping.test": ([ORIGIN], ["127.0.0.1"])}
+# What no resolver answers a question about.
+UNANSWERED = ".unanswered.test"
 # Known to EXIT_DNS alone: who has fetched from it has come through Tor. Exits keep answers, so that a test which waits
 # for the question has a name of its own.
 EXIT_NAMES = {**NAMES, "exit-only.test": [ORIGIN], "fetched-once.test": [ORIGIN], "looked-up-once.test": [ORIGIN]}

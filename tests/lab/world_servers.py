@@ -105,6 +105,8 @@ async def dns_stream(log, reader, writer, names):
     while True:
         length, = struct.unpack("!H", await reader.readexactly(2))
         reply = answer(await reader.readexactly(length), names, log)
+        if reply is None:
+            continue
         writer.write(struct.pack("!H", len(reply)) + reply)
 
 
@@ -149,7 +151,8 @@ class Dns(Datagrams):
 
     def reply(self, data, peer):
         log = functools.partial(self.log, peer=peer[0], peer_port=peer[1])
-        self.transport.sendto(answer(data, self.names, log), peer)
+        if reply := answer(data, self.names, log):
+            self.transport.sendto(reply, peer)
 
 
 async def _listen(protocol, address, port):
@@ -177,7 +180,8 @@ async def _join_multicast(log):
 # DNS
 
 def answer(query, names, log):
-    """The reply to one question. Letter case is kept and ignored: resolvers randomise it against forgers."""
+    """The reply to one question, if it gets one. Letter case is kept and ignored: resolvers randomise it against
+    forgers."""
     identifier, = struct.unpack_from("!H", query)
     labels, offset = [], 12
     while length := query[offset]:
@@ -187,6 +191,8 @@ def answer(query, names, log):
     question = query[12 : offset + 5]
     name = ".".join(labels).lower()
     log("query", name=name, type=DNS_TYPES.get(kind, str(kind)))
+    if name.endswith(world_map.UNANSWERED):
+        return None
     found = addresses_now(name, kind, names)
     addresses = [ipaddress.ip_address(address) for address in found or []]
     records = [address.packed for address in addresses if kind == {4: 1, 6: 28}[address.version]]

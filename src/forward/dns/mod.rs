@@ -29,10 +29,10 @@ use crate::dns::Dns;
 use super::Forwarder;
 use super::admission::Admission;
 use super::failure::Failure;
-use super::limits::{DNS_CONNECTIONS, DNS_LOOKUPS, DNS_QUERIES};
+use super::limits::{DNS_CONNECTIONS, Limits};
 use message::{Question, Subject, Transport};
-use names::{Names, Number};
 pub(super) use names::LAST as MOST_NAMES;
+use names::{Names, Number};
 pub use serve::{serve_datagrams, serve_streams};
 
 /// How long a program may keep an answer of ours, in seconds: not so long that the table, which
@@ -44,8 +44,6 @@ pub(super) struct Resolver {
     source: Source,
     /// Queries at once.
     queries: Semaphore,
-    /// Those of them that a thread or a connection to the resolver works on.
-    lookups: Arc<Semaphore>,
     /// Connections by TCP.
     connections: Arc<Semaphore>,
 }
@@ -59,8 +57,8 @@ enum Source {
 }
 
 impl Resolver {
-    /// The resolver that `dns` describes, where `names` have synthetic addresses; `None`, where there is none.
-    pub(super) fn new(dns: Dns, allowed: Vec<Pattern>, names: usize) -> Result<Option<Self>> {
+    /// The resolver that `dns` describes, within `limits`; `None`, where there is none.
+    pub(super) fn new(dns: Dns, allowed: Vec<Pattern>, limits: &Limits) -> Result<Option<Self>> {
         let source = match dns {
             Dns::Off => return Ok(None),
             Dns::Host => Source::Host,
@@ -69,13 +67,12 @@ impl Resolver {
                 let mut seed = [0; 4];
                 rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())
                     .context("no random numbers")?;
-                Source::Synthetic(Mutex::new(Names::new(u32::from_ne_bytes(seed), names)))
+                Source::Synthetic(Mutex::new(Names::new(u32::from_ne_bytes(seed), limits.names)))
             }
         };
         Ok(Some(Self {
             source,
-            queries: Semaphore::new(DNS_QUERIES),
-            lookups: Arc::new(Semaphore::new(DNS_LOOKUPS)),
+            queries: Semaphore::new(limits.queries),
             connections: Arc::new(Semaphore::new(DNS_CONNECTIONS)),
         }))
     }
@@ -96,14 +93,13 @@ impl Resolver {
             return pointer(&lock(names), &question, &subject, transport);
         }
         let judged = match &subject {
-            Subject::Name(name) => forwarder.admission.check_host(&Host::Name(name.clone())),
-            Subject::Address(address) => forwarder.admission.check_host(&Host::Ip(*address)),
+            Subject::Name(name) => Ok(Host::Name(name.clone())),
+            Subject::Address(address) => Ok(Host::Ip(*address)),
             Subject::NoHost => Err(Failure::refused("a query is for a name that no host can have")),
         };
+        let judged = judged.and_then(|host| forwarder.admission.check_host(&host));
         if let Err(failure) = judged {
-            forwarder.reporter.failure(&failure);
-            forwarder.log_unanswered(&failure);
-            return question.error(ResponseCode::Refused);
+            return fail(forwarder, &question, &failure);
         }
         if let (Source::Tcp(..), Some(records)) = (&self.source, of_loopback(&subject, question.kind())) {
             return question.records(records, TTL, transport);
@@ -113,22 +109,14 @@ impl Resolver {
                 return question.records(addresses(names, &name, question.kind()), TTL, transport);
             }
             (_, Subject::Name(name)) if is_onion(&name) => return question.error(ResponseCode::NXDomain),
-            (Source::Host, Subject::Name(name)) => {
-                host::answer(&self.lookups, &forwarder.admission, &question, name, transport).await
-            }
+            (Source::Host, Subject::Name(name)) => host::answer(&forwarder.admission, &question, name, transport).await,
             (Source::Tcp(resolver, admission), _) => {
-                let Ok(_lookup) = self.lookups.acquire().await else { return None };
                 upstream::answer(&forwarder.upstream, admission, *resolver, &question, transport).await
             }
             // Of addresses nothing is known.
             (Source::Synthetic(_) | Source::Host, _) => return question.records([], TTL, transport),
         };
-        answered.unwrap_or_else(|failure| {
-            forwarder.reporter.failure(&failure);
-            forwarder.log_unanswered(&failure);
-            let is_refusal = matches!(failure.reply, ReplyError::ConnectionNotAllowed);
-            question.error(if is_refusal { ResponseCode::Refused } else { ResponseCode::ServFail })
-        })
+        answered.unwrap_or_else(|failure| fail(forwarder, &question, &failure))
     }
 
     /// The destination that a synthetic one stands for; `None` where it is not synthetic.
@@ -148,6 +136,14 @@ impl Resolver {
             }),
         }
     }
+}
+
+/// Says why there is no answer: to the client in a word, to the user in a sentence.
+fn fail(forwarder: &Forwarder, question: &Question, failure: &Failure) -> Option<Vec<u8>> {
+    forwarder.reporter.failure(failure);
+    forwarder.log_unanswered(failure);
+    let is_refusal = matches!(failure.reply, ReplyError::ConnectionNotAllowed);
+    question.error(if is_refusal { ResponseCode::Refused } else { ResponseCode::ServFail })
 }
 
 /// The records of a name: addresses, and none of any other type, so that programs do with these.

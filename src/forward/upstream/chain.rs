@@ -70,7 +70,8 @@ async fn dial(at: &Endpoint) -> Result<Stream, Failure> {
     let unreachable = |why: String| Failure::general(format!("the upstream {at} cannot be reached: {why}"));
     let connected = match at {
         Endpoint::Tcp { host, port } => {
-            let addresses = direct::resolve(host, *port).await.map_err(|failure| unreachable(failure.message))?;
+            let addresses =
+                direct::resolve_upstream(host, *port).await.map_err(|failure| unreachable(failure.message))?;
             direct::connect_any(addresses).await.map(Stream::Tcp)
         }
         Endpoint::Unix(path) => UnixStream::connect(path).await.map(Stream::Unix),

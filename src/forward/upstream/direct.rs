@@ -1,20 +1,26 @@
 //! By the host's own network. Here names are resolved, and only here the app's names are.
 
+use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::pin::Pin;
+use std::task::Poll;
 
-use fast_socks5::ReplyError;
-use tokio::net::{TcpStream, lookup_host};
-use tokio::task::{JoinSet, spawn_blocking};
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::destination::{Destination, Host, is_onion};
-use crate::forward::limits::{ADDRESSES, STAGGER};
+use crate::forward::limits::{ADDRESSES, ATTEMPTS, FURTHER_ATTEMPTS, STAGGER};
+use crate::forward::lookup::{self, Family, unresolved};
 
 use super::{Admission, Failure, Stream};
 
 /// What the names of this host's loopback lead to.
 const LOOPBACK: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+/// Of the process, as its descriptors are.
+static FURTHER: Semaphore = Semaphore::const_new(FURTHER_ATTEMPTS);
 
 /// Connects to `destination`. The addresses that are judged are those that are dialled.
 pub(super) async fn connect(destination: &Destination, admission: &Admission) -> Result<Stream, Failure> {
@@ -24,27 +30,38 @@ pub(super) async fn connect(destination: &Destination, admission: &Admission) ->
     connected.map(Stream::Tcp).map_err(|error| Failure::system(format_args!("cannot connect to {destination}"), &error))
 }
 
-/// The addresses of `host`, by this host's resolver.
+/// The addresses of `host`, as the app asks for it, by this host's resolver.
 pub(super) async fn resolve(host: &Host, port: u16) -> Result<Vec<SocketAddr>, Failure> {
-    let name = match host {
-        Host::Ip(address) => return Ok(vec![SocketAddr::new(*address, port)]),
-        Host::Name(name) if is_onion(name) => {
-            return Err(unresolved(format!("{name} is an onion service, which only Tor finds: use --via tor")));
-        }
+    let found = match host {
+        Host::Ip(address) => Some(vec![*address]),
+        Host::Name(name) if is_onion(name) => return Err(only_tor_finds(name)),
         // RFC 6761, 6.3: always these. No resolver is asked, which may not be within reach.
-        Host::Name(_) if host.is_loopback() => {
-            return Ok(LOOPBACK.map(|address| SocketAddr::new(address, port)).into());
-        }
-        Host::Name(name) => name,
+        Host::Name(_) if host.is_loopback() => Some(LOOPBACK.to_vec()),
+        Host::Name(name) => lookup::addresses(name, Family::Both).await?,
     };
-    let addresses: Vec<_> = match lookup_host((name.as_str(), port)).await {
-        Ok(addresses) => addresses.collect(),
-        Err(error) => return Err(unresolved(format!("{host} cannot be resolved: {error}"))),
+    at(port, host, found)
+}
+
+/// The addresses of an upstream, which the user names as this host knows it.
+pub(super) async fn resolve_upstream(host: &Host, port: u16) -> Result<Vec<SocketAddr>, Failure> {
+    let found = match host {
+        Host::Ip(address) => Some(vec![*address]),
+        Host::Name(name) if is_onion(name) => return Err(only_tor_finds(name)),
+        Host::Name(name) => lookup::addresses_by_search(name).await?,
     };
-    if addresses.is_empty() {
-        return Err(unresolved(format!("{host} cannot be resolved: it has no address")));
+    at(port, host, found)
+}
+
+fn only_tor_finds(name: &str) -> Failure {
+    unresolved(format!("{name} is an onion service, which only Tor finds: use --via tor"))
+}
+
+fn at(port: u16, host: &Host, found: Option<Vec<IpAddr>>) -> Result<Vec<SocketAddr>, Failure> {
+    match found {
+        None => Err(unresolved(format!("{host} cannot be resolved: there is no such name"))),
+        Some(found) if found.is_empty() => Err(unresolved(format!("{host} cannot be resolved: it has no address"))),
+        Some(found) => Ok(found.into_iter().map(|address| SocketAddr::new(address, port)).collect()),
     }
-    Ok(addresses)
 }
 
 /// The name of `address`, by this host's resolver.
@@ -52,43 +69,71 @@ pub(super) async fn resolve_ptr(address: IpAddr) -> Result<String, Failure> {
     if address.to_canonical().is_loopback() {
         return Ok("localhost".to_owned());
     }
-    let unnamed = |why: String| unresolved(format!("{address} has no name: {why}"));
-    let looked_up = spawn_blocking(move || dns_lookup::lookup_addr(&address)).await;
-    looked_up.map_err(|error| unnamed(error.to_string()))?.map_err(|error| unnamed(io::Error::from(error).to_string()))
-}
-
-fn unresolved(message: String) -> Failure {
-    Failure { reply: ReplyError::HostUnreachable, ..Failure::general(message) }
+    lookup::name_of(address).await
 }
 
 /// Connects to the first of `addresses` that answers, each being given a head start before the next
 /// (RFC 8305): neither a dead address nor a dead family is waited for. The last error stands for all.
 pub(super) async fn connect_any(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
-    if let [address] = addresses[..] {
-        return TcpStream::connect(address).await;
-    }
     let mut waiting = interleave(addresses).into_iter().take(ADDRESSES);
-    // Those that are late are given up as soon as one has answered: dropped, they are aborted.
-    let mut attempts = JoinSet::new();
+    // Those that are late are given up as soon as one has answered.
+    let mut attempts = Attempts::default();
     let mut last = io::ErrorKind::AddrNotAvailable.into();
     loop {
         if let Some(address) = waiting.next() {
-            attempts.spawn(TcpStream::connect(address));
+            attempts.begin(address);
         }
         let ended = if waiting.len() == 0 {
-            attempts.join_next().await
+            attempts.next().await
         } else {
-            match timeout(STAGGER, attempts.join_next()).await {
+            match timeout(STAGGER, attempts.next()).await {
                 Ok(ended) => ended,
                 Err(_) => continue,
             }
         };
         match ended {
-            Some(Ok(Ok(stream))) => return Ok(stream),
-            Some(Ok(Err(error))) => last = error,
-            Some(Err(error)) => last = io::Error::other(error),
+            Some(Ok(stream)) => return Ok(stream),
+            Some(Err(error)) => last = error,
             None => return Err(last),
         }
+    }
+}
+
+type Attempt = Pin<Box<dyn Future<Output = io::Result<TcpStream>> + Send>>;
+
+/// Connections that are being made for one that is wanted, the oldest first.
+#[derive(Default)]
+struct Attempts(VecDeque<Attempt>);
+
+impl Attempts {
+    /// One more. Where there would be too many the oldest makes room: a connection has a descriptor for the
+    /// first of its attempts, and shares those for the others with all connections.
+    fn begin(&mut self, address: SocketAddr) {
+        let mut place = None;
+        while !self.0.is_empty() && place.is_none() {
+            place = (self.0.len() < ATTEMPTS).then(|| FURTHER.try_acquire().ok()).flatten();
+            if place.is_none() {
+                self.0.pop_front();
+            }
+        }
+        self.0.push_back(Box::pin(async move {
+            let _place = place;
+            TcpStream::connect(address).await
+        }));
+    }
+
+    /// What becomes of the next one to end; `None` where there is none.
+    async fn next(&mut self) -> Option<io::Result<TcpStream>> {
+        poll_fn(|context| {
+            for index in 0..self.0.len() {
+                if let Poll::Ready(ended) = self.0[index].as_mut().poll(context) {
+                    self.0.remove(index);
+                    return Poll::Ready(Some(ended));
+                }
+            }
+            if self.0.is_empty() { Poll::Ready(None) } else { Poll::Pending }
+        })
+        .await
     }
 }
 
@@ -137,6 +182,38 @@ mod tests {
             waiting.push(stream.unwrap());
         }
         (address, listener, waiting)
+    }
+
+    /// Sockets that are connecting to `address` (proc_net_tcp(5): SYN_SENT).
+    fn connecting_to(address: SocketAddr) -> usize {
+        let SocketAddr::V4(address) = address else { return 0 };
+        let remote = format!("{:08X}:{:04X} 02", u32::from(*address.ip()).swap_bytes(), address.port());
+        std::fs::read_to_string("/proc/self/net/tcp").unwrap().matches(&remote).count()
+    }
+
+    #[tokio::test]
+    async fn attempts_at_once_are_few_however_many_addresses_there_are() {
+        let (mute, _listener, _waiting) = mute().await;
+        let waited_for = connecting_to(mute);
+        let one = tokio::spawn(connect_any(vec![mute; ADDRESSES]));
+        let mut most = 0;
+        for _ in 0..8 {
+            tokio::time::sleep(STAGGER).await;
+            most = most.max(connecting_to(mute) - waited_for);
+        }
+        assert_eq!(most, ATTEMPTS);
+        one.abort();
+
+        let many: Vec<_> =
+            (0..2 * FURTHER_ATTEMPTS).map(|_| tokio::spawn(connect_any(vec![mute; ADDRESSES]))).collect();
+        tokio::time::sleep(STAGGER * 4).await;
+        let open = connecting_to(mute) - waited_for;
+        assert!((many.len()..=many.len() + FURTHER_ATTEMPTS).contains(&open), "{open}");
+        // With one attempt each, whoever comes now gets where somebody listens.
+        let alive = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let there = alive.local_addr().unwrap();
+        assert_eq!(connect_any(vec![mute, mute, there]).await.unwrap().peer_addr().unwrap(), there);
+        many.iter().for_each(tokio::task::JoinHandle::abort);
     }
 
     #[tokio::test]
