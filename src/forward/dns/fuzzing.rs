@@ -34,13 +34,14 @@ fn is_sound(question: &Question, query: &[u8], answer: &[u8]) -> bool {
         is_one && again.subject() == question.subject() && again.for_upstream() == Some(sent)
     });
     let address = || [RData::A(Ipv4Addr::LOCALHOST.into())];
-    let relayed = question.relayed(answer.to_vec(), Transport::Datagram);
+    let passed_on =
+        question.addresses_in(answer).and_then(|_| question.passed_on(answer.to_vec(), Transport::Datagram));
     is_name
         && is_same
         && is_answer(question.error(ResponseCode::Refused), query)
         && is_answer(question.records(address(), 1, Transport::Datagram), query)
-        // Of another's answer no more than header and question is looked at.
-        && relayed.is_none_or(|relayed| relayed.get(..2) == query.get(..2) && fits(&relayed))
+        // Of another's answer no more than header, question and addresses is looked at.
+        && passed_on.is_none_or(|answer| answer.get(..2) == query.get(..2) && fits(&answer))
 }
 
 /// Whether it is there, is whole, answers what `query` asked, and fits into a datagram.

@@ -135,9 +135,9 @@ impl Question {
         message.to_vec().ok()
     }
 
-    /// Another server's answer, if it is one to this question; cut where it is too long.
-    pub(super) fn relayed(&self, answer: Vec<u8>, transport: Transport) -> Option<Vec<u8>> {
-        let mut decoder = BinDecoder::new(&answer);
+    /// The addresses that another server's answer tells, if it is one to this question.
+    pub(super) fn addresses_in(&self, answer: &[u8]) -> Option<Vec<IpAddr>> {
+        let mut decoder = BinDecoder::new(answer);
         let header = Header::read(&mut decoder).ok()?;
         let is_answer = header.message_type == MessageType::Response && header.id == self.metadata.id;
         // Some servers leave the question out of an error.
@@ -149,6 +149,15 @@ impl Question {
         if !is_answer || !is_ours {
             return None;
         }
+        let mut found = Vec::new();
+        for _ in 0..records_behind(&header.counts) {
+            found.extend(Raw::read(&mut decoder)?.addresses());
+        }
+        Some(found)
+    }
+
+    /// Another server's answer to this question; cut where it is too long.
+    pub(super) fn passed_on(&self, answer: Vec<u8>, transport: Transport) -> Option<Vec<u8>> {
         if answer.len() > self.room(transport) { self.truncated() } else { Some(answer) }
     }
 
@@ -192,15 +201,10 @@ impl Question {
 /// The question and the OPT record behind it, if there is one. `None`: the message is malformed.
 fn read_rest(decoder: &mut BinDecoder<'_>, counts: &HeaderCounts) -> Option<(Query, Option<Opt>)> {
     let query = Query::read(decoder).ok()?;
-    let before = u32::from(counts.answers) + u32::from(counts.authorities);
+    let before = records_behind(counts) - u32::from(counts.additionals);
     let mut found = None;
-    for index in 0..before + u32::from(counts.additionals) {
-        let owner = Name::read(decoder).ok()?;
-        let kind = RecordType::from(decoder.read_u16().ok()?.unverified());
-        let class = decoder.read_u16().ok()?.unverified();
-        let ttl = decoder.read_u32().ok()?.unverified();
-        let length = decoder.read_u16().map(Restrict::unverified).ok()?;
-        decoder.read_slice(length.into()).ok()?;
+    for index in 0..records_behind(counts) {
+        let Raw { owner, kind, class, ttl, .. } = Raw::read(decoder)?;
         if kind == RecordType::OPT {
             // One, among the additional records, owned by the root (RFC 6891, 6.1.1).
             if found.is_some() || index < before || !owner.is_root() {
@@ -211,6 +215,74 @@ fn read_rest(decoder: &mut BinDecoder<'_>, counts: &HeaderCounts) -> Option<(Que
         }
     }
     Some((query, found))
+}
+
+/// How many records follow the question.
+fn records_behind(counts: &HeaderCounts) -> u32 {
+    u32::from(counts.answers) + u32::from(counts.authorities) + u32::from(counts.additionals)
+}
+
+/// A record, its data as it came.
+struct Raw<'a> {
+    owner: Name,
+    kind: RecordType,
+    class: u16,
+    ttl: u32,
+    data: &'a [u8],
+}
+
+impl<'a> Raw<'a> {
+    fn read(decoder: &mut BinDecoder<'a>) -> Option<Self> {
+        let owner = Name::read(decoder).ok()?;
+        let kind = RecordType::from(decoder.read_u16().ok()?.unverified());
+        let class = decoder.read_u16().ok()?.unverified();
+        let ttl = decoder.read_u32().ok()?.unverified();
+        let length = decoder.read_u16().map(Restrict::unverified).ok()?;
+        let data = decoder.read_slice(length.into()).ok()?.unverified();
+        Some(Self { owner, kind, class, ttl, data })
+    }
+
+    /// The addresses in its data.
+    fn addresses(&self) -> Vec<IpAddr> {
+        match self.kind {
+            RecordType::A => addresses::<4>(self.data),
+            RecordType::AAAA => addresses::<16>(self.data),
+            RecordType::SVCB | RecordType::HTTPS => hints(self.data).unwrap_or_default(),
+            _ => Vec::new(),
+        }
+    }
+}
+
+fn addresses<const BYTES: usize>(data: &[u8]) -> Vec<IpAddr>
+where
+    IpAddr: From<[u8; BYTES]>,
+{
+    let (found, _) = data.as_chunks::<BYTES>();
+    found.iter().map(|bytes| IpAddr::from(*bytes)).collect()
+}
+
+/// The addresses among a service's parameters (RFC 9460, 2.2: a priority, a name, and keys with values).
+fn hints(data: &[u8]) -> Option<Vec<IpAddr>> {
+    const IPV4HINT: [u8; 2] = [0, 4];
+    const IPV6HINT: [u8; 2] = [0, 6];
+
+    let mut rest = data.get(2..)?;
+    while let (length @ 1.., after) = rest.split_first()? {
+        rest = after.get(usize::from(*length)..)?;
+    }
+    rest = &rest[1..];
+    let mut found = Vec::new();
+    while let Some((head, after)) = rest.split_first_chunk::<4>() {
+        let [key @ .., _, _] = *head;
+        let (value, after) = after.split_at_checked(u16::from_be_bytes([head[2], head[3]]).into())?;
+        match key {
+            IPV4HINT => found.extend(addresses::<4>(value)),
+            IPV6HINT => found.extend(addresses::<16>(value)),
+            _ => {}
+        }
+        rest = after;
+    }
+    Some(found)
 }
 
 #[cfg(test)]

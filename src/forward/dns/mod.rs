@@ -97,10 +97,11 @@ impl Resolver {
             Subject::Address(address) => Ok(Host::Ip(*address)),
             Subject::NoHost => Err(Failure::refused("a query is for a name that no host can have")),
         };
-        let judged = judged.and_then(|host| forwarder.admission.check_host(&host));
-        if let Err(failure) = judged {
-            return fail(forwarder, &question, &failure);
-        }
+        let judged = judged.and_then(|host| forwarder.admission.check_host(&host).map(|()| host));
+        let host = match judged {
+            Ok(host) => host,
+            Err(failure) => return fail(forwarder, &question, &failure),
+        };
         if let (Source::Tcp(..), Some(records)) = (&self.source, of_loopback(&subject, question.kind())) {
             return question.records(records, TTL, transport);
         }
@@ -111,7 +112,7 @@ impl Resolver {
             (_, Subject::Name(name)) if is_onion(&name) => return question.error(ResponseCode::NXDomain),
             (Source::Host, Subject::Name(name)) => host::answer(&forwarder.admission, &question, name, transport).await,
             (Source::Tcp(resolver, admission), _) => {
-                upstream::answer(&forwarder.upstream, admission, *resolver, &question, transport).await
+                upstream::answer(forwarder, admission, *resolver, &host, &question, transport).await
             }
             // Of addresses nothing is known.
             (Source::Synthetic(_) | Source::Host, _) => return question.records([], TTL, transport),

@@ -24,6 +24,14 @@ async fn resolver() -> (SocketAddr, Seen) {
                 match question.name.to_ascii().as_str() {
                     "slow.test." => std::future::pending().await,
                     "nothing.test." => return,
+                    "inside.test." => {
+                        answer.add_answer(Record::from_rdata(owner, 60, RData::A(A::new(10, 0, 0, 7))));
+                    }
+                    "mixed.test." => {
+                        for found in [A::new(10, 0, 0, 8), A::new(203, 0, 113, 9)] {
+                            answer.add_answer(Record::from_rdata(owner.clone(), 60, RData::A(found)));
+                        }
+                    }
                     "lie.test." => answer.queries[0].name = Name::from_ascii("evil.test.").unwrap(),
                     "none.test." => answer.metadata.response_code = ResponseCode::NXDomain,
                     "long.test." => {
@@ -108,6 +116,45 @@ async fn no_resolver_is_asked_about_this_hosts_loopback() {
     let none = ask(dns, "localhost.", RecordType::MX).await;
     assert_eq!((none.response_code, none.answers.len()), (ResponseCode::NoError, 0));
     assert!(seen(&requests).is_empty(), "{:?}", seen(&requests));
+}
+
+#[tokio::test]
+async fn addresses_inside_are_taken_out_of_a_resolvers_answer() {
+    let (resolver, _) = resolver().await;
+    let (upstream, _) = leading_to(resolver).await;
+    for via in [format!("socks5://{upstream}"), "direct".to_owned()] {
+        let allowed = resolver.to_string();
+        let (_, dns) = resolving(&via, &[&allowed], &format!("tcp://{resolver}")).await;
+        let inside = ask(dns, "inside.test.", RecordType::A).await;
+        assert_eq!((inside.response_code, inside.answers.len()), (ResponseCode::Refused, 0));
+        let outside = IpAddr::from(Ipv4Addr::new(203, 0, 113, 9));
+        assert_eq!(address(&ask(dns, "mixed.test.", RecordType::A).await), outside);
+        // Addresses behind another question's back.
+        assert_eq!(ask(dns, "mixed.test.", RecordType::HTTPS).await.answers.len(), 0);
+
+        let (_, dns) = resolving(&via, &[&allowed, "10.0.0.7:80", "10.0.0.8:80"], &format!("tcp://{resolver}")).await;
+        assert_eq!(address(&ask(dns, "inside.test.", RecordType::A).await), IpAddr::from([10, 0, 0, 7]));
+        assert_eq!(ask(dns, "mixed.test.", RecordType::A).await.answers.len(), 2);
+    }
+}
+
+#[tokio::test]
+async fn hundreds_of_slow_answers_hold_up_no_other() {
+    let (resolver, _) = resolver().await;
+    let allowed = resolver.to_string();
+    let (_, dns) = resolving("direct", &[&allowed], &format!("tcp://{resolver}")).await;
+    let slow = query("slow.test.", RecordType::A).to_vec().unwrap();
+    let mut held = Vec::new();
+    for _ in 0..25 {
+        let mut stream = TcpStream::connect(dns).await.unwrap();
+        for _ in 0..16 {
+            say_framed(&mut stream, &slow).await;
+        }
+        held.push(stream);
+    }
+    let started = Instant::now();
+    assert_eq!(ask(dns, "web.test.", RecordType::A).await.answers.len(), 1);
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
 }
 
 #[tokio::test]

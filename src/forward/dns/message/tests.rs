@@ -1,4 +1,4 @@
-use hickory_proto::rr::rdata::{A, TXT};
+use hickory_proto::rr::rdata::{A, NULL, TXT};
 use proptest::prelude::*;
 
 use super::*;
@@ -127,8 +127,8 @@ fn an_answer_fits_into_what_the_client_takes() {
         let own = read(question.records(data(count), 1, transport));
         let mut upstreams = question.response(ResponseCode::NoError);
         upstreams.add_answers(data(count).map(|data| Record::from_rdata(question.query.name.clone(), 1, data)));
-        let relayed = read(question.relayed(upstreams.to_vec().unwrap(), transport));
-        for answer in [own, relayed] {
+        let passed_on = read(question.passed_on(upstreams.to_vec().unwrap(), transport));
+        for answer in [own, passed_on] {
             assert_eq!((answer.truncation, answer.answers.len()), (!fits, if fits { count } else { 0 }), "{count}");
             assert_eq!(answer.edns.is_some(), asked.edns.is_some());
             assert_eq!(answer.queries, asked.queries);
@@ -162,7 +162,7 @@ fn answers_to_something_else_are_none() {
     let asked = query("web.test.", RecordType::A);
     let question = question(&asked);
     let good = question.response(ResponseCode::NoError);
-    let taken = |message: &Message| question.relayed(message.to_vec().unwrap(), Transport::Stream).is_some();
+    let taken = |message: &Message| question.addresses_in(&message.to_vec().unwrap()).is_some();
     assert!(taken(&good));
     let mut error = question.response(ResponseCode::ServFail);
     error.queries.clear();
@@ -182,7 +182,40 @@ fn answers_to_something_else_are_none() {
     ] {
         assert!(!taken(&other), "{other}");
     }
-    assert!(question.relayed(vec![0, 7, 0x80], Transport::Stream).is_none());
+    assert!(question.addresses_in(&[0, 7, 0x80]).is_none());
+    let mut cut = question.records([RData::A(A::new(192, 0, 2, 1))], 1, Transport::Stream).unwrap();
+    assert_eq!(question.addresses_in(&cut).unwrap(), [IpAddr::from([192, 0, 2, 1])]);
+    cut.pop();
+    assert!(question.addresses_in(&cut).is_none());
+}
+
+#[test]
+fn addresses_are_found_wherever_an_answer_has_them() {
+    let asked = query("web.test.", RecordType::HTTPS);
+    let question = question(&asked);
+    // Priority 1, the name `.`, no ALPN id, two addresses and one.
+    let service = [
+        &[0, 1, 0, 0, 1, 0, 3, 2, b'h', b'2', 0, 4, 0, 8, 192, 0, 2, 1, 10, 0, 0, 1, 0, 6, 0, 16][..],
+        &"2001:db8::1".parse::<std::net::Ipv6Addr>().unwrap().octets(),
+    ]
+    .concat();
+    let owner = question.query.name.clone();
+    let unknown = |kind, data: &[u8]| RData::Unknown { code: kind, rdata: NULL::with(data.to_vec()) };
+    let mut answer = question.response(ResponseCode::NoError);
+    answer.add_answer(Record::from_rdata(owner.clone(), 1, RData::TXT(TXT::new(vec!["10.0.0.9".into()]))));
+    answer.add_answer(Record::from_rdata(owner.clone(), 1, unknown(RecordType::HTTPS, &service)));
+    answer.add_authority(Record::from_rdata(owner.clone(), 1, RData::A(A::new(192, 0, 2, 2))));
+    answer.add_additional(Record::from_rdata(owner, 1, RData::AAAA("::1".parse().unwrap())));
+    let found = question.addresses_in(&answer.to_vec().unwrap()).unwrap();
+    let expected = ["192.0.2.1", "10.0.0.1", "2001:db8::1", "192.0.2.2", "::1"];
+    assert_eq!(found, expected.map(|text| text.parse::<IpAddr>().unwrap()));
+}
+
+proptest! {
+    #[test]
+    fn any_services_parameters_are_read_without_harm(data in prop::collection::vec(0..20_u8, 0..60)) {
+        hints(&data);
+    }
 }
 
 proptest! {
@@ -207,7 +240,8 @@ proptest! {
         }
         if let Ok(question) = Question::read(&bytes) {
             question.subject();
-            question.relayed(bytes, Transport::Datagram);
+            question.addresses_in(&bytes);
+            question.passed_on(bytes, Transport::Datagram);
             prop_assert!(question.error(ResponseCode::Refused).is_some());
         }
     }
