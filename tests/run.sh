@@ -78,7 +78,7 @@ fuzz() {
         command install -d -o "${SUDO_UID:-0}" target/fuzz target/fuzz/corpus "target/fuzz/corpus/$target"
         RUSTC_BOOTSTRAP=1 cargo fuzz run --fuzz-dir tests/fuzz --target-dir "$PWD/target/fuzz" "$target" \
             "target/fuzz/corpus/$target" "tests/fuzz/seeds/$target" -- \
-            -max_total_time="$FUZZ_TIME" -timeout=10 -print_final_stats=1 || return
+            -max_total_time="$FUZZ_TIME" -timeout=10 -print_funcs=0 -print_final_stats=1 || return
     done
 }
 
