@@ -77,7 +77,7 @@ async fn broken(scheme: &str) -> Vec<Broken> {
 #[tokio::test]
 async fn a_first_hop_that_fails_is_named() {
     for scheme in ["socks5", "socks4a", "http", "https", "tor"] {
-        let dead = Broken { address: dead().await, code: 1, phrase: "cannot be reached" };
+        let dead = Broken { address: dead(), code: 1, phrase: "cannot be reached" };
         for Broken { address, code, phrase } in broken(scheme).await.into_iter().chain([dead]) {
             let started = Instant::now();
             let (told, message) = attempt(&format!("{scheme}://{address}"), short(), roots()).await;
@@ -99,7 +99,7 @@ async fn a_later_hop_that_fails_is_named() {
         ("https", "https"),
         ("+socks5 http", "tor"),
     ] {
-        let dead = Broken { address: dead().await, code: 1, phrase: "did not connect to broken.test:7" };
+        let dead = Broken { address: dead(), code: 1, phrase: "did not connect to broken.test:7" };
         for broken in broken(scheme).await.into_iter().chain([dead]) {
             cases.push((before, scheme, broken));
         }
@@ -216,7 +216,7 @@ async fn the_whole_way_is_bounded_too() {
 
 #[tokio::test]
 async fn a_destination_that_fails_is_not_the_last_hops_fault() {
-    let (specs, _) = chain(&hops("https socks5"), dead().await).await;
+    let (specs, _) = chain(&hops("https socks5"), dead()).await;
     let (ours, theirs) = StdUnixStream::pair().unwrap();
     let forwarder = forwarder(&specs, &[], short()).trusting(roots());
     let forwarder = run(forwarder.with_reporter(Reporter::to(ours).unwrap().into())).await;

@@ -76,9 +76,18 @@ pub fn rules(line: &str) -> Rules {
     rules
 }
 
-/// A port of 127.0.0.1 where nobody listens.
-pub async fn dead() -> SocketAddr {
+/// A port of 127.0.0.1 for somebody to listen on: free just now.
+pub async fn free() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
+}
+
+/// A port of 127.0.0.1 where nobody listens, as it is bound for good: another test would take it soon.
+pub fn dead() -> SocketAddr {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = socket.local_addr().unwrap();
+    std::mem::forget(socket);
+    address
 }
 
 /// What a fake saw, in order.

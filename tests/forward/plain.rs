@@ -110,7 +110,7 @@ async fn pipelined_requests_are_served_in_order_and_each_is_judged() {
 
 #[tokio::test]
 async fn a_refused_body_ends_the_connection() {
-    let dead = dead().await;
+    let dead = dead();
     let forwarder = start("direct", &[&dead.to_string()]).await;
     for (target, status) in [("127.0.0.1:9".to_owned(), 403), (dead.to_string(), 502)] {
         let mut client = Client::connect(forwarder).await;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tempfile::NamedTempFile;
 use tokio::net::TcpStream;
 
-use crate::lab::{PATIENCE, dead};
+use crate::lab::{PATIENCE, free};
 
 /// It ends with this.
 pub struct Process {
@@ -31,7 +31,7 @@ pub struct Open {
 impl Process {
     /// Starts it with these options, and so many descriptors at most.
     pub async fn start(descriptors: u32, words: &[&str]) -> Self {
-        let address = dead().await;
+        let address = free().await;
         let log = NamedTempFile::new().unwrap();
         let child = Command::new("prlimit")
             .arg(format!("--nofile={descriptors}:{descriptors}"))

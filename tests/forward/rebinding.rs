@@ -33,7 +33,7 @@ async fn forward(hosts: &str, args: &[String]) -> Option<Forward> {
     let place = tempfile::tempdir().unwrap();
     let file = place.path().join("hosts");
     std::fs::write(&file, hosts).unwrap();
-    let address = dead().await;
+    let address = free().await;
     let script = r#"mount --bind "$0" /etc/hosts && exec "$@""#;
     let child = Command::new("unshare")
         .args(["--mount", "sh", "-c", script])

@@ -94,7 +94,7 @@ async fn allow_destination_opens_one_thing() {
 
 #[tokio::test]
 async fn direct_says_what_failed() {
-    let dead = dead().await;
+    let dead = dead();
     let forwarder = start("direct", &["localhost"]).await;
     assert_eq!(socks(forwarder, "127.0.0.1", dead.port()).await.0, 5);
     let answer = say(forwarder, format!("CONNECT {dead} HTTP/1.1\r\n\r\n")).await;

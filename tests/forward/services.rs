@@ -81,7 +81,7 @@ async fn what_is_opened_elsewhere_goes_out_as_everything_does() {
 #[tokio::test]
 async fn a_dead_service_is_refused_and_nobody_else_is_asked() {
     let (vias, asked) = upstreams().await;
-    let dead = dead().await;
+    let dead = dead();
     for via in &vias {
         let forwarder = start(via, &["127.0.0.0/8"]).await;
         assert_eq!(socks(forwarder, "127.0.0.1", dead.port()).await.0, 5, "{via}");
@@ -141,7 +141,7 @@ async fn a_socket_in_the_namespace_leads_to_its_service() {
 
 #[tokio::test]
 async fn a_socket_in_the_namespace_is_reset_where_its_service_is_not_to_be_had() {
-    let (echo, dead) = (echo().await, dead().await);
+    let (echo, dead) = (echo().await, dead());
     let opened = |service: std::net::SocketAddr| forwarder("direct", &[&service.to_string()], Limits::default());
     let full = Limits { connections: 0, ..Limits::default() };
     for at in [

@@ -163,7 +163,7 @@ async fn tor_gets_credentials_of_its_own_in_each_process_and_over_a_unix_socket(
 
 #[tokio::test]
 async fn a_dead_upstream_fails_and_is_reported_once() {
-    let dead = dead().await;
+    let dead = dead();
     let (origin, requests) = origin("HTTP/1.1 200 OK\r\n\r\n").await;
     let there = format!("{UNSPECIFIED}:{}", origin.port());
     for scheme in ["socks5", "http", "tor"] {

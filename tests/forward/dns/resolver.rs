@@ -202,7 +202,7 @@ async fn a_resolver_that_fails_is_servfail() {
     for name in ["nothing.test.", "lie.test."] {
         assert_eq!(ask(dns, name, RecordType::A).await.response_code, ResponseCode::ServFail, "{name}");
     }
-    let dead = dead().await;
+    let dead = dead();
     for via in [format!("socks5://{dead}"), format!("http://{dead}")] {
         let (_, dns) = resolving(&via, &[], "tcp://192.0.2.53").await;
         assert_eq!(ask(dns, "web.test.", RecordType::A).await.response_code, ResponseCode::ServFail, "{via}");

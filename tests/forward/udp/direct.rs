@@ -224,7 +224,7 @@ async fn an_association_ends_with_its_connection() {
 async fn by_hand_it_listens_for_datagrams_beside_connections() {
     let (echo, _) = udp_echo().await;
     for (via, is_carried) in [("direct", true), ("tor://127.0.0.1:9", false)] {
-        let address = dead().await;
+        let address = free().await;
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_appfw"));
         command.args(["forward", "--via", via, "--listen", &address.to_string()]);
         command.args(["--allow-destination", &echo.to_string()]).stderr(std::process::Stdio::null());

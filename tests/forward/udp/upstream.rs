@@ -184,7 +184,7 @@ async fn an_upstream_that_carries_no_udp_is_passed_on_and_nothing_goes_direct() 
         assert_eq!(seen(&log)[0], "associate 0.0.0.0 0");
         assert!(seen(&log)[1..].iter().all(|line| line == "ended"));
     }
-    let gone = dead().await;
+    let gone = dead();
     assert_eq!(asked(start_udp(&format!("socks5://{gone}"), &[]).await, ANY_SOURCE).await.unwrap_err(), 1);
     assert!(payloads(&heard).is_empty());
 }
