@@ -39,6 +39,8 @@ pub(super) const LOOKUP_WAIT: Duration = Duration::from_secs(15);
 /// From an HTTP answer to the next request on the same connection. Longer than apt and browsers pause
 /// while they work; those that come later open another connection.
 const KEEP_ALIVE_TIME: Duration = Duration::from_secs(60);
+/// A peer that is silent this long is asked for a sign of life; a vanished one frees its place.
+pub(super) const KEEPALIVE_AFTER: Duration = Duration::from_secs(120);
 /// Without a byte either way. RFC 5382, 5 allows nobody on the way to forget a connection in less than 2 h 4 min,
 /// and ssh sessions are left alone for a night; peers that have vanished are found out by keepalive.
 const IDLE_TIME: Duration = Duration::from_secs(24 * 60 * 60);
@@ -193,62 +195,55 @@ impl Limits {
     }
 }
 
+type Set = fn(&mut Limits, u32);
+
 /// One bound, as `NAME=VALUE` says it: a number, of seconds where it is a time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub struct Bound {
-    name: &'static str,
+    set: Set,
     value: u32,
 }
 
 impl Bound {
-    const NAMES: [&str; 11] = [
-        "connections",
-        "handshake",
-        "head",
-        "connect",
-        "answer",
-        "way",
-        "keep-alive",
-        "idle",
-        "associations",
-        "udp-idle",
-        "names",
+    const ALL: [(&str, Set); 11] = [
+        ("connections", |limits, count| limits.connections = count as usize),
+        ("handshake", |limits, seconds| limits.handshake = time(seconds)),
+        ("head", |limits, bytes| limits.head = bytes as usize),
+        ("connect", |limits, seconds| limits.connect = time(seconds)),
+        ("answer", |limits, seconds| limits.answer = time(seconds)),
+        ("way", |limits, seconds| limits.way = time(seconds)),
+        ("keep-alive", |limits, seconds| limits.keep_alive = time(seconds)),
+        ("idle", |limits, seconds| limits.idle = time(seconds)),
+        ("associations", |limits, count| limits.associations = count as usize),
+        ("udp-idle", |limits, seconds| limits.udp_idle = time(seconds)),
+        ("names", |limits, count| limits.names = count as usize),
     ];
 
     fn set(self, limits: &mut Limits) {
-        let (count, time) = (self.value as usize, Duration::from_secs(self.value.into()));
-        match self.name {
-            "connections" => limits.connections = count,
-            "handshake" => limits.handshake = time,
-            "head" => limits.head = count,
-            "connect" => limits.connect = time,
-            "answer" => limits.answer = time,
-            "way" => limits.way = time,
-            "keep-alive" => limits.keep_alive = time,
-            "idle" => limits.idle = time,
-            "associations" => limits.associations = count,
-            "udp-idle" => limits.udp_idle = time,
-            _ => limits.names = count,
-        }
+        (self.set)(limits, self.value);
     }
+}
+
+fn time(seconds: u32) -> Duration {
+    Duration::from_secs(seconds.into())
 }
 
 impl FromStr for Bound {
     type Err = anyhow::Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let names = || Self::NAMES.join(", ");
+        let names = || Self::ALL.map(|(name, _)| name).join(", ");
         let Some((name, value)) = text.split_once('=') else {
             bail!("`{text}` is no bound: write NAME=VALUE, with one of {}", names());
         };
-        let Some(name) = Self::NAMES.into_iter().find(|known| *known == name) else {
+        let Some((name, set)) = Self::ALL.into_iter().find(|(known, _)| *known == name) else {
             bail!("there is no bound `{name}`, but {}", names());
         };
         match value.parse() {
             Ok(value) if name == "names" && value > MOST_NAMES => {
                 bail!("names={value}: --dns synthetic has addresses for {MOST_NAMES} names")
             }
-            Ok(value) if value > 0 => Ok(Self { name, value }),
+            Ok(value) if value > 0 => Ok(Self { set, value }),
             _ => bail!("{name}={value}: a whole number from 1 on, of seconds where it is a time"),
         }
     }
@@ -262,7 +257,7 @@ mod tests {
     fn every_bound_can_be_set_and_none_twice() {
         let said = |name: &str, value: u32| format!("{name}={value}").parse::<Bound>().unwrap();
         let mut limits = Limits::default();
-        for (number, name) in (1..).zip(Bound::NAMES) {
+        for (number, (name, _)) in (1..).zip(Bound::ALL) {
             said(name, number).set(&mut limits);
         }
         let Limits { handshake, connect, answer, way, keep_alive, idle, udp_idle, .. } = limits;

@@ -5,7 +5,6 @@ use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
 
 use rustix::net::sockopt;
 use tokio::net::TcpStream;
@@ -16,16 +15,13 @@ use crate::destination::{Destination, Host};
 
 use super::Forwarder;
 use super::failure::Failure;
-use super::limits::REFUSAL_TIME;
+use super::limits::{KEEPALIVE_AFTER, REFUSAL_TIME};
 use super::record::Record;
 use super::relay::{Traffic, relay, write_all};
 use super::request::{After, Client, First, Form, Forwarded, Lookup, NoRequest, Plain, Question, Request};
 use super::stream::Stream;
 use super::udp;
 use super::upstream::Connected;
-
-/// A peer that is silent this long is asked for a sign of life; a vanished one frees its place.
-const KEEPALIVE_AFTER: Duration = Duration::from_secs(120);
 
 /// Serves one client, who says where it wants to go unless `service` is what it came for. If the house is
 /// full, it is told so as soon as it has made its request.
