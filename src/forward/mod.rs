@@ -204,7 +204,8 @@ fn forward(args: ForwardArgs, reporter: Arc<Reporter>) -> Result<()> {
     // Lookups of names alone block, and get threads of their own when they come.
     let mut builder = tokio::runtime::Builder::new_current_thread();
     let runtime = builder.max_blocking_threads(limits::LOOKUPS).enable_all().build();
-    runtime.context("cannot start the forwarder's runtime")?.block_on(async {
+    let runtime = runtime.context("cannot start the forwarder's runtime")?;
+    let ended = runtime.block_on(async {
         let mut stop = signal(SignalKind::terminate()).context("cannot listen to SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen to SIGINT")?;
         let Listeners { proxy, relay, dns_datagrams, dns_streams, services } =
@@ -235,7 +236,10 @@ fn forward(args: ForwardArgs, reporter: Arc<Reporter>) -> Result<()> {
             _ = stop.recv() => Ok(()),
             _ = interrupt.recv() => Ok(()),
         }
-    })
+    });
+    // Lookups that nobody can stop are not waited for, or they would go on asking after the app's end.
+    runtime.shutdown_background();
+    ended
 }
 
 /// Serves `listener` until `shutdown`, then ends every connection at once.
