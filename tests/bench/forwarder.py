@@ -34,7 +34,7 @@ HTTP, CHAINED = "appfw, HTTP CONNECT", "appfw, through a hop"
 LIMIT = 120  # seconds for one measure
 
 GIB = 1 << 30
-BULK_BYTES, STREAMS = 4 * GIB, (1, 4)
+BULK_BYTES, STREAMS = 2 * GIB, (1, 4)
 CONNECTIONS, CLIENTS = 6000, 32
 TRIPS = 20000
 IDLE = 4000

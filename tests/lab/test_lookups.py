@@ -116,7 +116,7 @@ def test_an_address_that_is_routed_to_this_host_is_inside(lab, world, route, add
 
 def test_names_of_dead_servers_hold_up_no_other(lab, world):
     if lab.path("/usr/bin/resolvectl").exists():
-        return  # systemd-resolved, one for all programs, is itself held up by that many
+        pytest.xfail("systemd-resolved, one for all programs, is itself held up by names whose servers are dead")
     said = text_of(lab, "--via", "direct", "/usr/bin/python3", "-c", FLOOD, "800")
     assert said == f"200 {ORIGIN} True\n"
     # Resolvers ask again every five seconds, but not when the launch is over.
