@@ -4,6 +4,7 @@ use std::net::{SocketAddr, TcpListener as StdListener, UdpSocket as StdSocket};
 
 use anyhow::{Context, Result, bail};
 use listenfd::ListenFd;
+use rustix::net::sockopt;
 use tokio::net::{TcpListener, UdpSocket};
 
 use crate::cli::ForwardArgs;
@@ -115,6 +116,8 @@ fn streams(listener: StdListener) -> Result<TcpListener> {
 
 fn datagrams(socket: StdSocket) -> Result<UdpSocket> {
     socket.set_nonblocking(true).context("cannot make the UDP socket non-blocking")?;
+    // systemd always sets it (socket_address_listen), and by it another process could bind the same port later.
+    sockopt::set_socket_reuseaddr(&socket, false).context("cannot keep a UDP socket's port")?;
     UdpSocket::from_std(socket).context("cannot use the UDP socket")
 }
 

@@ -32,11 +32,19 @@ pub(super) enum Family {
 /// is given an absolute one, and /etc/hosts, where names have no dot at their end, is read here.
 pub(super) async fn addresses(name: &str, family: Family) -> Result<Option<Vec<IpAddr>>, Failure> {
     let asked = name.to_owned();
-    let look_up = move || match in_hosts(&std::fs::read(HOSTS).unwrap_or_default(), &asked) {
+    let look_up = move || match in_hosts(&hosts()?, &asked) {
         listed if listed.is_empty() => found(getaddrinfo(Some(&format!("{asked}.")), None, Some(hints(family)))),
         listed => Ok(Some(listed.into_iter().filter(|address| is_of(*address, family)).collect())),
     };
     on_thread(name, look_up).await?.map_err(|error| failed(name, &error))
+}
+
+/// What the file says. Where it can't be read, the names in it must not go to a resolver.
+fn hosts() -> io::Result<Vec<u8>> {
+    match std::fs::read(HOSTS) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        read => read,
+    }
 }
 
 /// The addresses of what the user calls `name` on this host, search list and all.

@@ -91,7 +91,10 @@ struct Complaints {
     full: Seldom,
     accept: Seldom,
     datagram: Seldom,
+    wrong: Ration,
     refused: Ration,
+    unanswered: Ration,
+    failed: Ration,
 }
 
 impl Forwarder {
@@ -295,21 +298,26 @@ impl Forwarder {
         if !self.serves(&client, peer) {
             return None;
         }
-        let place = self.places.take();
-        if place.is_none() && self.complaints.full.now() {
-            warn!("as many connections as there can be ({}): more are refused", self.limits.connections);
+        let mut place = self.places.take();
+        let mut waits = None;
+        let mut awaited = None;
+        if place.is_none() {
+            // Who has no place is one of few: as long as it waits for one, or is told that there is none.
+            waits = Some(Arc::clone(&self.refusals).try_acquire_owned().ok()?);
+            awaited = self.places.make_room();
+            if awaited.is_none() && self.complaints.full.now() {
+                warn!("as many connections as there can be ({}): more are refused", self.limits.connections);
+            }
         }
-        let refusal = match place {
-            Some(_) => None,
-            None => Some(Arc::clone(&self.refusals).try_acquire_owned().ok()?),
-        };
         Some(async move {
-            let place = match place {
-                Some(place) => place.free().await,
-                None => None,
-            };
+            if let Some(awaited) = awaited {
+                place = awaited.free().await;
+            }
+            if place.is_some() {
+                waits = None;
+            }
             session::serve(&self, client, service, place.is_none()).await;
-            drop((place, refusal));
+            drop((place, waits));
         })
     }
 

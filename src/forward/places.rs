@@ -1,5 +1,6 @@
 //! Places for connections. A full house makes room for a newcomer by sending away whoever has been there
-//! longest without a request: who only holds places must not keep out who has something to ask.
+//! longest without a request, or with one that was refused: who only holds places must not keep out who has
+//! something to ask.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,20 +17,17 @@ pub(super) struct Places {
     waiting: Mutex<Waiting>,
 }
 
-/// Those that have not made a request, in the order of their coming.
+/// Those in their places that have no request, in the order of their coming.
 #[derive(Debug, Default)]
 struct Waiting {
     last: u64,
     calls: BTreeMap<u64, oneshot::Sender<()>>,
 }
 
-/// A place, or one that is about to be left.
-pub(super) enum Place {
-    Free(OwnedSemaphorePermit),
-    Awaited(Arc<Semaphore>),
-}
+/// A place that is about to be left.
+pub(super) struct Awaited(Arc<Semaphore>);
 
-/// A connection that has no request. It is forgotten when this is dropped.
+/// A connection in its place that has no request. It is forgotten when this is dropped.
 pub(super) struct Wait<'a> {
     places: &'a Places,
     number: u64,
@@ -41,17 +39,19 @@ impl Places {
         Self { free: Arc::new(Semaphore::new(count)), waiting: Mutex::default() }
     }
 
-    /// A place, if there is one or can be made.
-    pub(super) fn take(&self) -> Option<Place> {
-        if let Ok(place) = Arc::clone(&self.free).try_acquire_owned() {
-            return Some(Place::Free(place));
-        }
-        let (_, call) = self.waiting().calls.pop_first()?;
-        // Whoever has made a request by now does not hear it: then the newcomer waits in vain.
-        call.send(()).ok().map(|()| Place::Awaited(Arc::clone(&self.free)))
+    /// A place, if one is free.
+    pub(super) fn take(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.free).try_acquire_owned().ok()
     }
 
-    /// A connection begins to wait for a request.
+    /// Sends somebody away, if anybody can be.
+    pub(super) fn make_room(&self) -> Option<Awaited> {
+        let (_, call) = self.waiting().calls.pop_first()?;
+        // Whoever has made a request by now does not hear it: then the newcomer waits in vain.
+        call.send(()).ok().map(|()| Awaited(Arc::clone(&self.free)))
+    }
+
+    /// A connection in its place begins to wait for a request.
     pub(super) fn wait(&self) -> Wait<'_> {
         let (sender, call) = oneshot::channel();
         let mut waiting = self.waiting();
@@ -67,13 +67,10 @@ impl Places {
     }
 }
 
-impl Place {
+impl Awaited {
     /// Waits until it is free; `None` if it does not become so soon.
     pub(super) async fn free(self) -> Option<OwnedSemaphorePermit> {
-        match self {
-            Self::Free(place) => Some(place),
-            Self::Awaited(free) => timeout(REFUSAL_TIME, free.acquire_owned()).await.ok()?.ok(),
-        }
+        timeout(REFUSAL_TIME, self.0.acquire_owned()).await.ok()?.ok()
     }
 }
 
@@ -101,9 +98,9 @@ mod tests {
     async fn the_one_that_waits_longest_makes_room() {
         let places = Places::new(2);
         let kept = [places.take().unwrap(), places.take().unwrap()];
-        assert!(places.take().is_none());
+        assert!(places.take().is_none() && places.make_room().is_none());
         let [mut first, mut second] = [places.wait(), places.wait()];
-        let awaited = places.take().unwrap();
+        let awaited = places.make_room().unwrap();
         first.sent_away().await;
         assert!(timeout(std::time::Duration::from_millis(1), second.sent_away()).await.is_err());
         drop(kept);
@@ -115,6 +112,6 @@ mod tests {
         let places = Places::new(1);
         let _kept = places.take().unwrap();
         drop(places.wait());
-        assert!(places.take().is_none());
+        assert!(places.make_room().is_none());
     }
 }

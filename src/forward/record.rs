@@ -47,14 +47,14 @@ impl Forwarder {
 
     /// Logs what was said that is no request.
     pub(super) fn log_wrong(&self, failure: &Failure) {
-        if self.complaints.refused.has_one() {
+        if self.complaints.wrong.has_one() {
             warn!("{}", self.told(failure));
         }
     }
 
     /// Logs that a DNS query gets no answer.
     pub(super) fn log_unanswered(&self, failure: &Failure) {
-        if self.complaints.refused.has_one() {
+        if self.complaints.unanswered.has_one() {
             warn!(dns = true, via = self.via, "{}", self.told(failure));
         }
     }
@@ -86,7 +86,7 @@ impl Record {
                 // Connections break off; that there is none is worth more attention.
                 if received > 0 {
                     info!(destination, rule, via, sent, received, ms, "{told}");
-                } else {
+                } else if forwarder.complaints.failed.has_one() {
                     warn!(destination, rule, via, sent, ms, "{told}");
                 }
             }

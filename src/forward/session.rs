@@ -103,12 +103,15 @@ async fn listen<T>(
     reading: impl Future<Output = Result<T, NoRequest>>,
     is_full: bool,
 ) -> Option<T> {
-    let time = if is_full { REFUSAL_TIME } else { forwarder.limits.handshake };
-    match unless_sent_away(forwarder, timeout(time, reading)).await? {
+    let request = match is_full {
+        true => timeout(REFUSAL_TIME, reading).await,
+        false => unless_sent_away(forwarder, timeout(forwarder.limits.handshake, reading)).await?,
+    };
+    match request {
         Ok(Ok(request)) => return Some(request),
         Ok(Err(NoRequest::Nothing)) => {}
         Ok(Err(NoRequest::Wrong(failure))) => forwarder.log_wrong(&failure),
-        Err(_) => debug!("closed a connection that made no request in {time:?}"),
+        Err(_) => debug!("closed a connection that made no request"),
     }
     None
 }
@@ -121,7 +124,7 @@ async fn listen_again(forwarder: &Forwarder, client: Client) -> Option<Request> 
     listen(forwarder, reading, false).await
 }
 
-/// Waits for a client, unless its place is wanted by another one.
+/// Waits for a client in its place, unless that is wanted by another one.
 async fn unless_sent_away<T>(forwarder: &Forwarder, waiting: impl Future<Output = T>) -> Option<T> {
     let mut wait = forwarder.places.wait();
     tokio::select! {
@@ -139,7 +142,13 @@ async fn admit(forwarder: &Forwarder, mut request: Request, is_full: bool) -> Re
     forwarder.log_refusal(request.destination(), &failure);
     // Before the app hears of it: it may be over at once, and the launcher with it.
     forwarder.reporter.failure(&failure);
-    Err(refuse(forwarder, request, &failure).await)
+    let refusing = refuse(forwarder, request, &failure);
+    if is_full {
+        // It has no place where it could wait for its next request.
+        refusing.await;
+        return Err(None);
+    }
+    Err(unless_sent_away(forwarder, refusing).await.flatten())
 }
 
 /// Tells a client why it is not served, and gives it up if it doesn't take that. Returns it if it may ask for

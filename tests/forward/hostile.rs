@@ -56,6 +56,48 @@ async fn who_makes_no_request_keeps_nobody_out() {
     assert_eq!(code, 1);
 }
 
+/// Neither by its number, nor by being refused.
+#[tokio::test]
+async fn who_is_refused_keeps_nobody_out_either() {
+    let echo = echo().await;
+    let limits = Limits { connections: 20, ..Limits::default() };
+    let forwarder = run(forwarder("direct", &["localhost"], limits)).await;
+    let mut held = Vec::new();
+    for _ in 0..10 {
+        for _ in 0..20 {
+            let mut stream = TcpStream::connect(forwarder).await.unwrap();
+            stream.write_all(b"CONNECT 10.0.0.1:1 HTTP/1.1\r\n\r\n").await.unwrap();
+            held.push(stream);
+        }
+        let mut good = TcpStream::connect(forwarder).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        good.write_all(format!("CONNECT {echo} HTTP/1.1\r\n\r\n").as_bytes()).await.unwrap();
+        let mut answer = [0; 12];
+        good.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 200");
+    }
+}
+
+/// Those who find no place are few, and told at once.
+#[tokio::test]
+async fn a_full_house_is_besieged_in_vain() {
+    let echo = echo().await;
+    let limits = Limits { connections: 4, ..Limits::default() };
+    let forwarder = run(forwarder("direct", &["localhost"], limits)).await;
+    let mut tunnels = Vec::new();
+    for _ in 0..4 {
+        tunnels.push(socks(forwarder, "127.0.0.1", echo.port()).await.1);
+    }
+    let mut silent = Vec::new();
+    for _ in 0..40 {
+        silent.push(TcpStream::connect(forwarder).await.unwrap());
+    }
+    let started = Instant::now();
+    assert_eq!(socks(forwarder, "127.0.0.1", echo.port()).await.0, 1);
+    assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+    assert!(echoes(&mut tunnels[0], "undisturbed").await);
+}
+
 #[tokio::test]
 async fn wrong_protocols_are_answered_in_kind() {
     let (forwarder, echo) = impatient(100).await;
