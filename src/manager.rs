@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use tokio_stream::StreamExt;
@@ -156,31 +156,10 @@ impl<'a> Manager<'a> {
             })
             .collect();
         let properties = transient::properties(main, descriptors);
-        self.start_transient(&main.name, &properties, &aux)
+        patiently(async || self.proxy.start_transient_unit(&main.name, "fail", &properties, &aux).await)
             .await
             .with_context(|| format!("systemd did not take the launch's units ({})", units.app.name))?;
         Ok(())
-    }
-
-    /// The units of an earlier launch of the same name are unloaded a moment after its end; that
-    /// the name is free is known from the state directory.
-    async fn start_transient(
-        &self,
-        name: &str,
-        properties: &[transient::Property<'_>],
-        aux: &[(&str, Vec<transient::Property<'_>>)],
-    ) -> zbus::Result<OwnedObjectPath> {
-        const TRIES: u32 = 100;
-        const PAUSE: Duration = Duration::from_millis(20);
-        for _ in 1..TRIES {
-            match self.proxy.start_transient_unit(name, "fail", properties, aux).await {
-                Err(zbus::Error::MethodError(error, ..)) if [UNIT_EXISTS, QUEUE_FULL].contains(&error.as_str()) => {
-                    tokio::time::sleep(PAUSE).await;
-                }
-                other => return other,
-            }
-        }
-        self.proxy.start_transient_unit(name, "fail", properties, aux).await
     }
 
     /// Starts the app and waits until its main process has been executed (Type=exec).
@@ -189,8 +168,8 @@ impl<'a> Manager<'a> {
     /// The job failed, or that of a unit the app needs: its main process never ran.
     pub async fn start(&self, units: &Units) -> Result<()> {
         let app = &units.app.name;
-        let call =
-            async { self.proxy.start_unit(app, "fail").await.with_context(|| format!("systemd did not start {app}")) };
+        let call = async || self.proxy.start_unit(app, "fail").await;
+        let call = async { patiently(call).await.with_context(|| format!("systemd did not start {app}")) };
         match (self.finished(app, call).await?.as_str(), &units.forwarder) {
             ("done", _) => Ok(()),
             ("dependency", Some((socket, _))) => {
@@ -228,7 +207,9 @@ impl<'a> Manager<'a> {
     /// # Errors
     /// They cannot be read.
     pub async fn properties(&self, unit: &str, kind: Kind) -> Result<Properties> {
-        self.unit(unit).await?.get_all(kind.interface()).await.with_context(|| format!("cannot read back {unit}"))
+        let found = self.unit(unit).await?;
+        let read = patiently(async || found.get_all(kind.interface()).await).await;
+        read.with_context(|| format!("cannot read back {unit}"))
     }
 
     /// One property of a unit.
@@ -236,7 +217,8 @@ impl<'a> Manager<'a> {
     /// # Errors
     /// It cannot be read.
     pub async fn property(&self, unit: &str, kind: Kind, name: &str) -> Result<OwnedValue> {
-        let value = self.unit(unit).await?.get(kind.interface(), name).await;
+        let found = self.unit(unit).await?;
+        let value = patiently(async || found.get(kind.interface(), name).await).await;
         value.with_context(|| format!("cannot read {name}= of {unit}"))
     }
 
@@ -268,7 +250,9 @@ impl<'a> Manager<'a> {
             Who::All => "all",
             Who::Main => "main",
         };
-        self.proxy.kill_unit(unit, who, signal).await.with_context(|| format!("cannot signal {unit}"))
+        patiently(async || self.proxy.kill_unit(unit, who, signal).await)
+            .await
+            .with_context(|| format!("cannot signal {unit}"))
     }
 
     /// Stops a unit and waits until it has stopped.
@@ -276,7 +260,8 @@ impl<'a> Manager<'a> {
     /// # Errors
     /// systemd refuses.
     pub async fn stop(&self, unit: &str) -> Result<()> {
-        let call = async { self.proxy.stop_unit(unit, "replace").await.with_context(|| format!("cannot stop {unit}")) };
+        let call = async || self.proxy.stop_unit(unit, "replace").await;
+        let call = async { patiently(call).await.with_context(|| format!("cannot stop {unit}")) };
         self.finished(unit, call).await.map(drop)
     }
 
@@ -296,8 +281,30 @@ impl<'a> Manager<'a> {
     /// # Errors
     /// The unit cannot be read.
     pub async fn processes(&self, unit: &str) -> Result<Vec<(u32, String)>> {
-        let list = self.proxy.get_unit_processes(unit).await.with_context(|| format!("cannot list {unit}"))?;
+        let list = patiently(async || self.proxy.get_unit_processes(unit).await)
+            .await
+            .with_context(|| format!("cannot list {unit}"))?;
         Ok(list.into_iter().map(|(_, pid, command)| (pid, command)).collect())
+    }
+}
+
+/// Makes a call, again after a moment where that may help: the bus's queue for systemd is full; the units of an
+/// earlier launch of the same name are unloaded a moment after its end (that the name is free is known from the
+/// state directory).
+async fn patiently<T>(call: impl AsyncFn() -> zbus::Result<T>) -> zbus::Result<T> {
+    const PAUSE: Duration = Duration::from_millis(20);
+    let started = Instant::now();
+    loop {
+        let answered = call().await;
+        let patience = match &answered {
+            Err(zbus::Error::MethodError(error, ..)) if error.as_str() == QUEUE_FULL => Duration::from_secs(20),
+            Err(zbus::Error::MethodError(error, ..)) if error.as_str() == UNIT_EXISTS => Duration::from_secs(2),
+            _ => Duration::ZERO,
+        };
+        if started.elapsed() >= patience {
+            return answered;
+        }
+        tokio::time::sleep(PAUSE).await;
     }
 }
 

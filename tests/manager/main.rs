@@ -115,6 +115,11 @@ async fn the_units_of_a_launch_just_ended_are_waited_for() {
 }
 
 #[tokio::test]
+async fn a_systemd_that_many_call_at_once_is_waited_for() {
+    launch(STRICT, Script { busy: true, ..Script::default() }).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_job_over_before_its_reply_is_not_missed() {
     launch(STRICT, Script { early: true, ..Script::default() }).await.unwrap();
 }

@@ -1,7 +1,7 @@
 //! A fake systemd at the other end of a socket pair: takes units, holds their properties as the
 //! real one does, and does what its script says wherever the real one can hardly be made to.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
 
@@ -41,6 +41,8 @@ const OF_EVERY_UNIT: [&str; 13] = [
 pub struct Script {
     /// Errors that StartTransientUnit answers, one a call, before it takes the units.
     pub refusals: Vec<&'static str>,
+    /// The bus's queue for it is full at the first call of each method.
+    pub busy: bool,
     /// The result of the jobs of units whose name ends so; `done` for all others.
     pub result: Option<(&'static str, &'static str)>,
     /// JobRemoved goes out before the reply that names the job.
@@ -95,11 +97,16 @@ struct Systemd {
 
 impl Systemd {
     async fn run(mut self) {
+        let mut called = HashSet::new();
         while let Some(Ok(message)) = self.messages.next().await {
             if message.message_type() != Type::MethodCall {
                 continue;
             }
             let member = message.header().member().unwrap().to_string();
+            if self.script.busy && called.insert(member.clone()) {
+                self.refuse(&message, "org.freedesktop.DBus.Error.LimitsExceeded", "full queue").await;
+                continue;
+            }
             let hangs_up = self.script.hang_up.is_some_and(|method| method == member);
             match member.as_str() {
                 // Between two peers messages have no sender.
