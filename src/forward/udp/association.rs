@@ -38,22 +38,25 @@ pub(super) struct Association {
 }
 
 /// Who sends by it, and where to.
-#[derive(Default)]
 struct Client {
-    /// From where, and when there was a datagram last, once there has been one.
-    source: Option<(SocketAddr, Instant)>,
+    /// From where, once there has been a datagram.
+    source: Option<SocketAddr>,
+    /// When there was one last, in or out, and before that the beginning.
+    used: Instant,
     flows: Flows,
 }
 
 impl Association {
     pub(super) fn new(outlet: Outlet) -> Self {
-        Self { outlet, client: Mutex::default(), traffic: Traffic::default() }
+        let client = Client { source: None, used: Instant::now(), flows: Flows::default() };
+        Self { outlet, client: Mutex::new(client), traffic: Traffic::default() }
     }
 
     /// Belongs to this source from now on. What another one has asked for is none of its business.
     pub(super) fn begin(&self, source: SocketAddr) {
         let mut client = self.client();
-        client.source = Some((source, Instant::now()));
+        client.source = Some(source);
+        client.used = Instant::now();
         client.flows.clear();
     }
 
@@ -74,7 +77,7 @@ impl Association {
             }
         };
         let mut client = self.client();
-        client.touch(now);
+        client.used = now;
         let flows = &mut client.flows;
         match flows.find(&asked, now) {
             Some(State::Open(target)) => {
@@ -182,8 +185,8 @@ impl Association {
         SCRATCH.with_borrow_mut(|(buffer, scratch)| {
             let Some(Packet { address, payload }) = self.outlet.receive(buffer)? else { return Ok(()) };
             let mut client = self.client();
-            let (Some((source, _)), Some(known)) = (client.source, client.flows.answer(address)) else { return Ok(()) };
-            client.touch(Instant::now());
+            let (Some(source), Some(known)) = (client.source, client.flows.answer(address)) else { return Ok(()) };
+            client.used = Instant::now();
             if packet::write(scratch, &known, payload).is_some() && relay.try_send_to(scratch, source).is_ok() {
                 self.traffic.received.fetch_add(payload.len() as u64, Relaxed);
             }
@@ -196,12 +199,15 @@ impl Association {
         self.outlet.ended().await;
     }
 
-    /// Returns when there has been no datagram for so long. For its first one it waits as long as its
-    /// connection: that of the one that is in use may be taken for another's.
+    /// How long there has been no datagram, in or out.
+    pub(super) fn silence(&self) -> Duration {
+        self.client().used.elapsed()
+    }
+
+    /// Returns when there has been no datagram for so long.
     pub(super) async fn idle(&self, limit: Duration) {
         loop {
-            let idle = self.client().source.map_or(Duration::ZERO, |(_, used)| used.elapsed());
-            let left = limit.saturating_sub(idle);
+            let left = limit.saturating_sub(self.silence());
             if left.is_zero() {
                 return;
             }
@@ -212,14 +218,6 @@ impl Association {
     /// What is in there is whole after each change: nothing can panic in the middle of one.
     fn client(&self) -> MutexGuard<'_, Client> {
         self.client.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Client {
-    fn touch(&mut self, now: Instant) {
-        if let Some((_, used)) = &mut self.source {
-            *used = now;
-        }
     }
 }
 

@@ -178,7 +178,7 @@ fn take_in(
     may_look_up: bool,
 ) -> Option<(Weak<Association>, LookUp)> {
     let packet = packet::parse(bytes)?;
-    let (association, is_new) = relay.sources().find(source, Instant::now())?;
+    let (association, is_new) = relay.sources().find(source, Association::silence)?;
     if is_new {
         association.begin(source);
     }

@@ -96,6 +96,41 @@ async fn two_that_are_taken_for_each_other_find_out_when_one_ends() {
 }
 
 #[tokio::test]
+async fn who_only_listens_keeps_its_association() {
+    let server = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let to = ip(server.local_addr().unwrap());
+    let forwarder = start_udp("direct", &["127.0.0.1"]).await;
+    let listens = Client::new(forwarder).await;
+    listens.send(&to, "subscribe").await;
+    let (_, way_out) = server.recv_from(&mut [0; 64]).await.unwrap();
+    // One after it, and two of which it cannot be told whose is whose. Their connections close, they go on.
+    let after = Client::new(forwarder).await;
+    after.send(&to, "after").await;
+    server.recv_from(&mut [0; 64]).await.unwrap();
+    let [heard, over] = [Client::new(forwarder).await, Client::new(forwarder).await];
+    heard.send(&to, "heard").await;
+    let (_, heard_way_out) = server.recv_from(&mut [0; 64]).await.unwrap();
+    over.send(&to, "over").await;
+    server.recv_from(&mut [0; 64]).await.unwrap();
+    let late = [after, over].map(|Client { socket, .. }| socket);
+    let stranger = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+
+    let mut buffer = [0; 64];
+    for round in 0..15 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        server.send_to(b"news", heard_way_out).await.unwrap();
+        assert_eq!(heard.receive().await.1, "news", "round {round}");
+        for socket in late.iter().chain([&stranger]) {
+            socket.send_to(&[&[0, 0, 0], &to[..], b"stolen"].concat(), forwarder).await.unwrap();
+        }
+    }
+    server.send_to(b"stream", way_out).await.unwrap();
+    assert_eq!(listens.receive().await.1, "stream");
+    let stolen = timeout(Duration::from_millis(10), server.recv_from(&mut buffer)).await;
+    assert!(stolen.is_err(), "{:?}", String::from_utf8_lossy(&buffer));
+}
+
+#[tokio::test]
 async fn fragments_and_stumps_are_dropped() {
     let (echo, heard) = udp_echo().await;
     let client = Client::new(start_udp("direct", &["localhost"]).await).await;
