@@ -99,9 +99,9 @@ pub(super) const DNS_TIME: Duration = Duration::from_secs(20);
 const UDP_ASSOCIATIONS: usize = 1_024;
 /// An association without a datagram is given up after that, as a translator does (RFC 4787, 4.3).
 const UDP_IDLE: Duration = Duration::from_secs(5 * 60);
-/// Destinations of one association. Some 200 bytes each; what talks to more at once is a peer-to-peer
-/// program, and loses the answers that come last.
-pub(super) const UDP_DESTINATIONS: usize = 512;
+/// Destinations of one association. Some 300 bytes each, up to 900 with the longest names; what talks to more
+/// at once is a peer-to-peer program, and loses the answers that come last.
+pub(super) const UDP_DESTINATIONS: usize = 128;
 /// A destination that is not sent to for so long is judged anew (RFC 4787, 4.3: two minutes at least).
 pub(super) const UDP_FLOW_IDLE: Duration = Duration::from_secs(2 * 60);
 /// What was refused is refused for so long without another look.

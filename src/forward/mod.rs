@@ -27,7 +27,7 @@ mod upstream;
 
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -171,6 +171,11 @@ impl Forwarder {
     /// It would, but stands for none any more.
     fn named(&self, destination: &Destination) -> Result<Option<Destination>, Failure> {
         self.resolver.as_ref().map_or(Ok(None), |resolver| resolver.named(destination))
+    }
+
+    /// Whether an address is one that stands for a name, or would.
+    fn is_synthetic(&self, address: IpAddr) -> bool {
+        self.resolver.as_ref().is_some_and(|resolver| resolver.is_synthetic(address))
     }
 }
 

@@ -12,7 +12,7 @@ mod names;
 mod serve;
 mod upstream;
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -118,6 +118,11 @@ impl Resolver {
             (Source::Synthetic(_) | Source::Host, _) => return question.records([], TTL, transport),
         };
         answered.unwrap_or_else(|failure| fail(forwarder, &question, &failure))
+    }
+
+    /// Whether an address is of those that stand for names.
+    pub(super) fn is_synthetic(&self, address: IpAddr) -> bool {
+        matches!(self.source, Source::Synthetic(_)) && Number::of(address).is_some()
     }
 
     /// The destination that a synthetic one stands for; `None` where it is not synthetic.

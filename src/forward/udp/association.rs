@@ -162,13 +162,13 @@ impl Association {
     }
 
     /// Carries what comes from outside to the client, until that fails.
-    pub(super) async fn carry_back(&self, relay: &UdpSocket) -> io::Error {
+    pub(super) async fn carry_back(&self, forwarder: &Forwarder, relay: &UdpSocket) -> io::Error {
         loop {
             if let Err(error) = self.outlet.readable().await {
                 return error;
             }
             for _ in 0..BURST {
-                match self.give_back(relay) {
+                match self.give_back(forwarder, relay) {
                     Ok(()) => {}
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                     // Somebody has no such port, which ICMP said: of an earlier datagram.
@@ -181,11 +181,15 @@ impl Association {
     }
 
     /// One datagram from outside, given to the client if it has sent there.
-    fn give_back(&self, relay: &UdpSocket) -> io::Result<()> {
+    fn give_back(&self, forwarder: &Forwarder, relay: &UdpSocket) -> io::Result<()> {
         SCRATCH.with_borrow_mut(|(buffer, scratch)| {
             let Some(Packet { address, payload }) = self.outlet.receive(buffer)? else { return Ok(()) };
             let mut client = self.client();
-            let (Some(source), Some(known)) = (client.source, client.flows.answer(address)) else { return Ok(()) };
+            let may_be = |name: &Destination, address: SocketAddr| {
+                !forwarder.is_synthetic(address.ip()) && dialable(name, vec![address], &forwarder.admission).is_ok()
+            };
+            let known = client.flows.answer(address, may_be);
+            let (Some(source), Some(known)) = (client.source, known) else { return Ok(()) };
             client.used = Instant::now();
             if packet::write(scratch, &known, payload).is_some() && relay.try_send_to(scratch, source).is_ok() {
                 self.traffic.received.fetch_add(payload.len() as u64, Relaxed);

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fast_socks5::util::target_addr::TargetAddr;
@@ -13,9 +14,9 @@ use crate::forward::limits::{UDP_DESTINATIONS, UDP_FLOW_IDLE, UDP_HELD, UDP_REFU
 /// All destinations of one association; the least recently used goes first when there are too many.
 #[derive(Default)]
 pub(super) struct Flows {
-    flows: HashMap<Destination, Flow>,
+    flows: HashMap<Arc<Destination>, Flow>,
     /// Whose answers are whose.
-    answering: HashMap<SocketAddr, Destination>,
+    answering: HashMap<SocketAddr, Arc<Destination>>,
     opened: u64,
 }
 
@@ -69,10 +70,12 @@ impl Flows {
             flow.used = now;
         }
         // Of those that lead to one place, what was sent to last is answered.
-        if let Some(peer) = flow.peer.filter(|peer| self.answering.get(peer) != Some(asked)) {
-            self.answering.insert(peer, asked.clone());
+        if let Some(peer) = flow.peer.filter(|peer| !is(self.answering.get(peer), asked))
+            && let Some((asked, _)) = self.flows.get_key_value(asked)
+        {
+            self.answering.insert(peer, Arc::clone(asked));
         }
-        Some(&mut flow.state)
+        self.flows.get_mut(asked).map(|flow| &mut flow.state)
     }
 
     /// Its name is looked up, for this datagram.
@@ -104,12 +107,17 @@ impl Flows {
     }
 
     /// What the client knows the sender of an answer by; `None` if it has not sent there. An address that
-    /// stands for a name answers as itself, whatever the name led to.
-    pub(super) fn answer(&mut self, from: TargetAddr) -> Option<TargetAddr> {
+    /// stands for a name answers as itself, whatever the name led to. `may_be` tells whether a name may lead to an
+    /// address.
+    pub(super) fn answer(
+        &mut self,
+        from: TargetAddr,
+        may_be: impl Fn(&Destination, SocketAddr) -> bool,
+    ) -> Option<TargetAddr> {
         match from {
             TargetAddr::Ip(from) => {
                 let from = canonical(from);
-                let asked = self.answering.get(&from).cloned().or_else(|| self.pair(from))?;
+                let asked = self.answering.get(&from).cloned().or_else(|| self.pair(from, may_be))?;
                 Some(known_by(&asked, TargetAddr::Ip(from)))
             }
             TargetAddr::Domain(name, port) => {
@@ -122,29 +130,38 @@ impl Flows {
     }
 
     /// Where others resolve names, answers come from addresses that nobody here has sent to: one is taken
-    /// for that of the name last sent to at its port, those first that have had no answer yet.
-    fn pair(&mut self, from: SocketAddr) -> Option<Destination> {
+    /// for that of the name last sent to at its port which has had no answer yet. It stays as long as the flow
+    /// does: whoever else finds out where datagrams leave does not get in between.
+    fn pair(
+        &mut self,
+        from: SocketAddr,
+        may_be: impl Fn(&Destination, SocketAddr) -> bool,
+    ) -> Option<Arc<Destination>> {
         let is_candidate = |flow: &Flow| match &flow.state {
-            State::Open(TargetAddr::Domain(_, port)) => *port == from.port(),
+            State::Open(TargetAddr::Domain(_, port)) => flow.peer.is_none() && *port == from.port(),
             _ => false,
         };
         let candidates = self.flows.iter_mut().filter(|(_, flow)| is_candidate(flow));
-        let (asked, flow) = candidates.max_by_key(|(_, flow)| (flow.peer.is_none(), flow.used))?;
-        if let Some(before) = flow.peer.replace(from) {
-            self.answering.remove(&before);
+        let (asked, flow) = candidates.max_by_key(|(_, flow)| flow.used)?;
+        let State::Open(TargetAddr::Domain(name, port)) = &flow.state else { return None };
+        if !may_be(&Destination { host: Host::Name(name.clone()), port: *port }, from) {
+            return None;
         }
-        self.answering.insert(from, asked.clone());
-        Some(asked.clone())
+        flow.peer = Some(from);
+        self.answering.insert(from, Arc::clone(asked));
+        Some(Arc::clone(asked))
     }
 
     fn put(&mut self, asked: Destination, state: State, peer: Option<SocketAddr>, now: Instant) {
         self.forget(&asked);
+        self.flows.retain(|_, flow| flow.state != State::Refused || !flow.is_over(now));
         if self.flows.len() >= UDP_DESTINATIONS {
-            let oldest = self.flows.iter().min_by_key(|(_, flow)| flow.used).map(|(asked, _)| asked.clone());
+            let oldest = self.flows.iter().min_by_key(|(_, flow)| flow.used).map(|(asked, _)| Arc::clone(asked));
             oldest.iter().for_each(|oldest| self.forget(oldest));
         }
+        let asked = Arc::new(asked);
         if let Some(peer) = peer {
-            self.answering.insert(peer, asked.clone());
+            self.answering.insert(peer, Arc::clone(&asked));
         }
         self.flows.insert(asked, Flow { state, used: now, peer });
     }
@@ -152,7 +169,7 @@ impl Flows {
     fn forget(&mut self, asked: &Destination) {
         let peer = self.flows.remove(asked).and_then(|flow| flow.peer);
         // Another destination may have led to the same one since.
-        if let Some(peer) = peer.filter(|peer| self.answering.get(peer) == Some(asked)) {
+        if let Some(peer) = peer.filter(|peer| is(self.answering.get(peer), asked)) {
             self.answering.remove(&peer);
         }
     }
@@ -163,6 +180,10 @@ pub(super) fn hold(held: &mut Vec<Vec<u8>>, payload: &[u8]) {
     if held.len() < UDP_HELD {
         held.push(payload.to_vec());
     }
+}
+
+fn is(known: Option<&Arc<Destination>>, asked: &Destination) -> bool {
+    known.is_some_and(|known| **known == *asked)
 }
 
 /// How the client knows it: as the address that it asked for, if it was one.
@@ -194,6 +215,11 @@ mod tests {
         TargetAddr::Domain(name.into(), 53)
     }
 
+    /// Where every name may lead everywhere.
+    fn answer(flows: &mut Flows, from: TargetAddr) -> Option<TargetAddr> {
+        flows.answer(from, |_, _| true)
+    }
+
     fn after(start: Instant, seconds: u64) -> Instant {
         start + Duration::from_secs(seconds)
     }
@@ -218,9 +244,9 @@ mod tests {
             ("192.0.2.1:54", None),
             ("192.0.2.4:53", None),
         ] {
-            assert_eq!(flows.answer(ip(from)), known.map(ip), "{from}");
+            assert_eq!(answer(&mut flows, ip(from)), known.map(ip), "{from}");
         }
-        assert_eq!(flows.answer(name("a.test")), None);
+        assert_eq!(answer(&mut flows, name("a.test")), None);
         assert_eq!(flows.opened(), 4);
     }
 
@@ -228,23 +254,49 @@ mod tests {
     fn whom_others_resolved_is_told_by_port_and_order() {
         let (mut flows, now) = (Flows::default(), Instant::now());
         flows.open(to("198.18.0.1:53"), name("a.test"), now);
-        assert_eq!(flows.answer(ip("192.0.2.1:54")), None, "nothing was sent to that port");
-        assert_eq!(flows.answer(ip("192.0.2.1:53")), Some(ip("198.18.0.1:53")));
+        assert_eq!(answer(&mut flows, ip("192.0.2.1:54")), None, "nothing was sent to that port");
+        assert_eq!(answer(&mut flows, ip("192.0.2.1:53")), Some(ip("198.18.0.1:53")));
         flows.open(to("198.18.0.2:53"), name("b.test"), after(now, 1));
         flows.find(&to("198.18.0.1:53"), after(now, 2));
         // The one that has had no answer, though another was sent to after it.
-        assert_eq!(flows.answer(ip("192.0.2.2:53")), Some(ip("198.18.0.2:53")));
+        assert_eq!(answer(&mut flows, ip("192.0.2.2:53")), Some(ip("198.18.0.2:53")));
         for _ in 0..2 {
-            assert_eq!(flows.answer(ip("192.0.2.1:53")), Some(ip("198.18.0.1:53")));
-            assert_eq!(flows.answer(ip("192.0.2.2:53")), Some(ip("198.18.0.2:53")));
+            assert_eq!(answer(&mut flows, ip("192.0.2.1:53")), Some(ip("198.18.0.1:53")));
+            assert_eq!(answer(&mut flows, ip("192.0.2.2:53")), Some(ip("198.18.0.2:53")));
         }
-        // A name that moves.
-        assert_eq!(flows.answer(ip("192.0.2.3:53")), Some(ip("198.18.0.1:53")));
-        assert_eq!(flows.answer(name("b.test")), Some(ip("198.18.0.2:53")));
-        assert_eq!(flows.answer(name("c.test")), None);
+        // Somebody else at the same port, while each has an answer.
+        assert_eq!(answer(&mut flows, ip("192.0.2.3:53")), None);
+        // Judged anew, a name may have moved.
+        flows.open(to("198.18.0.1:53"), name("a.test"), after(now, 2));
+        assert_eq!(answer(&mut flows, ip("192.0.2.3:53")), Some(ip("198.18.0.1:53")));
+        assert_eq!(answer(&mut flows, ip("192.0.2.1:53")), None);
+        assert_eq!(answer(&mut flows, name("b.test")), Some(ip("198.18.0.2:53")));
+        assert_eq!(answer(&mut flows, name("c.test")), None);
         flows.open(to("c.test:53"), name("c.test"), after(now, 3));
-        assert_eq!(flows.answer(name("c.test")), Some(name("c.test")));
+        assert_eq!(answer(&mut flows, name("c.test")), Some(name("c.test")));
         assert_eq!(flows.answering.len(), 2);
+    }
+
+    #[test]
+    fn a_name_is_answered_by_no_address_that_it_may_not_lead_to() {
+        let (mut flows, now) = (Flows::default(), Instant::now());
+        flows.open(to("198.18.0.1:53"), name("a.test"), now);
+        let may_be =
+            |name: &Destination, from: SocketAddr| *name == to("a.test:53") && from.ip().to_string() != "10.0.0.1";
+        assert_eq!(flows.answer(ip("10.0.0.1:53"), may_be), None);
+        assert_eq!(flows.answer(ip("192.0.2.1:53"), may_be), Some(ip("198.18.0.1:53")));
+        assert_eq!(flows.answer(ip("10.0.0.1:53"), may_be), None);
+    }
+
+    #[test]
+    fn refusals_that_are_over_take_no_room() {
+        let (mut flows, now) = (Flows::default(), Instant::now());
+        flows.open(to("a.test:53"), name("a.test"), now);
+        for number in 1..100 {
+            flows.refuse(to(&format!("10.0.0.{number}:53")), now);
+        }
+        flows.refuse(to("b.test:53"), after(now, UDP_REFUSED.as_secs() + 1));
+        assert_eq!(flows.flows.len(), 2);
     }
 
     #[test]
@@ -271,8 +323,8 @@ mod tests {
             assert!(number == 0 || flows.find(&to(&address(0)), at).is_some());
         }
         assert_eq!((flows.flows.len(), flows.answering.len()), (UDP_DESTINATIONS, UDP_DESTINATIONS));
-        assert!(flows.answer(ip(&address(0))).is_some());
-        assert!(flows.answer(ip(&address(1))).is_none());
+        assert!(answer(&mut flows, ip(&address(0))).is_some());
+        assert!(answer(&mut flows, ip(&address(1))).is_none());
     }
 
     #[test]
@@ -281,7 +333,7 @@ mod tests {
         flows.open(to("198.18.0.1:53"), ip("192.0.2.1:53"), now);
         flows.open(to("192.0.2.1:53"), ip("192.0.2.1:53"), now);
         flows.refuse(to("198.18.0.1:53"), now);
-        assert_eq!(flows.answer(ip("192.0.2.1:53")), Some(ip("192.0.2.1:53")));
+        assert_eq!(answer(&mut flows, ip("192.0.2.1:53")), Some(ip("192.0.2.1:53")));
     }
 
     #[test]

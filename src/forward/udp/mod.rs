@@ -116,7 +116,7 @@ async fn live(forwarder: &Forwarder, asked: &mut Associate, placed: &Placed<'_>)
     tokio::select! {
         () = asked.ended() => Ok(()),
         () = association.ended() => Err(Failure::general("the upstream ended the association")),
-        error = association.carry_back(&relay.socket) => Err(Failure::system("broke off", &error)),
+        error = association.carry_back(forwarder, &relay.socket) => Err(Failure::system("broke off", &error)),
         () = association.idle(idle) => Err(Failure::timed_out("an association without a datagram")),
     }
 }

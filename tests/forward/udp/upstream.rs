@@ -18,7 +18,8 @@ struct Manner {
 
 const GOOD: Manner = Manner { login: None, code: 0, bound: None, from: Some([192, 0, 2, 7]) };
 
-/// A SOCKS5 server that echoes datagrams as if each destination did, and writes down what it sees.
+/// A SOCKS5 server that echoes datagrams as if each destination did, or whatever address they ask for, and writes
+/// down what it sees.
 async fn udp_upstream(manner: Manner) -> (SocketAddr, Seen) {
     let log = Seen::default();
     let kept = Arc::clone(&log);
@@ -66,7 +67,8 @@ async fn association(mut stream: TcpStream, manner: Manner, log: &Seen) -> std::
             return Ok(());
         }
         note(format!("{host} {} {payload}", u16::from_be_bytes([rest[0], rest[1]])));
-        let from = match manner.from {
+        let wanted = payload.strip_prefix("from ").map(|ip| ip.parse::<std::net::Ipv4Addr>().unwrap().octets());
+        let from = match wanted.or(manner.from) {
             Some(ip) => [&[1][..], &ip].concat(),
             None => datagram[3..length - rest.len()].to_vec(),
         };
@@ -109,6 +111,25 @@ async fn a_datagram_that_is_too_long_is_lost_and_the_next_one_is_not() {
 }
 
 #[tokio::test]
+async fn a_name_is_answered_from_one_place_and_from_none_inside() {
+    let (upstream, log) = udp_upstream(GOOD).await;
+    let client = Client::new(start_udp(&format!("socks5://{upstream}"), &[]).await).await;
+    let name = name("a.test", 53);
+    for inside in ["10.0.0.1", "127.0.0.1", "0.0.0.0", "224.0.0.1"] {
+        client.send(&name, &format!("from {inside}")).await;
+    }
+    for round in 0..2 {
+        client.send(&name, "genuine").await;
+        let genuine = (ip("192.0.2.7:53".parse().unwrap()), "genuine".into());
+        assert_eq!(client.receive().await, genuine, "round {round}");
+        client.send(&name, "from 203.0.113.66").await;
+    }
+    client.send(&name, "last").await;
+    assert_eq!(client.receive().await.1, "last");
+    assert_eq!(seen(&log).len(), 1 + 4 + 4 + 1);
+}
+
+#[tokio::test]
 async fn what_an_upstream_calls_by_name_keeps_it() {
     let (upstream, _) = udp_upstream(Manner { from: None, ..GOOD }).await;
     let client = Client::new(start_udp(&format!("socks5://{upstream}"), &[]).await).await;
@@ -136,13 +157,15 @@ async fn an_address_that_stands_for_a_name_answers_as_itself() {
     let address: [u8; 4] = answer[length - 4..length].try_into().unwrap();
     assert_eq!(address[0], 198);
     let at = ip(SocketAddr::from((address, 443)));
+    client.send(&at, "from 198.18.0.99").await;
     client.send(&at, "hello").await;
     assert_eq!(client.receive().await, (at, "hello".into()));
     // One that stands for nothing leads nowhere.
     client.send(&ip("198.19.255.254:443".parse().unwrap()), "nothing").await;
     client.send(&ip("192.0.2.7:1".parse().unwrap()), "last").await;
     client.receive().await;
-    assert_eq!(seen(&log), ["associate 0.0.0.0 0", "web.test 443 hello", "[192, 0, 2, 7] 1 last"]);
+    let hello = ["web.test 443 from 198.18.0.99", "web.test 443 hello"];
+    assert_eq!(seen(&log), ["associate 0.0.0.0 0", hello[0], hello[1], "[192, 0, 2, 7] 1 last"]);
 }
 
 #[tokio::test]
