@@ -154,9 +154,12 @@ impl Associate {
         answer(&mut self.client, ReplyError::Succeeded, &TargetAddr::Ip(relay)).await
     }
 
-    /// Returns when the client wants no more. What it says until then has no meaning.
-    pub(crate) async fn ended(&mut self) {
-        while let Ok(1..) = self.client.read(&mut [0; 64]).await {}
+    /// Returns when the client wants no more, or says something: there is nothing to say, and to read on would
+    /// be work for nothing.
+    pub(crate) async fn ended(&self) {
+        if self.client.buffer().is_empty() {
+            let _ = self.client.get_ref().peek(&mut [0; 1]).await;
+        }
     }
 
     /// Answers that it is not served.

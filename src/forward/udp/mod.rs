@@ -68,7 +68,17 @@ impl Drop for Placed<'_> {
 /// Serves one request for an association, as long as the association lives.
 pub(super) async fn serve(forwarder: &Forwarder, mut asked: Associate, is_full: bool) {
     forwarder.reporter.request();
-    let placed = match place(forwarder, &asked, is_full).await {
+    let placed = tokio::select! {
+        // What is refused at once is told to who has only ended its own half.
+        biased;
+        placed = place(forwarder, &asked, is_full) => placed,
+        // Nobody is there to be told.
+        () = asked.ended() => {
+            info!(udp = true, via = forwarder.via, "the client went away");
+            return;
+        }
+    };
+    let placed = match placed {
         Ok(placed) => placed,
         Err(failure) => {
             if forwarder.complaints.refused.has_one() {
@@ -115,7 +125,7 @@ async fn live(forwarder: &Forwarder, asked: &mut Associate, placed: &Placed<'_>)
     let idle = forwarder.limits.udp_idle;
     tokio::select! {
         () = asked.ended() => Ok(()),
-        () = association.ended() => Err(Failure::general("the upstream ended the association")),
+        () = association.ended() => Err(Failure::general("the upstream ended the association or spoke out of turn")),
         error = association.carry_back(forwarder, &relay.socket) => Err(Failure::system("broke off", &error)),
         () = association.idle(idle) => Err(Failure::timed_out("an association without a datagram")),
     }

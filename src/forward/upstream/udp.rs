@@ -173,19 +173,14 @@ impl Outlet {
         }
     }
 
-    /// Returns when the upstream ends the association.
+    /// Returns when the upstream ends the association, or says something: there is nothing to say any more, and
+    /// to read on would be work for nothing.
     pub(in crate::forward) async fn ended(&self) {
         let Outlet::Socks5 { control, .. } = self else { return std::future::pending().await };
-        loop {
-            // Nothing is said there any more, and what is has no meaning.
-            let read = match poll_fn(|context| control.poll_read_ready(context)).await {
-                Ok(()) => control.try_read(&mut [0; 64]),
-                Err(error) => Err(error),
-            };
-            match read {
-                Ok(1..) => {}
+        while poll_fn(|context| control.poll_read_ready(context)).await.is_ok() {
+            match control.try_read(&mut [0; 1]) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Ok(0) | Err(_) => return,
+                _ => return,
             }
         }
     }

@@ -67,6 +67,9 @@ async fn association(mut stream: TcpStream, manner: Manner, log: &Seen) -> std::
             return Ok(());
         }
         note(format!("{host} {} {payload}", u16::from_be_bytes([rest[0], rest[1]])));
+        if payload == "talk" {
+            stream.write_all(b"x").await?;
+        }
         let wanted = payload.strip_prefix("from ").map(|ip| ip.parse::<std::net::Ipv4Addr>().unwrap().octets());
         let from = match wanted.or(manner.from) {
             Some(ip) => [&[1][..], &ip].concat(),
@@ -127,6 +130,18 @@ async fn a_name_is_answered_from_one_place_and_from_none_inside() {
     client.send(&name, "last").await;
     assert_eq!(client.receive().await.1, "last");
     assert_eq!(seen(&log).len(), 1 + 4 + 4 + 1);
+}
+
+#[tokio::test]
+async fn who_speaks_on_the_connection_ends_its_association() {
+    let (upstream, _) = udp_upstream(GOOD).await;
+    let forwarder = start_udp(&format!("socks5://{upstream}"), &[]).await;
+    let mut client = Client::new(forwarder).await;
+    client.send(&name("a.test", 53), "talk").await;
+    assert!(is_ended(&mut client).await, "the upstream's");
+    let mut client = Client::new(forwarder).await;
+    client.control.write_all(b"x").await.unwrap();
+    assert!(is_ended(&mut client).await, "the client's");
 }
 
 #[tokio::test]
@@ -249,4 +264,39 @@ async fn ways_that_carry_no_udp_refuse_it() {
         assert_eq!(asked(start_udp(&via, &[]).await, ANY_SOURCE).await.unwrap_err(), 7, "{via}");
     }
     assert!(seen(&log).is_empty() && seen(&heads).is_empty(), "{:?} {:?}", seen(&log), seen(&heads));
+}
+
+#[tokio::test]
+async fn a_client_that_breaks_off_leaves_its_place_while_the_upstream_is_asked() {
+    for resets in [true, false] {
+        let asked_for = Arc::new(tokio::sync::Notify::new());
+        let (told, is_first) = (Arc::clone(&asked_for), Arc::new(Mutex::new(true)));
+        let upstream = server(move |mut stream| {
+            let (told, is_first) = (Arc::clone(&told), std::mem::take(&mut *is_first.lock().unwrap()));
+            async move {
+                if !is_first {
+                    return drop(association(stream, GOOD, &Seen::default()).await);
+                }
+                // One that never answers.
+                socks5_request(&mut stream, None).await.unwrap();
+                told.notify_one();
+                std::future::pending().await
+            }
+        })
+        .await;
+        let limits = Limits { associations: 1, ..Limits::default() };
+        let forwarder = run_with_relay(forwarder(&format!("socks5://{upstream}"), &[], limits)).await;
+        let mut control = TcpStream::connect(forwarder).await.unwrap();
+        control.write_all(&[&[5, 1, 0, 5, 3, 0], ANY_SOURCE].concat()).await.unwrap();
+        asked_for.notified().await;
+        if resets {
+            control.set_zero_linger().unwrap();
+        }
+        drop(control);
+        let started = std::time::Instant::now();
+        while asked(forwarder, ANY_SOURCE).await.is_err() {
+            assert!(started.elapsed() < PATIENCE, "the place is kept, by a reset: {resets}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
 }
