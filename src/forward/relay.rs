@@ -93,17 +93,17 @@ pub(super) async fn relay(
     });
     tokio::select! {
         both = both => both,
-        () = silence(traffic, idle) => Err(io::Error::new(io::ErrorKind::TimedOut, "nothing was said for too long")),
+        error = silence(traffic, idle) => Err(error),
     }
 }
 
 /// Returns once nothing has been carried from one look to the next one: no clock is read for a piece.
-pub(super) async fn silence(traffic: &Traffic, idle: Duration) {
+pub(super) async fn silence(traffic: &Traffic, idle: Duration) -> io::Error {
     loop {
         let before = traffic.sum();
         tokio::time::sleep(idle).await;
         if traffic.sum() == before {
-            return;
+            return io::Error::new(io::ErrorKind::TimedOut, "nothing was said for too long");
         }
     }
 }

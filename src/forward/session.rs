@@ -140,8 +140,6 @@ async fn admit(forwarder: &Forwarder, mut request: Request, is_full: bool) -> Re
     let judged = if is_full { Err(Failure::full()) } else { judge(forwarder, &mut request) };
     let Err(failure) = judged else { return Ok(request) };
     forwarder.log_refusal(request.destination(), &failure);
-    // Before the app hears of it: it may be over at once, and the launcher with it.
-    forwarder.reporter.failure(&failure);
     let refusing = refuse(forwarder, request, &failure);
     if is_full {
         // It has no place where it could wait for its next request.
@@ -151,10 +149,27 @@ async fn admit(forwarder: &Forwarder, mut request: Request, is_full: bool) -> Re
     Err(unless_sent_away(forwarder, refusing).await.flatten())
 }
 
-/// Tells a client why it is not served, and gives it up if it doesn't take that. Returns it if it may ask for
+/// Tells the launcher and a client why that is not served, and gives it up if it doesn't take that. Returns it if it may ask for
 /// something else.
 async fn refuse(forwarder: &Forwarder, request: Request, failure: &Failure) -> Option<Client> {
+    // Before the app hears of it: it may be over at once, and the launcher with it.
+    forwarder.reporter.failure(failure);
     timeout(forwarder.limits.handshake, request.refuse(failure)).await.ok().flatten()
+}
+
+/// Works for a client as long as that has not broken off.
+async fn unless_gone<T>(
+    work: impl Future<Output = T>,
+    breaking: impl Future<Output = io::Error>,
+) -> Result<T, Failure> {
+    tokio::select! {
+        done = work => Ok(done),
+        error = breaking => Err(gone(&error)),
+    }
+}
+
+fn gone(error: &io::Error) -> Failure {
+    Failure::system("the client went away", error)
 }
 
 /// Judges a request by name where there is one: a synthetic address becomes its name first.
@@ -179,15 +194,9 @@ struct Open {
 /// Connects a tunnel and says so.
 async fn connect(forwarder: &Forwarder, request: Request) -> Result<Open, Failure> {
     let tunnel = forwarder.upstream.tunnel(request.destination(), request.caller(), &forwarder.admission);
-    let connected = tokio::select! {
-        connected = tunnel => connected,
-        error = request.broken() => return Err(Failure::system("the client went away", &error)),
-    };
-    let upstream = match connected {
+    let upstream = match unless_gone(tunnel, request.broken()).await? {
         Ok(upstream) => upstream,
         Err(failure) => {
-            // Before the app hears of it: it may be over at once, and the launcher with it.
-            forwarder.reporter.failure(&failure);
             refuse(forwarder, request, &failure).await;
             return Err(failure);
         }
@@ -195,7 +204,7 @@ async fn connect(forwarder: &Forwarder, request: Request) -> Result<Open, Failur
     prepare_upstream(&upstream);
     let granted = timeout(forwarder.limits.handshake, request.grant()).await;
     let granted = granted.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-    let (client, early) = granted.map_err(|error| Failure::system("the client went away", &error))?;
+    let (client, early) = granted.map_err(|error| gone(&error))?;
     Ok(Open { client: Stream::Tcp(client), early, upstream })
 }
 
@@ -225,7 +234,7 @@ async fn carry(
 
 /// Carries one absolute-form request and its answer.
 async fn exchange(forwarder: &Forwarder, plain: Plain, traffic: &Traffic) -> Answered {
-    let Forwarder { upstream, admission, reporter, .. } = forwarder;
+    let Forwarder { upstream, admission, .. } = forwarder;
     let connecting = async {
         if plain.is_upgrade() {
             let tunnel = upstream.tunnel(&plain.destination, plain.caller(), admission).await;
@@ -234,16 +243,10 @@ async fn exchange(forwarder: &Forwarder, plain: Plain, traffic: &Traffic) -> Ans
             upstream.plain(&plain.destination, plain.caller(), admission).await
         }
     };
-    let connected = tokio::select! {
-        connected = connecting => connected,
-        error = plain.broken() => {
-            return Answered::Over(Err(Failure::system("the client went away", &error)), None);
-        }
-    };
-    let (upstream, form) = match connected {
-        Ok(connected) => connected,
-        Err(failure) => {
-            reporter.failure(&failure);
+    let (upstream, form) = match unless_gone(connecting, plain.broken()).await {
+        Ok(Ok(connected)) => connected,
+        Err(failure) => return Answered::Over(Err(failure), None),
+        Ok(Err(failure)) => {
             let client = refuse(forwarder, Request::Plain(Box::new(plain)), &failure).await;
             return Answered::Over(Err(failure), client);
         }
@@ -261,21 +264,15 @@ async fn exchange(forwarder: &Forwarder, plain: Plain, traffic: &Traffic) -> Ans
 
 /// Answers a question without a connection to anywhere.
 async fn look_up(forwarder: &Forwarder, lookup: Lookup) -> Result<(), Failure> {
-    let gone = |error| Failure::system("the client went away", &error);
-    let found = tokio::select! {
-        found = find(forwarder, &lookup) => found,
-        error = lookup.broken() => return Err(gone(error)),
-    };
-    let answered = match found {
+    let answered = match unless_gone(find(forwarder, &lookup), lookup.broken()).await? {
         Ok(Found::Addresses(addresses)) => lookup.answer_address(&addresses).await,
         Ok(Found::Name(name)) => lookup.answer_name(name).await,
         Err(failure) => {
-            forwarder.reporter.failure(&failure);
             refuse(forwarder, Request::Lookup(lookup), &failure).await;
             return Err(failure);
         }
     };
-    answered.map_err(gone)
+    answered.map_err(|error| gone(&error))
 }
 
 async fn find(forwarder: &Forwarder, lookup: &Lookup) -> Result<Found, Failure> {

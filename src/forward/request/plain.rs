@@ -156,9 +156,7 @@ impl Plain {
             tokio::select! {
                 outcome = asked.carry(&mut from_upstream, to_client, traffic) => outcome,
                 error = question.send(from_client, &mut to_upstream, &traffic.sent, sent) => Err(error.into()),
-                () = silence(traffic, limits.idle) => {
-                    Err(io::Error::new(io::ErrorKind::TimedOut, "nothing was said for too long").into())
-                }
+                error = silence(traffic, limits.idle) => Err(error.into()),
             }
         };
         let broken_off =
