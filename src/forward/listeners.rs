@@ -1,9 +1,10 @@
-//! The sockets that the forwarder serves: handed over by systemd, or made here when it is run by hand.
+//! The sockets that the forwarder serves: handed over by who made them, or made here when it is run by hand.
 
 use std::net::{SocketAddr, TcpListener as StdListener, UdpSocket as StdSocket};
 
 use anyhow::{Context, Result, bail};
 use listenfd::ListenFd;
+use nix::sys::socket::{getsockopt, sockopt::IpTransparent};
 use rustix::net::sockopt;
 use tokio::net::{TcpListener, UdpSocket};
 
@@ -15,6 +16,8 @@ use crate::dns::{self, Dns};
 #[derive(Default)]
 pub(super) struct Listeners {
     pub(super) proxy: Vec<TcpListener>,
+    /// Of connections to anywhere.
+    pub(super) captured: Vec<TcpListener>,
     /// Of UDP associations.
     pub(super) relay: Option<UdpSocket>,
     pub(super) dns_datagrams: Vec<UdpSocket>,
@@ -23,57 +26,33 @@ pub(super) struct Listeners {
     pub(super) services: Vec<(Destination, TcpListener)>,
 }
 
+/// What is known before any of them is looked at.
+struct Terms<'a> {
+    args: &'a ForwardArgs,
+    dns: Dns,
+    carries_datagrams: bool,
+}
+
 impl Listeners {
     /// All of them; a relay where the way out `carries_datagrams`. Needs the runtime.
     pub(super) fn open(args: &ForwardArgs, dns: Dns, carries_datagrams: bool) -> Result<Self> {
         let mut listeners = Self::default();
+        let terms = Terms { args, dns, carries_datagrams };
         let mut handed = ListenFd::from_env();
         for index in 0..handed.len() {
             // One that is of another type stays in its place.
             if let Ok(Some(socket)) = handed.take_udp_socket(index) {
-                let address = socket.local_addr().context("cannot tell a socket's address")?;
-                let is_dns = dns != Dns::Off && address.port() == dns::PORT;
-                if !is_dns && (!carries_datagrams || listeners.relay.is_some()) {
-                    bail!("systemd handed over a UDP socket at {address}, which nothing here is for");
-                }
-                let socket = datagrams(socket)?;
-                if is_dns {
-                    listeners.dns_datagrams.push(socket);
-                } else {
-                    listeners.relay = Some(socket);
-                }
+                listeners.take_datagrams(&terms, socket)?;
                 continue;
             }
             let taken = handed.take_tcp_listener(index);
-            let taken = taken.context("systemd handed over a socket that is neither a TCP listener nor UDP")?;
-            let Some(listener) = taken else { continue };
-            let address = listener.local_addr().context("cannot tell a socket's address")?;
-            let listener = streams(listener)?;
-            if is_service(args, address) {
-                listeners.services.push((Destination::from_ip(address.ip(), address.port())?, listener));
-            } else if dns != Dns::Off && address.port() == dns::PORT {
-                listeners.dns_streams.push(listener);
-            } else {
-                listeners.proxy.push(listener);
+            let taken = taken.context("a socket was handed over that is neither a TCP listener nor UDP")?;
+            if let Some(listener) = taken {
+                listeners.take_streams(&terms, listener)?;
             }
         }
-        if let Some(address) = args.listen {
-            let listener = bound(address, StdListener::bind)?;
-            // On the host's loopback anybody can send: whose a datagram is, nobody tells.
-            if carries_datagrams && args.peer_cgroup.is_none() {
-                // Where the kernel chose the port, both have the same.
-                let address = listener.local_addr().context("cannot tell a socket's address")?;
-                let socket = bound(address, StdSocket::bind).context("cannot take UDP beside TCP")?;
-                listeners.relay = Some(datagrams(socket)?);
-            }
-            listeners.proxy.push(streams(listener)?);
-        }
-        if let Some(address) = args.dns_listen {
-            let (socket, listener) = bound_at_one_port(address)?;
-            listeners.dns_datagrams.push(datagrams(socket)?);
-            listeners.dns_streams.push(streams(listener)?);
-        }
-        if listeners.proxy.is_empty() {
+        listeners.bind(&terms)?;
+        if listeners.proxy.is_empty() && listeners.captured.is_empty() {
             bail!("nothing to listen on: use --listen ADDRESS:PORT, or start it by its socket unit");
         }
         if dns != Dns::Off && listeners.dns_datagrams.is_empty() {
@@ -81,6 +60,70 @@ impl Listeners {
         }
         Ok(listeners)
     }
+
+    /// Puts a UDP socket that was handed over to its use.
+    fn take_datagrams(&mut self, terms: &Terms<'_>, socket: StdSocket) -> Result<()> {
+        let address = socket.local_addr().context("cannot tell a socket's address")?;
+        if terms.is_dns(address) {
+            self.dns_datagrams.push(datagrams(socket)?);
+        } else if terms.carries_datagrams && self.relay.is_none() {
+            self.relay = Some(datagrams(socket)?);
+        } else {
+            bail!("a UDP socket at {address} was handed over, which nothing here is for");
+        }
+        Ok(())
+    }
+
+    /// Puts a TCP listener that was handed over to its use.
+    fn take_streams(&mut self, terms: &Terms<'_>, listener: StdListener) -> Result<()> {
+        let address = listener.local_addr().context("cannot tell a socket's address")?;
+        let is_transparent = getsockopt(&listener, IpTransparent).context("cannot tell whether a socket is transparent")?;
+        let listener = streams(listener)?;
+        if is_service(terms.args, address) {
+            self.services.push((Destination::from_ip(address.ip(), address.port())?, listener));
+        } else if terms.is_dns(address) {
+            self.dns_streams.push(listener);
+        } else if takes_captured(address, is_transparent) {
+            self.captured.push(listener);
+        } else {
+            self.proxy.push(listener);
+        }
+        Ok(())
+    }
+
+    /// Makes those that the command line asks for.
+    fn bind(&mut self, terms: &Terms<'_>) -> Result<()> {
+        let Terms { args, carries_datagrams, .. } = terms;
+        if let Some(address) = args.listen {
+            let listener = bound(address, StdListener::bind)?;
+            // On the host's loopback anybody can send: whose a datagram is, nobody tells.
+            if *carries_datagrams && args.peer_cgroup.is_none() {
+                // Where the kernel chose the port, both have the same.
+                let address = listener.local_addr().context("cannot tell a socket's address")?;
+                let socket = bound(address, StdSocket::bind).context("cannot take UDP beside TCP")?;
+                self.relay = Some(datagrams(socket)?);
+            }
+            self.proxy.push(streams(listener)?);
+        }
+        if let Some(address) = args.dns_listen {
+            let (socket, listener) = bound_at_one_port(address)?;
+            self.dns_datagrams.push(datagrams(socket)?);
+            self.dns_streams.push(streams(listener)?);
+        }
+        Ok(())
+    }
+}
+
+impl Terms<'_> {
+    fn is_dns(&self, address: SocketAddr) -> bool {
+        self.dns != Dns::Off && address.port() == dns::PORT
+    }
+}
+
+/// Whether a socket at `address` is where captured traffic is led to. A socket unit's Transparent= is for all its sockets,
+/// the proxy's included; only these are at every address.
+fn takes_captured(address: SocketAddr, is_transparent: bool) -> bool {
+    is_transparent && address.ip().is_unspecified()
 }
 
 /// Whether a socket at `address` is for the service that is at the same address on the host. Where

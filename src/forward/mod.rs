@@ -5,6 +5,7 @@
 //! ```
 
 mod admission;
+mod captured;
 mod dns;
 mod failure;
 mod limits;
@@ -45,6 +46,7 @@ use crate::tor::find_tor;
 use crate::via::Via;
 
 use admission::Admission;
+pub use captured::serve_captured;
 #[doc(hidden)]
 pub use dns::fuzzing as dns_fuzzing;
 pub use dns::{serve_datagrams, serve_streams};
@@ -216,7 +218,7 @@ fn forward(args: ForwardArgs, reporter: Arc<Reporter>) -> Result<()> {
     let ended = runtime.block_on(async {
         let mut stop = signal(SignalKind::terminate()).context("cannot listen to SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen to SIGINT")?;
-        let Listeners { proxy, relay, dns_datagrams, dns_streams, services } =
+        let Listeners { proxy, captured, relay, dns_datagrams, dns_streams, services } =
             Listeners::open(&args, dns, via.carries_datagrams())?;
         if let Some(socket) = relay {
             forwarder = forwarder.with_relay(socket)?;
@@ -227,6 +229,10 @@ fn forward(args: ForwardArgs, reporter: Arc<Reporter>) -> Result<()> {
         for listener in proxy {
             debug!(address = ?listener.local_addr().ok(), %via, "ready");
             serving.spawn(serve(listener, Arc::clone(&forwarder), std::future::pending()));
+        }
+        for listener in captured {
+            debug!(address = ?listener.local_addr().ok(), "takes what is captured");
+            serving.spawn(serve_captured(listener, Arc::clone(&forwarder)));
         }
         for socket in dns_datagrams {
             debug!(address = ?socket.local_addr().ok(), %dns, "answers DNS");
@@ -252,17 +258,28 @@ fn forward(args: ForwardArgs, reporter: Arc<Reporter>) -> Result<()> {
 
 /// Serves `listener` until `shutdown`, then ends every connection at once.
 pub async fn serve(listener: TcpListener, forwarder: Arc<Forwarder>, shutdown: impl Future<Output = ()>) {
-    accept(listener, None, forwarder, shutdown).await;
+    accept(listener, Purpose::Requests, forwarder, shutdown).await;
 }
 
 /// Leads every connection to `listener` to `service`, for ever: what is said there is not looked at.
 pub async fn serve_service(listener: TcpListener, service: Destination, forwarder: Arc<Forwarder>) {
-    accept(listener, Some(Arc::new(service)), forwarder, std::future::pending()).await;
+    accept(listener, Purpose::Service(Arc::new(service)), forwarder, std::future::pending()).await;
+}
+
+/// What the connections to a listener are for.
+#[derive(Clone)]
+enum Purpose {
+    /// What they say.
+    Requests,
+    /// This service.
+    Service(Arc<Destination>),
+    /// Wherever each was made to go, when it was captured and led to this port.
+    Captured { port: u16 },
 }
 
 async fn accept(
     listener: TcpListener,
-    service: Option<Arc<Destination>>,
+    purpose: Purpose,
     forwarder: Arc<Forwarder>,
     shutdown: impl Future<Output = ()>,
 ) {
@@ -276,7 +293,7 @@ async fn accept(
         };
         match accepted {
             Ok((client, peer)) => {
-                if let Some(session) = Arc::clone(&forwarder).receive(client, peer, service.clone()) {
+                if let Some(session) = Arc::clone(&forwarder).receive(client, peer, &purpose) {
                     sessions.spawn(session);
                 }
             }
@@ -298,11 +315,18 @@ impl Forwarder {
         self: Arc<Self>,
         client: TcpStream,
         peer: SocketAddr,
-        service: Option<Arc<Destination>>,
+        purpose: &Purpose,
     ) -> Option<impl Future<Output = ()> + use<>> {
         if !self.serves(&client, peer) {
             return None;
         }
+        let asked = match purpose {
+            Purpose::Requests => None,
+            Purpose::Service(service) => Some(Arc::clone(service)),
+            Purpose::Captured { port } => Some(Arc::new(captured::asked(&self, &client, *port)?)),
+        };
+        let is_query = matches!(purpose, Purpose::Captured { .. })
+            && asked.as_ref().is_some_and(|asked| self.resolver.is_some() && asked.port == crate::dns::PORT);
         let mut place = self.places.take();
         let mut waits = None;
         let mut awaited = None;
@@ -321,7 +345,12 @@ impl Forwarder {
             if place.is_some() {
                 waits = None;
             }
-            session::serve(&self, client, service, place.is_none()).await;
+            if is_query && place.is_some() {
+                // Others are many: what they never are takes no memory of theirs.
+                Box::pin(dns::serve_stream(client, Arc::clone(&self))).await;
+            } else {
+                session::serve(&self, client, asked, place.is_none()).await;
+            }
             drop((place, waits));
         })
     }

@@ -13,7 +13,7 @@ mod serve;
 mod upstream;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
@@ -33,6 +33,7 @@ use super::limits::{DNS_CONNECTIONS, Limits};
 use message::{Question, Subject, Transport};
 pub(super) use names::LAST as MOST_NAMES;
 use names::{Names, Number};
+pub(super) use serve::serve_stream;
 pub use serve::{serve_datagrams, serve_streams};
 
 /// How long a program may keep an answer of ours, in seconds: not so long that the table, which
@@ -45,7 +46,7 @@ pub(super) struct Resolver {
     /// Queries at once.
     queries: Semaphore,
     /// Connections by TCP.
-    connections: Arc<Semaphore>,
+    connections: Semaphore,
 }
 
 /// Where answers come from.
@@ -73,7 +74,7 @@ impl Resolver {
         Ok(Some(Self {
             source,
             queries: Semaphore::new(limits.queries),
-            connections: Arc::new(Semaphore::new(DNS_CONNECTIONS)),
+            connections: Semaphore::new(DNS_CONNECTIONS),
         }))
     }
 

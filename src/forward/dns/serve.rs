@@ -52,14 +52,7 @@ pub async fn serve_streams(listener: TcpListener, forwarder: Arc<Forwarder>) {
         while connections.try_join_next().is_some() {}
         match listener.accept().await {
             Ok((stream, _)) => {
-                let Some(resolver) = &forwarder.resolver else { continue };
-                // As many as there can be: closed, by which a client knows to try again or elsewhere.
-                let Ok(place) = Arc::clone(&resolver.connections).try_acquire_owned() else { continue };
-                let forwarder = Arc::clone(&forwarder);
-                connections.spawn(async move {
-                    converse(stream, forwarder).await;
-                    drop(place);
-                });
+                connections.spawn(serve_stream(stream, Arc::clone(&forwarder)));
             }
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => pause(&forwarder, &error).await,
@@ -67,8 +60,11 @@ pub async fn serve_streams(listener: TcpListener, forwarder: Arc<Forwarder>) {
     }
 }
 
-/// One connection: queries as they come, answers as they are there.
-async fn converse(stream: TcpStream, forwarder: Arc<Forwarder>) {
+/// One connection, if there can be another: queries as they come, answers as they are there.
+pub(in crate::forward) async fn serve_stream(stream: TcpStream, forwarder: Arc<Forwarder>) {
+    let Some(resolver) = &forwarder.resolver else { return };
+    // As many as there can be: closed, by which a client knows to try again or elsewhere.
+    let Ok(_place) = resolver.connections.try_acquire() else { return };
     let _ = stream.set_nodelay(true);
     let (mut reader, writer) = stream.into_split();
     let writer = Arc::new(Mutex::new(writer));
