@@ -20,6 +20,8 @@ use crate::via::Via;
 pub const ADDRESS: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(127, 100, 90, 50), PORT);
 /// The forwarder's port unless `--address` names another.
 pub const PORT: u16 = 1080;
+/// Where captured connections and datagrams arrive in the app's namespace, at any address.
+pub const CAPTURE_PORT: u16 = 1081;
 
 /// One launch.
 #[derive(Debug)]

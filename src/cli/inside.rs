@@ -30,6 +30,18 @@ impl WallKind {
     }
 }
 
+/// What of the app's traffic is captured in the namespace wall.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum Capture {
+    /// Nothing: programs reach the forwarder by its address alone.
+    #[default]
+    Off,
+    /// Every TCP connection, to anywhere.
+    Streams,
+    /// And every datagram.
+    Datagrams,
+}
+
 /// Prove the wall from inside, then become the app. What it expects stands in its arguments, so
 /// that `systemctl cat` shows it.
 #[derive(Debug, Clone, PartialEq, Eq, clap::Args)]

@@ -5,6 +5,7 @@ mod descriptors;
 mod hiding;
 mod init;
 mod mounts;
+pub mod network;
 mod privileges;
 mod program;
 mod proof;
