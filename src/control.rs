@@ -27,13 +27,24 @@ use crate::view::View;
 /// is far shorter.
 pub const MAX_MESSAGE: u64 = 8 << 20;
 
-/// Descriptors 0, 1 and 2.
-const MAX_DESCRIPTORS: usize = 3;
+/// What is read of a message together with its descriptors.
+const MAX_FIRST: usize = 64 << 10;
+
+/// Descriptors in one message. The app's 0, 1 and 2 are three; the forwarder's sockets are more. The
+/// kernel takes 253 (SCM_MAX_FD).
+pub const MAX_DESCRIPTORS: usize = 128;
 
 /// A line from `inside`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Report {
+    /// `inside` is in a user namespace of root's that maps nobody yet: the launcher maps, and acknowledges.
+    Unmapped,
+    /// The sockets that the forwarder serves are made, and come with this line: the launcher acknowledges.
+    Listening {
+        /// How many.
+        sockets: usize,
+    },
     /// The wall stands; the version of `appfw`.
     Proven {
         /// Must be the launcher's own.
@@ -66,10 +77,100 @@ impl Report {
     /// # Errors
     /// The other end is gone.
     pub fn send(&self, mut to: impl Write) -> Result<()> {
+        to.write_all(&self.line()?).context("the launcher is gone")
+    }
+
+    /// The line itself.
+    ///
+    /// # Errors
+    /// None in practice: all of it is text.
+    pub fn line(&self) -> Result<Vec<u8>> {
         let mut line = serde_json::to_vec(self)?;
         line.push(b'\n');
-        to.write_all(&line).context("the launcher is gone")
+        Ok(line)
     }
+}
+
+/// The launcher's socket at standard input, where nothing is left of it: what is started later is not to
+/// have it.
+///
+/// # Errors
+/// No descriptors are to be had.
+pub fn from_stdin() -> Result<Std> {
+    let failed = "cannot take over the launcher's socket";
+    let launcher = std::io::stdin().as_fd().try_clone_to_owned().context(failed)?;
+    let nothing = std::fs::File::open("/dev/null").context(failed)?;
+    rustix::stdio::dup2_stdin(nothing).context(failed)?;
+    Ok(launcher.into())
+}
+
+/// The launcher's answer to a report that waits for one.
+pub const ACKNOWLEDGED: u8 = b'\n';
+
+/// Waits for [`ACKNOWLEDGED`].
+///
+/// # Errors
+/// The launcher is gone.
+pub fn acknowledged(mut from: &Std) -> Result<()> {
+    let mut byte = [0];
+    from.read_exact(&mut byte).context("the launcher is gone")
+}
+
+/// A signal that the launcher passes on to an `inside` that stays as init: one line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Pass {
+    /// This signal to every process.
+    All(i32),
+    /// This signal to the main process.
+    Main(i32),
+}
+
+/// Sends bytes with descriptors beside the first of them, waiting as long as it takes.
+///
+/// # Errors
+/// The other end is gone.
+pub fn send_all(mut to: &Std, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !descriptors.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(descriptors)) {
+        bail!("more descriptors than a message can carry");
+    }
+    let sent = sendmsg(to, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL);
+    let sent = sent.context("the other end of a socket is gone")?;
+    to.write_all(&bytes[sent..]).context("the other end of a socket is gone")
+}
+
+/// [`receive_with`], at most `most` bytes, without holding up the thread.
+///
+/// # Errors
+/// The socket is unusable: the cause is an [`std::io::Error`].
+pub async fn received_with(from: &UnixStream, most: usize, descriptors: &mut Vec<OwnedFd>) -> Result<Vec<u8>> {
+    loop {
+        from.readable().await.context("cannot read from a socket of the launch")?;
+        let received = from.try_io(Interest::READABLE, || {
+            let mut bytes = vec![0; most];
+            let length = receive_into(from, &mut bytes, descriptors)?;
+            bytes.truncate(length);
+            Ok(bytes)
+        });
+        match received {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            received => return received.context("cannot read from a socket of the launch"),
+        }
+    }
+}
+
+fn receive_into(from: impl AsFd, bytes: &mut [u8], descriptors: &mut Vec<OwnedFd>) -> std::io::Result<usize> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let received = recvmsg(from, &mut [IoSliceMut::new(bytes)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
+    for message in ancillary.drain() {
+        if let RecvAncillaryMessage::ScmRights(sent) = message {
+            descriptors.extend(sent);
+        }
+    }
+    Ok(received.bytes)
 }
 
 /// Sends bytes with descriptors beside the first of them (unix(7), SCM_RIGHTS). It never blocks the
@@ -101,17 +202,9 @@ pub async fn send_with(to: &mut UnixStream, bytes: &[u8], descriptors: &[OwnedFd
 /// # Errors
 /// The other end is gone.
 pub fn receive_with(from: &Std, descriptors: &mut Vec<OwnedFd>) -> Result<Vec<u8>> {
-    let mut bytes = vec![0; 64 << 10];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
-    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let received = recvmsg(from, &mut [IoSliceMut::new(&mut bytes)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)
-        .context("the launcher is gone")?;
-    for message in ancillary.drain() {
-        if let RecvAncillaryMessage::ScmRights(sent) = message {
-            descriptors.extend(sent);
-        }
-    }
-    bytes.truncate(received.bytes);
+    let mut bytes = vec![0; MAX_FIRST];
+    let length = receive_into(from, &mut bytes, descriptors).context("the launcher is gone")?;
+    bytes.truncate(length);
     Ok(bytes)
 }
 

@@ -44,6 +44,20 @@ impl User {
             None => bail!("there is no user {word:?}"),
         }
     }
+
+    /// The caller. A container may run its programs as a user whom its passwd database does not have.
+    fn caller() -> Result<Self> {
+        let uid = unistd::geteuid();
+        let found = unistd::User::from_uid(uid).with_context(|| format!("cannot look up user {uid}"))?;
+        let nameless = || Self {
+            name: uid.to_string(),
+            uid: uid.as_raw(),
+            gid: unistd::getegid().as_raw(),
+            home: std::env::var_os("HOME").map_or_else(|| "/".into(), PathBuf::from),
+            shell: "/bin/sh".into(),
+        };
+        Ok(found.map_or_else(nameless, Into::into))
+    }
 }
 
 impl From<unistd::User> for User {
@@ -76,8 +90,12 @@ pub struct Host {
     pub resolv_conf: Option<PathBuf>,
     /// The text of /etc/nsswitch.conf, if there is one.
     pub nsswitch: Option<String>,
+    /// The launcher's own process.
+    pub process: u32,
     /// For the default name.
     pub random: u32,
+    /// Whether a systemd is booted.
+    pub booted: bool,
     /// systemd's major version, if it could be asked.
     pub systemd: Option<u32>,
     /// The group of a path, if it exists.
@@ -99,7 +117,7 @@ impl Host {
         let nsswitch = root.join("etc/nsswitch.conf");
         let appfw = find_appfw()?;
         Ok(Self {
-            caller: User::find(&unistd::geteuid().to_string())?,
+            caller: User::caller()?,
             environment: std::env::vars_os().collect(),
             directory: std::env::current_dir().ok(),
             umask: umask(root)?,
@@ -118,7 +136,10 @@ impl Host {
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
                 Err(error) => return Err(error).with_context(|| format!("cannot read {}", nsswitch.display())),
             },
+            process: std::process::id(),
             random: random()?,
+            // sd_booted(3)
+            booted: root.join("run/systemd/system").is_dir(),
             systemd: None,
             group_of: |path| path.metadata().ok().map(|found| found.gid()),
             find_user: User::find,

@@ -1,9 +1,11 @@
 //! The story of a launch.
 
 use std::io::Write;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use tokio::net::UnixListener;
 
 use crate::address::{self, Reservation};
 use crate::cli::{LaunchArgs, WallKind};
@@ -12,16 +14,20 @@ use crate::control::Order;
 use crate::environment::app_environment;
 use crate::exit::{self, NotExecuted};
 use crate::host::Host;
+use crate::keeper::{Keeper, Unit};
 use crate::manager::{self, Manager};
-use crate::plan::{Directory, Plan, program_of};
+use crate::name::cgroup;
+use crate::plan::{Directory, Plan, Supervisor, program_of};
 use crate::reception::{self, Reached};
 use crate::say::Say;
+use crate::standalone::{self, Commands, Process};
 use crate::state::{self, Sockets, State};
 use crate::stdio::Streams;
 use crate::terminal::{Settings, Terminal};
 use crate::units::{Places, Units, text};
 use crate::via::Via;
-use crate::wait::{Attendance, Signals, Watch};
+use crate::view::View;
+use crate::wait::{Attendance, Reports, Signals, Watch};
 use crate::{lifeline, tor, verify};
 
 /// Runs the command of `args` behind its wall; returns the exit code.
@@ -30,7 +36,7 @@ use crate::{lifeline, tor, verify};
 /// The app was not run: nothing was started, or all of it was taken back.
 pub async fn launch(args: &LaunchArgs) -> Result<u8> {
     let say = Say::new(args.quiet, args.verbose);
-    let mut host = Host::read(Path::new("/"))?;
+    let host = Host::read(Path::new("/"))?;
     let via = way_out(args, &say)?;
     let mut plan = Plan::new(args, via, &host)?; // the last point where the user's input can be wrong
     if let Some(warning) = plan.warning() {
@@ -38,6 +44,22 @@ pub async fn launch(args: &LaunchArgs) -> Result<u8> {
     }
     let reservation = settle(&mut plan, &host)?;
     let base = state::base(Path::new("/"), &host)?;
+    let places = Places::new(&base, &plan);
+    match plan.supervisor {
+        Supervisor::System => by_units(args, &plan, host, &places, reservation, &say).await,
+        Supervisor::Standalone => by_processes(args, &plan, &host, &places, &say).await,
+    }
+}
+
+/// The launch as units of the system manager.
+async fn by_units(
+    args: &LaunchArgs,
+    plan: &Plan,
+    mut host: Host,
+    places: &Places,
+    reservation: Option<Reservation>,
+    say: &Say,
+) -> Result<u8> {
     if !args.dry_run {
         manager::expect_cgroups();
     }
@@ -46,20 +68,20 @@ pub async fn launch(args: &LaunchArgs) -> Result<u8> {
     if let (Ok(bus), true) = (&bus, plan.app.user().is_root()) {
         host.systemd = manager::version(bus).await;
     }
-    let units = Units::new(&plan, &host, &Places::new(&base, &plan));
+    let units = Units::new(plan, &host, places);
     if args.dry_run {
-        std::io::stdout().write_all(text::all(&units).as_bytes()).context("cannot print the units")?;
-        return Ok(0);
+        return print(&text::all(&units));
     }
-    say.detail(&format!("launch {} in the {} wall, via {}", plan.name, plan.wall.as_str(), plan.via));
+    let launch = Launch { plan, view: &units.view, host: &host, say };
+    launch.announce();
     let bus = bus?;
     let manager = Manager::new(&bus).await?;
     let mut signals = Signals::new()?;
-    let streams = Streams::open(&plan)?;
-    let (state, sockets) = State::create(&base, &plan, &host)?;
+    let streams = Streams::open(plan)?;
+    let state = State::create(places.base(), plan, &host)?;
+    let sockets = state.sockets(plan.app.user())?;
     let lifeline = streams.lifeline.try_clone().context("cannot duplicate a pipe")?;
-    let launch = Launch { plan: &plan, units: &units, host: &host, say: &say };
-    let outcome = launch.run(&manager, &mut signals, streams, sockets, reservation).await;
+    let outcome = launch.run_units(&units, &manager, &mut signals, streams, sockets, reservation).await;
     lifeline::release(&lifeline);
     drop(lifeline);
     if !(plan.detach && outcome.is_ok()) {
@@ -71,6 +93,27 @@ pub async fn launch(args: &LaunchArgs) -> Result<u8> {
         state.remove();
     }
     outcome
+}
+
+/// The launch as processes of the launcher's own.
+async fn by_processes(args: &LaunchArgs, plan: &Plan, host: &Host, places: &Places, say: &Say) -> Result<u8> {
+    let commands = Commands::new(plan, host, places);
+    if args.dry_run {
+        return print(&standalone::text(&commands));
+    }
+    let launch = Launch { plan, view: &commands.view, host, say };
+    launch.announce();
+    let mut signals = Signals::new()?;
+    let streams = Streams::open(plan)?;
+    let state = State::create(places.base(), plan, host)?;
+    let outcome = launch.run_processes(&commands, &mut signals, streams, &state).await;
+    state.remove();
+    outcome
+}
+
+fn print(text: &str) -> Result<u8> {
+    std::io::stdout().write_all(text.as_bytes()).context("cannot print what would be started")?;
+    Ok(0)
 }
 
 /// `--via`, with files read and a word on passwords that the process list shows.
@@ -104,14 +147,21 @@ fn settle(plan: &mut Plan, host: &Host) -> Result<Option<Reservation>> {
 /// A launch under way.
 struct Launch<'a> {
     plan: &'a Plan,
-    units: &'a Units,
+    view: &'a View,
     host: &'a Host,
     say: &'a Say,
 }
 
 impl Launch<'_> {
-    async fn run(
+    fn announce(&self) {
+        let Plan { name, wall, via, supervisor, .. } = self.plan;
+        let (wall, supervisor) = (wall.as_str(), supervisor.as_str());
+        self.say.detail(&format!("launch {name} in the {wall} wall, via {via}; who runs it: {supervisor}"));
+    }
+
+    async fn run_units(
         &self,
+        units: &Units,
         manager: &Manager<'_>,
         signals: &mut Signals,
         streams: Streams,
@@ -122,31 +172,67 @@ impl Launch<'_> {
         if let Some(settings) = &saved {
             lifeline::remember(&streams.lifeline, settings)?;
         }
-        manager.load(self.units, &streams.lifeline_unit).await?;
+        manager.load(units, &streams.lifeline_unit).await?;
         drop(streams.lifeline_unit); // PID 1 has its copies
-        let (_, mut watch) =
-            tokio::try_join!(verify::app(manager, self.units), Watch::new(manager, &self.units.app.name))?;
+        let (_, watch) = tokio::try_join!(verify::app(manager, units), Watch::new(manager, &units.app.name))?;
+        let mut keeper = Unit { manager, watch, launch: &self.plan.name };
         let terminal = match (streams.terminal, saved) {
             (Some(pty), Some(saved)) => Some(Terminal::open(pty, saved)?),
             _ => None,
         };
         // The order, without which `inside` executes nothing, comes after both.
-        tokio::try_join!(manager.start(self.units), verify::forwarder(manager, self.units))?;
+        tokio::try_join!(manager.start(units), verify::forwarder(manager, units))?;
         drop(reservation); // the socket has its address
-        let order = self.order(streams.app.len());
-        let reached =
-            reception::receive(self.plan, sockets.control, &order, &streams.app, &mut watch, signals, manager).await;
+        // Closed when `inside` has been heard: nobody else has anything to say here.
+        let control = UnixListener::from_std(sockets.control).context("cannot use a socket")?;
+        let own = self.plan.name.cgroup();
+        let inside = async move { reception::accept_of(&own, &control).await };
+        let report = UnixListener::from_std(sockets.report).context("cannot read the forwarder's report")?;
+        let reports = Reports::Units(cgroup(&self.plan.name.forwarder()), report);
+        let reached = reception::receive(&mut keeper, inside, &self.order(&streams.app), &streams.app, signals).await;
         // The pty reports its end once nobody holds the app's side.
         drop(streams.app);
+        self.attend(keeper, reached, |_, _| Ok(reports), signals, terminal).await
+    }
+
+    async fn run_processes(
+        &self,
+        commands: &Commands,
+        signals: &mut Signals,
+        streams: Streams,
+        state: &State,
+    ) -> Result<u8> {
+        let terminal = match streams.terminal {
+            Some(pty) => Some(Terminal::open(pty, Settings::of(std::io::stdin())?)?),
+            None => None,
+        };
+        let (mut keeper, inside) = Process::start(commands, self.plan.app.user())?;
+        let order = self.order(&streams.app);
+        let reached = reception::receive(&mut keeper, async { Ok(inside) }, &order, &streams.app, signals).await;
+        drop(streams.app);
+        let forwards = |keeper: &mut Process, sockets| keeper.forwards(commands, sockets, state);
+        self.attend(keeper, reached, forwards, signals, terminal).await
+    }
+
+    /// From the program's execution to its end. `forwards` says where the forwarder's reports come from,
+    /// given the sockets for it that `inside` made.
+    async fn attend<K: Keeper>(
+        &self,
+        mut keeper: K,
+        reached: Result<Reached>,
+        forwards: impl FnOnce(&mut K, Vec<OwnedFd>) -> Result<Reports>,
+        signals: &mut Signals,
+        terminal: Option<Terminal>,
+    ) -> Result<u8> {
         let code = match reached {
             Ok(Reached::Executed(_)) if self.plan.detach => {
-                self.say.plain(&format!("{} runs as {}; appfw stop {0} ends it", self.plan.name, self.units.app.name));
+                self.say.plain(&format!("{} runs as {}; appfw stop {0} ends it", self.plan.name, keeper.name()));
                 return Ok(0);
             }
-            Ok(Reached::Executed(app)) => {
-                let terminal = terminal.as_ref();
-                let attendance = Attendance { plan: self.plan, say: self.say, manager, terminal };
-                attendance.until_over(&mut watch, signals, app, sockets.report).await
+            Ok(Reached::Executed(mut app)) => {
+                let reports = forwards(&mut keeper, std::mem::take(&mut app.sockets))?;
+                let attendance = Attendance { plan: self.plan, say: self.say, terminal: terminal.as_ref() };
+                attendance.until_over(&mut keeper, signals, app, reports).await
             }
             Ok(Reached::Ended(code)) => Ok(code),
             Err(error) => Err(self.hint(error)),
@@ -158,13 +244,13 @@ impl Launch<'_> {
     }
 
     /// What `inside` is told once the wall is proven.
-    fn order(&self, descriptors: usize) -> Order {
+    fn order(&self, streams: &[OwnedFd]) -> Order {
         let home = &self.plan.app.user().home;
         Order {
-            view: self.units.view.clone(),
+            view: self.view.clone(),
             bounding: confinement::bounding(),
             command: self.plan.command.clone(),
-            descriptors,
+            descriptors: streams.len(),
             environment: app_environment(self.plan, &self.host.environment),
             directories: match &self.plan.directory {
                 Directory::Asked(directory) => vec![directory.clone()],

@@ -18,6 +18,7 @@ pub mod network;
 pub mod via;
 
 pub mod host;
+pub mod listening;
 pub mod plan;
 
 pub mod confinement;
@@ -33,10 +34,13 @@ pub mod terminal;
 pub mod manager;
 pub mod verify;
 
+pub mod standalone;
+
 pub mod launch;
 pub mod say;
 
 pub mod control;
+pub mod keeper;
 pub mod reception;
 pub mod refusals;
 pub mod wait;

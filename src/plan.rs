@@ -1,6 +1,8 @@
 //! Everything decided about one launch, before anything is done. The last point where the user's
 //! input can be wrong. Pure.
 
+mod supervisor;
+
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::PathBuf;
@@ -12,9 +14,12 @@ use crate::destination::{Destination, Pattern, Rules, inside_address};
 use crate::dns::{self, Dns};
 use crate::environment::proxy_variables;
 use crate::host::{Host, User};
+use crate::listening::{Kind, Listening};
 use crate::name::LaunchName;
 use crate::network::{self, IpLists};
 use crate::via::Via;
+
+pub use supervisor::Supervisor;
 
 /// The forwarder's address in a namespace, where nobody else can hold it.
 pub const ADDRESS: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(127, 100, 90, 50), PORT);
@@ -30,6 +35,8 @@ pub struct Plan {
     pub name: LaunchName,
     /// The program and its arguments.
     pub command: Vec<OsString>,
+    /// Who supervises it.
+    pub supervisor: Supervisor,
     /// What keeps the app in.
     pub wall: WallKind,
     /// The upstream behind the forwarder; `Via::None` has no forwarder.
@@ -136,17 +143,12 @@ impl Plan {
         if program.is_empty() {
             bail!("the command is empty; write appfw-run --via tor COMMAND");
         }
-        if !host.caller.is_root() && !args.system {
-            bail!(
-                "ordinary users come with a later version: use sudo appfw-run --uid {0} …, or --system, which asks polkit",
-                host.caller.name
-            );
-        }
+        let supervisor = Supervisor::choose(args, host)?;
         let rules = IpLists {
             allow: network::parse_list("--allow", &args.allow)?,
             deny: network::parse_list("--deny", &args.deny)?,
         };
-        let (wall, rules) = choose_wall(args.wall, &via, rules)?;
+        let (wall, rules) = choose_wall(args.wall, supervisor, &via, rules)?;
         if via == Via::None {
             refuse_destinations(args)?;
         }
@@ -180,6 +182,7 @@ impl Plan {
         let mut plan = Self {
             name,
             command: command.clone(),
+            supervisor,
             wall,
             isolate: via.isolation(args.isolate)?,
             via,
@@ -238,13 +241,31 @@ impl Plan {
     /// In the address wall the app would be on the host's loopback itself, all of its ports.
     #[must_use]
     pub fn services(&self) -> Vec<SocketAddr> {
-        if self.wall != WallKind::Strict || !self.has_forwarder() {
+        if self.wall == WallKind::Address || !self.has_forwarder() {
             return Vec::new();
         }
         let mut services: Vec<_> = self.allow_destination.iter().filter_map(Pattern::loopback_socket).collect();
         services.sort_unstable();
         services.dedup();
         services
+    }
+
+    /// The sockets that the forwarder serves, in the order in which it gets them.
+    #[must_use]
+    pub fn listening(&self) -> Vec<Listening> {
+        if !self.has_forwarder() {
+            return Vec::new();
+        }
+        let at = |kind: Kind, port: u16| Listening { kind, address: (*self.address.ip(), port).into() };
+        let mut listening = vec![at(Kind::Stream, self.address.port())];
+        if self.has_relay() {
+            listening.push(at(Kind::Datagram, self.address.port()));
+        }
+        if self.dns != Dns::Off {
+            listening.extend([at(Kind::Datagram, dns::PORT), at(Kind::Stream, dns::PORT)]);
+        }
+        listening.extend(self.services().into_iter().map(|address| Listening { kind: Kind::Stream, address }));
+        listening
     }
 
     /// The app's `IPAddressAllow=` and `IPAddressDeny=`.
@@ -317,7 +338,22 @@ fn refuse_destinations(args: &LaunchArgs) -> Result<()> {
 }
 
 /// The wall that these rules and this way out take, and the rules completed by a canary.
-fn choose_wall(asked: Option<WallKind>, via: &Via, mut rules: IpLists) -> Result<(WallKind, IpLists)> {
+fn choose_wall(
+    asked: Option<WallKind>,
+    supervisor: Supervisor,
+    via: &Via,
+    mut rules: IpLists,
+) -> Result<(WallKind, IpLists)> {
+    if supervisor != Supervisor::System {
+        const NEEDS: &str = "the system manager: use sudo appfw-run --uid USER …, or --system, which asks polkit";
+        if let Some(wall) = asked.filter(|wall| *wall != WallKind::Namespace) {
+            bail!("--wall {} needs {NEEDS}", wall.as_str());
+        }
+        if !(rules.deny.is_empty() && rules.allow.is_empty()) {
+            bail!("IP rules (--allow, --deny) need {NEEDS}");
+        }
+        return Ok((WallKind::Namespace, rules));
+    }
     if asked == Some(WallKind::Namespace) {
         bail!("--wall namespace is not there yet: it comes with a later version; --wall strict is the closest");
     }

@@ -6,15 +6,14 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use tokio::io::AsyncReadExt;
+use tokio::io::AsyncWriteExt;
 use tokio::net::{UnixListener, UnixStream};
 
-use crate::control::{self, Order, Report};
+use crate::control::{self, Order, Pass, Report};
 use crate::exit::{Ended, NotExecuted};
-use crate::manager::Manager;
+use crate::keeper::{Keeper, Mapping};
 use crate::name::unified_cgroup;
-use crate::plan::Plan;
-use crate::wait::{Signal, Signals, Watch};
+use crate::wait::{Signal, Signals};
 
 /// How long `inside` may take for its proof: its own probes wait five seconds at most.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -68,24 +67,20 @@ pub enum Reached {
     Ended(u8),
 }
 
-/// Waits for `inside`, and answers its proof with the order.
+/// Waits for `inside`, which connects by `connection`, and answers its proof with the order.
 ///
 /// # Errors
 /// The wall does not stand, or the program could not be executed: `inside`'s own sentence.
 pub async fn receive(
-    plan: &Plan,
-    control: std::os::unix::net::UnixListener,
+    keeper: &mut impl Keeper,
+    connection: impl Future<Output = Result<UnixStream>>,
     order: &Order,
     streams: &[OwnedFd],
-    watch: &mut Watch,
     signals: &mut Signals,
-    manager: &Manager<'_>,
 ) -> Result<Reached> {
-    // Closed when `inside` has been heard: nobody else has anything to say here.
-    let listener = UnixListener::from_std(control).context("cannot use a socket")?;
     let stage = Cell::new(Stage::Unproven);
-    let conversation =
-        async { converse(accept_of(&plan.name.cgroup(), &listener).await?, order, streams, &stage).await };
+    let mapping = keeper.mapping();
+    let conversation = async { converse(connection.await?, &mapping, order, streams, &stage).await };
     let conversation = within(PATIENCE, &stage, conversation);
     tokio::pin!(conversation);
     let mut signalled: Option<Signal> = None;
@@ -95,13 +90,13 @@ pub async fn receive(
             biased;
             told = &mut conversation => {
                 return match (told, signalled) {
-                    (Ok(app), Some(signal)) if app.stays => {
+                    (Ok(mut app), Some(signal)) if app.stays => {
                         // Until it had a child, `inside` was shielded from it, as every init is.
-                        signal.forward(manager, watch.unit()).await;
+                        signal.forward(keeper, Some(&mut app)).await;
                         Ok(Reached::Executed(app))
                     }
                     (Err(error), Some(signal)) if error.is::<Unheard>() => {
-                        watch.over().await?;
+                        keeper.over().await?;
                         Ok(Reached::Ended(signal.code()))
                     }
                     (told, _) => told.map(Reached::Executed),
@@ -109,17 +104,13 @@ pub async fn receive(
             }
             signal = signals.next() => {
                 signalled = Some(signal);
-                signal.forward(manager, watch.unit()).await;
+                signal.forward(keeper, None).await;
             }
-            over = watch.over() => {
+            over = keeper.over() => {
                 over?;
                 return match signalled {
                     Some(signal) => Ok(Reached::Ended(signal.code())),
-                    None => bail!(
-                        "{} ended before {}, so nothing was run; see: journalctl -u {0}",
-                        watch.unit(),
-                        stage.get().missed()
-                    ),
+                    None => bail!("{} ended before {}, so nothing was run{}", keeper.name(), stage.get().missed(), keeper.log()),
                 };
             }
         }
@@ -138,9 +129,26 @@ async fn within(
     }
 }
 
-async fn converse(inside: UnixStream, order: &Order, streams: &[OwnedFd], stage: &Cell<Stage>) -> Result<App> {
-    let mut inside = App { stream: inside, stays: false };
-    match inside.next().await? {
+async fn converse(
+    inside: UnixStream,
+    mapping: &Mapping,
+    order: &Order,
+    streams: &[OwnedFd],
+    stage: &Cell<Stage>,
+) -> Result<App> {
+    let mut inside = App { stream: inside, stays: false, sockets: Vec::new(), line: Vec::new() };
+    let mut report = inside.next().await?;
+    if report == Some(Report::Unmapped) {
+        mapping.write()?;
+        report = inside.acknowledge().await?;
+    }
+    if let Some(Report::Listening { sockets }) = report {
+        if sockets != inside.sockets.len() {
+            bail!("appfw inside made {sockets} sockets for the forwarder, and {} arrived", inside.sockets.len());
+        }
+        report = inside.acknowledge().await?;
+    }
+    match report {
         Some(Report::Proven { version }) if version == env!("CARGO_PKG_VERSION") => stage.set(Stage::Proven),
         Some(Report::Proven { version }) => bail!(
             "appfw is version {version} and appfw-run is {}: install both from one package",
@@ -200,6 +208,10 @@ pub struct App {
     stream: UnixStream,
     /// Whether `inside` runs the app as its child.
     stays: bool,
+    /// Those for the forwarder that `inside` made.
+    pub sockets: Vec<OwnedFd>,
+    /// The beginning of a line: who waits for its end may be called away.
+    line: Vec<u8>,
 }
 
 impl App {
@@ -212,22 +224,44 @@ impl App {
         }
     }
 
+    /// How it ended, if that was told.
+    pub async fn has_ended(&mut self) -> Option<Ended> {
+        match self.next().await {
+            Ok(Some(Report::Ended(how))) => Some(how),
+            _ => None,
+        }
+    }
+
+    /// Has an `inside` that stays pass a signal on. One that has ended has nobody to tell.
+    pub async fn pass(&mut self, pass: Pass) {
+        if let Ok(mut line) = serde_json::to_vec(&pass) {
+            line.push(b'\n');
+            let _ = self.stream.write_all(&line).await;
+        }
+    }
+
+    /// Answers a report that waits for it; returns the next one.
+    async fn acknowledge(&mut self) -> Result<Option<Report>> {
+        self.stream.write_all(&[control::ACKNOWLEDGED]).await.context("cannot send to appfw inside")?;
+        self.next().await
+    }
+
     /// The next report: one line, which `inside` writes as a whole.
     async fn next(&mut self) -> Result<Option<Report>> {
-        let mut line = Vec::new();
         loop {
-            let mut byte = [0];
-            let length = match self.stream.read(&mut byte).await {
-                Err(error) if is_end(&error) => 0,
+            // A byte at a time: what is after the line is another report's.
+            let byte = match control::received_with(&self.stream, 1, &mut self.sockets).await {
+                Err(error) if error.downcast_ref().is_some_and(is_end) => Vec::new(),
                 read => read.context("cannot read from appfw inside")?,
             };
-            match byte[0] {
-                _ if length == 0 && line.is_empty() => return Ok(None),
-                b'\n' => break,
-                _ if length == 0 || line.len() == MAX_REPORT => bail!("appfw inside sent half a report"),
-                byte => line.push(byte),
+            match byte.first() {
+                None if self.line.is_empty() => return Ok(None),
+                Some(b'\n') => break,
+                Some(byte) if self.line.len() < MAX_REPORT => self.line.push(*byte),
+                _ => bail!("appfw inside sent half a report"),
             }
         }
+        let line = std::mem::take(&mut self.line);
         let report = serde_json::from_slice(&line);
         report.map(Some).with_context(|| format!("appfw inside sent {:?}", String::from_utf8_lossy(&line)))
     }
@@ -298,7 +332,11 @@ mod tests {
         let streams = [File::open("/dev/null").unwrap().into()];
         let ours = UnixStream::from_std(ours).unwrap();
         let stage = Cell::new(Stage::Unproven);
-        let outcome = tokio::time::timeout(Duration::from_secs(20), converse(ours, &order(), &streams, &stage)).await;
+        let outcome = tokio::time::timeout(
+            Duration::from_secs(20),
+            converse(ours, &Mapping::NotOurs, &order(), &streams, &stage),
+        )
+        .await;
         let order = inside.join().unwrap();
         outcome.expect("it hangs").map(|app| (app, order))
     }
@@ -320,8 +358,10 @@ mod tests {
         let order = Order { command: vec!["x".repeat(4 << 20).into()], descriptors: 0, ..order() };
         let stage = Cell::new(Stage::Unproven);
         let ours = UnixStream::from_std(ours).unwrap();
-        let error =
-            within(Duration::from_secs(1), &stage, converse(ours, &order, &[], &stage)).await.unwrap_err().to_string();
+        let error = within(Duration::from_secs(1), &stage, converse(ours, &Mapping::NotOurs, &order, &[], &stage))
+            .await
+            .unwrap_err()
+            .to_string();
         assert_eq!(error, "appfw inside proved the wall but did not take the command within 1 s, so nothing was run");
     }
 

@@ -62,18 +62,20 @@ struct Record<'a> {
 /// The parent directory of all launches, from the environment of `host`.
 ///
 /// # Errors
-/// An ordinary user without a runtime directory.
+/// A runtime directory whose name cannot be compared.
 pub fn base(root: &Path, host: &Host) -> Result<PathBuf> {
     if host.caller.is_root() {
         return Ok(root.join("run/appfw"));
     }
-    match host.environment.iter().find(|(name, _)| name == "XDG_RUNTIME_DIR") {
+    let runtime = host.environment.iter().find(|(name, _)| name == "XDG_RUNTIME_DIR").map(|(_, value)| value);
+    match runtime.filter(|directory| Path::new(directory).is_absolute()) {
         // What is hidden from the app is told by names: `..` would make another of the same place.
-        Some((_, directory)) if Path::new(directory).components().any(|part| part == Component::ParentDir) => {
+        Some(directory) if Path::new(directory).components().any(|part| part == Component::ParentDir) => {
             bail!("XDG_RUNTIME_DIR={} has a `..` in it: name the directory itself", Path::new(directory).display())
         }
-        Some((_, directory)) if Path::new(directory).is_absolute() => Ok(Path::new(directory).join("appfw")),
-        _ => bail!("XDG_RUNTIME_DIR is not set: run appfw-run from a login session"),
+        // A name inherited from another user's session may lead nowhere.
+        Some(directory) if Path::new(directory).is_dir() => Ok(Path::new(directory).join("appfw")),
+        _ => Ok(root.join(format!("tmp/appfw-{}", host.caller.uid))),
     }
 }
 
@@ -82,7 +84,7 @@ impl State {
     ///
     /// # Errors
     /// The name is in use; the directory cannot be written.
-    pub fn create(base: &Path, plan: &Plan, host: &Host) -> Result<(Self, Sockets)> {
+    pub fn create(base: &Path, plan: &Plan, host: &Host) -> Result<Self> {
         make_own(base, &host.caller)?;
         remove_stale(base);
         let directory = base.join(plan.name.to_string());
@@ -124,8 +126,17 @@ impl State {
             // Where the program is bound to, in the app's unit.
             write("appfw", 0o600, "")?;
         }
+        Ok(Self { directory, _lock: lock })
+    }
+
+    /// Makes the sockets by which units find the launcher.
+    ///
+    /// # Errors
+    /// The directory cannot be written.
+    pub fn sockets(&self, user: &User) -> Result<Sockets> {
+        let failed = || format!("cannot write {}", self.directory.display());
         let listen = |name: &str, mode: u32| -> Result<UnixListener> {
-            let socket = directory.join(name);
+            let socket = self.directory.join(name);
             let listener = UnixListener::bind(&socket).with_context(failed)?;
             fs::set_permissions(&socket, fs::Permissions::from_mode(mode)).with_context(failed)?;
             listener.set_nonblocking(true).with_context(failed)?;
@@ -133,8 +144,18 @@ impl State {
         };
         // The forwarder's user isn't known yet: whose process reports is seen when it does.
         let sockets = Sockets { control: listen("control", 0o600)?, report: listen("report", 0o666)? };
-        chown(directory.join("control"), Some(user.uid), None).with_context(failed)?;
-        Ok((Self { directory, _lock: lock }, sockets))
+        chown(self.directory.join("control"), Some(user.uid), None).with_context(failed)?;
+        Ok(sockets)
+    }
+
+    /// The file that a forwarder which no journal hears writes to.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn log(&self) -> Result<File> {
+        let path = self.directory.join("log");
+        let opened = OpenOptions::new().append(true).create(true).mode(0o600).open(&path);
+        opened.with_context(|| format!("cannot write {}", path.display()))
     }
 
     /// Removes it, if systemd hasn't yet.
@@ -271,8 +292,9 @@ mod tests {
     fn the_password_stands_in_a_private_file_alone() {
         let (_place, base, host) = place();
         let plan = planned(&host, "--via socks5h://alice:hunter2@203.0.113.20 --unit web curl");
-        let (state, _sockets) = State::create(&base, &plan, &host).unwrap();
+        let state = State::create(&base, &plan, &host).unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
+        let _sockets = state.sockets(plan.app.user()).unwrap();
         // Root's can be passed through by the app's user: by its group.
         let passed = if host.caller.is_root() { (0o711, 0o710) } else { (0o700, 0o700) };
         assert_eq!((mode(&base), mode(&state.directory)), passed);
@@ -293,7 +315,7 @@ mod tests {
         let (_place, base, host) = place();
         let read = |line: &str| -> serde_json::Value {
             let plan = planned(&host, line);
-            let (state, _sockets) = State::create(&base, &plan, &host).unwrap();
+            let state = State::create(&base, &plan, &host).unwrap();
             serde_json::from_str(&fs::read_to_string(state.directory.join("plan.json")).unwrap()).unwrap()
         };
         let record = read("--via direct --unit a --only A.test --block *.b.test:443 --allow-destination 10.0.0.1 x");
@@ -350,9 +372,15 @@ mod tests {
         let root = Path::new("/root-of-test");
         assert_eq!(base(root, &host()).unwrap(), root.join("run/appfw"));
         let mut alice = host_of("alice");
-        assert!(base(root, &alice).unwrap_err().to_string().contains("XDG_RUNTIME_DIR is not set"));
-        alice.environment.push(("XDG_RUNTIME_DIR".into(), "/run/user/1000".into()));
-        assert_eq!(base(root, &alice).unwrap(), Path::new("/run/user/1000/appfw"));
+        let elsewhere = root.join("tmp/appfw-1000");
+        assert_eq!(base(root, &alice).unwrap(), elsewhere);
+        let runtime = tempfile::tempdir().unwrap();
+        for (directory, expected) in
+            [(runtime.path(), runtime.path().join("appfw")), (&runtime.path().join("gone"), elsewhere)]
+        {
+            alice.environment = vec![("XDG_RUNTIME_DIR".into(), directory.into())];
+            assert_eq!(base(root, &alice).unwrap(), expected);
+        }
         let mut alice = host_of("alice");
         alice.environment.push(("XDG_RUNTIME_DIR".into(), "/run/user/../foo".into()));
         assert!(base(root, &alice).unwrap_err().to_string().contains("has a `..` in it"));

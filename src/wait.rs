@@ -8,10 +8,11 @@ use nix::sys::signal::Signal as Number;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
+use tokio::sync::mpsc;
 
 use crate::forward::Report;
-use crate::manager::{Changes, Kind, Life, Manager, Properties, Who};
-use crate::name::cgroup;
+use crate::keeper::Keeper;
+use crate::manager::{Changes, Life, Manager, Properties, Who};
 use crate::plan::Plan;
 use crate::reception::{App, accept_of};
 use crate::refusals::Refusals;
@@ -53,7 +54,7 @@ impl Watch {
     ///
     /// # Errors
     /// The bus is lost: the launcher then ends, and the launch with it.
-    async fn changed(&mut self) -> Result<Life> {
+    pub async fn changed(&mut self) -> Result<Life> {
         match self.changes.next().await {
             Some(changed) => {
                 self.known.extend(changed);
@@ -61,15 +62,6 @@ impl Watch {
             }
             None => bail!("the connection to systemd was lost, and the launch ends with it"),
         }
-    }
-
-    /// Waits until the unit is over.
-    ///
-    /// # Errors
-    /// The bus is lost.
-    pub async fn over(&mut self) -> Result<()> {
-        while !self.changed().await?.over {}
-        Ok(())
     }
 }
 
@@ -91,14 +83,13 @@ pub enum Signal {
 impl Signal {
     /// Passes it on. What ends a program goes to every process, as from a terminal: the launch
     /// lasts to its last one. What programs use for themselves goes to the main process.
-    pub async fn forward(self, manager: &Manager<'_>, unit: &str) {
+    pub async fn forward(self, keeper: &impl Keeper, app: Option<&mut App>) {
         let Self::Pass(number) = self else { return };
         let who = match number {
             Number::SIGUSR1 | Number::SIGUSR2 => Who::Main,
             _ => Who::All,
         };
-        // A unit that has ended by now has nobody to tell.
-        let _ = manager.kill(unit, who, number as i32).await;
+        keeper.signal(app, who, number).await;
     }
 
     /// The exit code of a launch that it ended.
@@ -156,27 +147,25 @@ pub struct Attendance<'a> {
     pub plan: &'a Plan,
     /// The launcher's voice.
     pub say: &'a Say,
-    /// The manager.
-    pub manager: &'a Manager<'a>,
     /// The caller's terminal, if the app has a pty.
     pub terminal: Option<&'a Terminal>,
 }
 
 impl Attendance<'_> {
-    /// Waits until the app is over; returns its exit code.
+    /// Waits until the app is over; returns its exit code. `reports` come from its forwarders.
     ///
     /// # Errors
-    /// The connection to systemd is lost.
+    /// Who keeps the app is lost.
     pub async fn until_over(
         &self,
-        watch: &mut Watch,
+        keeper: &mut impl Keeper,
         signals: &mut Signals,
         mut app: App,
-        report: std::os::unix::net::UnixListener,
+        reports: Reports,
     ) -> Result<u8> {
-        let Self { plan, say, manager, terminal } = *self;
-        let mut forwarder = Forwarder::new(report, cgroup(&plan.name.forwarder()))?;
-        let mut life = watch.life();
+        let Self { plan, say, terminal } = *self;
+        let mut forwarder = Forwarder::new(reports);
+        let mut life = keeper.life();
         let mut main = None;
         let mut told = false;
         while !life.over {
@@ -185,40 +174,36 @@ impl Attendance<'_> {
                 // The report first: of a forwarder that has ended since nobody can tell whose it was.
                 biased;
                 report = forwarder.next() => forwarder.take(report, say),
-                now = watch.changed() => life = now?,
+                now = keeper.changed() => life = now?,
                 how = app.ended(), if main.is_none() => main = Some(how),
                 // The unit's own end is on its way more often than not.
                 () = tokio::time::sleep(LINGERS), if main.is_some() && !told => {
                     told = true;
-                    name_what_stayed(plan, say, watch.unit(), manager).await;
+                    name_what_stayed(plan, say, keeper.processes().await);
                 }
                 signal = signals.next() => match (signal, terminal) {
                     (Signal::Window, Some(terminal)) => terminal.resize(),
-                    _ => signal.forward(manager, watch.unit()).await,
+                    _ => signal.forward(keeper, Some(&mut app)).await,
                 },
             }
         }
-        let code = main.or(life.main).context("systemd does not say how the program ended")?.code();
+        // It may have told of the program's end just before its own.
+        if main.is_none() {
+            main = app.has_ended().await;
+        }
+        let code = main.or(life.main).context("nobody says how the program ended")?.code();
         forwarder.drain(say).await;
         for sentence in forwarder.refusals.sentences() {
             say.plain(&sentence);
         }
         if code != 0 && plan.has_forwarder() {
-            let why = no_forwarder(plan, manager).await.or_else(|| (!forwarder.used).then(|| unused(plan)));
+            let why = keeper.without_forwarder().await.or_else(|| (!forwarder.used).then(|| unused(plan)));
             if let Some(why) = why {
                 say.plain(&why);
             }
         }
         Ok(code)
     }
-}
-
-/// Said where there is no forwarder any more: after a number of them that ended at once systemd gives
-/// the socket up.
-async fn no_forwarder(plan: &Plan, manager: &Manager<'_>) -> Option<String> {
-    let state = manager.property(&plan.name.socket(), Kind::Unit, "ActiveState").await.ok()?;
-    let failed = <&str>::try_from(&state) == Ok("failed");
-    failed.then(|| format!("the forwarder did not start; see: journalctl -u {}", plan.name.forwarder()))
 }
 
 /// Said where a program failed without having made a request: most likely it ignores the variables.
@@ -229,10 +214,8 @@ fn unused(plan: &Plan) -> String {
     )
 }
 
-async fn name_what_stayed(plan: &Plan, say: &Say, unit: &str, manager: &Manager<'_>) {
+fn name_what_stayed(plan: &Plan, say: &Say, processes: Vec<(u32, String)>) {
     const SHOWN: usize = 5;
-    let Ok(mut processes) = manager.processes(unit).await else { return };
-    processes.retain(|(_, command)| !command.contains("/appfw inside --wall="));
     if processes.is_empty() {
         return;
     }
@@ -245,10 +228,29 @@ async fn name_what_stayed(plan: &Plan, say: &Say, unit: &str, manager: &Manager<
     ));
 }
 
+/// Where forwarders' reports come from.
+pub enum Reports {
+    /// There is no forwarder.
+    None,
+    /// From forwarders that connect when they start: their cgroup, and the launch's socket.
+    Units(String, UnixListener),
+    /// From forwarders of the launcher's own, one connection each.
+    Children(mpsc::Receiver<UnixStream>),
+}
+
+impl Reports {
+    async fn next(&mut self) -> Option<UnixStream> {
+        match self {
+            Self::None => None,
+            Self::Units(cgroup, listener) => accept_of(cgroup, listener).await.ok(),
+            Self::Children(streams) => streams.recv().await,
+        }
+    }
+}
+
 /// What the forwarder tells of itself: it connects when it starts, and again when it comes back.
 struct Forwarder {
-    cgroup: String,
-    listener: UnixListener,
+    reports: Reports,
     lines: Option<Lines<BufReader<UnixStream>>>,
     used: bool,
     ended: bool,
@@ -256,9 +258,8 @@ struct Forwarder {
 }
 
 impl Forwarder {
-    fn new(report: std::os::unix::net::UnixListener, cgroup: String) -> Result<Self> {
-        let listener = UnixListener::from_std(report).context("cannot read the forwarder's report")?;
-        Ok(Self { cgroup, listener, lines: None, used: false, ended: false, refusals: Refusals::default() })
+    fn new(reports: Reports) -> Self {
+        Self { reports, lines: None, used: false, ended: false, refusals: Refusals::default() }
     }
 
     /// The next line; `None` when a forwarder has come or gone.
@@ -270,12 +271,12 @@ impl Forwarder {
             }
             return line;
         }
-        match accept_of(&self.cgroup, &self.listener).await {
-            Ok(stream) => {
+        match self.reports.next().await {
+            Some(stream) => {
                 self.lines = Some(BufReader::new(stream).lines());
                 None
             }
-            Err(_) => std::future::pending().await,
+            None => std::future::pending().await,
         }
     }
 
@@ -323,7 +324,7 @@ mod tests {
         let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
         listener.set_nonblocking(true).unwrap();
         // This process stands for the forwarder: every cgroup ends with nothing.
-        let mut forwarder = Forwarder::new(listener, String::new()).unwrap();
+        let mut forwarder = Forwarder::new(Reports::Units(String::new(), UnixListener::from_std(listener).unwrap()));
         let refused = |destination: &str| Refused { destination: destination.into(), by: Rule::Only };
         // It was restarted in between, and refuses the same again.
         for told in [&["a.test:80", "b.test:80"][..], &["b.test:80", "c.test:80"]] {

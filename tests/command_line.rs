@@ -86,7 +86,7 @@ fn a_closed_output_is_no_panic() {
     let out = Command::new(LAUNCHER).args(dry_run).stdout(closed()).output().unwrap();
     let said = String::from_utf8(out.stderr).unwrap();
     assert_eq!((out.status.code(), said.lines().count()), (Some(125), 1), "{said}");
-    assert!(said.contains("cannot print the units"), "{said}");
+    assert!(said.contains("cannot print what would be started"), "{said}");
     let error = Command::new(LAUNCHER).arg("curl").stderr(closed()).output().unwrap();
     assert_eq!(error.status.code(), Some(125));
 }

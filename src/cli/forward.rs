@@ -65,6 +65,10 @@ pub struct ForwardArgs {
     #[arg(long, value_name = "PATH", hide = true)]
     pub peer_cgroup: Option<PathBuf>,
 
+    /// The launcher is at standard input: take the sockets from it, tell it what happens, end with it
+    #[arg(long, hide = true, conflicts_with_all = ["listen", "dns_listen", "report"])]
+    pub handed: bool,
+
     /// Tell the launcher what happens by this Unix socket, a line of JSON an event
     #[arg(long, value_name = "PATH", hide = true)]
     pub report: Option<PathBuf>,

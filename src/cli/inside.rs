@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 use ipnet::IpNet;
 
+use crate::listening::Listening;
+
 /// The walls of this version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum WallKind {
@@ -61,9 +63,21 @@ pub struct InsideArgs {
     /// A denied documentation address
     #[arg(long, value_name = "ADDRESS")]
     pub canary: Option<Ipv4Addr>,
-    /// The unit's cgroup
+    /// The unit's cgroup, if it has a unit
     #[arg(long, value_name = "PATH")]
-    pub cgroup: String,
+    pub cgroup: Option<String>,
+    /// Build the wall first: no PID 1 has
+    #[arg(long)]
+    pub build: bool,
+    /// What of the app's traffic is captured
+    #[arg(long, value_enum, default_value_t)]
+    pub capture: Capture,
+    /// With a PID namespace of its own: the launcher's process, which this one ends with
+    #[arg(long, value_name = "PID", requires = "build")]
+    pub launcher: Option<i32>,
+    /// A socket that the forwarder serves in the app's namespace, to be made and handed over
+    #[arg(long, value_name = "KIND:ADDRESS:PORT", requires = "build")]
+    pub listen: Vec<Listening>,
     /// The inode number of the launcher's network namespace, which must not be this one
     #[arg(long, value_name = "INODE")]
     pub outside: Option<u64>,
@@ -79,9 +93,9 @@ pub struct InsideArgs {
     /// Take the terminal on standard input as the controlling one
     #[arg(long)]
     pub terminal: bool,
-    /// The socket from which the command and its environment come
+    /// The socket from which the command and its environment come; without it, standard input
     #[arg(long, value_name = "PATH")]
-    pub control: PathBuf,
+    pub control: Option<PathBuf>,
 }
 
 /// Wait until standard input ends, put the launcher's terminal back as it was, and exit: what is

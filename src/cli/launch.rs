@@ -66,8 +66,11 @@ pub struct LaunchArgs {
     pub address: Option<String>,
 
     /// The system manager (root's default; others are asked by polkit)
-    #[arg(long, help_heading = "Who runs it")]
+    #[arg(long, conflicts_with = "standalone", help_heading = "Who runs it")]
     pub system: bool,
+    /// Nobody but the launcher: no systemd is needed (an ordinary user's default)
+    #[arg(long, help_heading = "Who runs it")]
+    pub standalone: bool,
     /// Run the program as this user
     #[arg(long, value_name = "USER", help_heading = "Who runs it")]
     pub uid: Option<String>,
@@ -181,9 +184,8 @@ pub enum LogDestinations {
 struct Later(&'static str, usize, &'static str);
 
 const NAMESPACE: &str = "it comes with --wall namespace in a later version";
-const LATER: [Later; 12] = [
+const LATER: [Later; 11] = [
     Later("user", 0, "ordinary users come with a later version; use sudo, or --system, which asks polkit"),
-    Later("standalone", 0, "machines without systemd come with a later version"),
     Later("capture", 0, NAMESPACE),
     Later("no-capture", 0, NAMESPACE),
     Later("publish", 1, NAMESPACE),

@@ -1,11 +1,12 @@
 //! The sockets that the forwarder serves: handed over by who made them, or made here when it is run by hand.
 
 use std::net::{SocketAddr, TcpListener as StdListener, UdpSocket as StdSocket};
+use std::os::fd::OwnedFd;
 
 use anyhow::{Context, Result, bail};
 use listenfd::ListenFd;
 use nix::sys::socket::{getsockopt, sockopt::IpTransparent};
-use rustix::net::sockopt;
+use rustix::net::{SocketType, sockopt};
 use tokio::net::{TcpListener, UdpSocket};
 
 use crate::cli::ForwardArgs;
@@ -34,21 +35,15 @@ struct Terms<'a> {
 }
 
 impl Listeners {
-    /// All of them; a relay where the way out `carries_datagrams`. Needs the runtime.
-    pub(super) fn open(args: &ForwardArgs, dns: Dns, carries_datagrams: bool) -> Result<Self> {
+    /// All of them; a relay where the way out `carries_datagrams`; `handed` are those that came from the
+    /// launcher. Needs the runtime.
+    pub(super) fn open(args: &ForwardArgs, dns: Dns, carries_datagrams: bool, handed: Vec<OwnedFd>) -> Result<Self> {
         let mut listeners = Self::default();
         let terms = Terms { args, dns, carries_datagrams };
-        let mut handed = ListenFd::from_env();
-        for index in 0..handed.len() {
-            // One that is of another type stays in its place.
-            if let Ok(Some(socket)) = handed.take_udp_socket(index) {
-                listeners.take_datagrams(&terms, socket)?;
-                continue;
-            }
-            let taken = handed.take_tcp_listener(index);
-            let taken = taken.context("a socket was handed over that is neither a TCP listener nor UDP")?;
-            if let Some(listener) = taken {
-                listeners.take_streams(&terms, listener)?;
+        for socket in from_systemd()?.into_iter().chain(handed) {
+            match sockopt::socket_type(&socket).context("something was handed over that is no socket")? {
+                SocketType::DGRAM => listeners.take_datagrams(&terms, socket.into())?,
+                _ => listeners.take_streams(&terms, socket.into())?,
             }
         }
         listeners.bind(&terms)?;
@@ -77,7 +72,8 @@ impl Listeners {
     /// Puts a TCP listener that was handed over to its use.
     fn take_streams(&mut self, terms: &Terms<'_>, listener: StdListener) -> Result<()> {
         let address = listener.local_addr().context("cannot tell a socket's address")?;
-        let is_transparent = getsockopt(&listener, IpTransparent).context("cannot tell whether a socket is transparent")?;
+        let is_transparent =
+            getsockopt(&listener, IpTransparent).context("cannot tell whether a socket is transparent")?;
         let listener = streams(listener)?;
         if is_service(terms.args, address) {
             self.services.push((Destination::from_ip(address.ip(), address.port())?, listener));
@@ -112,6 +108,22 @@ impl Listeners {
         }
         Ok(())
     }
+}
+
+/// Those of LISTEN_FDS (sd_listen_fds(3)).
+fn from_systemd() -> Result<Vec<OwnedFd>> {
+    let mut handed = ListenFd::from_env();
+    let indexes = 0..handed.len();
+    let take = |index| {
+        // One that is of another type stays in its place.
+        if let Ok(socket) = handed.take_udp_socket(index) {
+            return Ok(socket.map(OwnedFd::from));
+        }
+        let taken = handed.take_tcp_listener(index);
+        let taken = taken.context("a socket was handed over that is neither a TCP listener nor UDP")?;
+        Ok(taken.map(OwnedFd::from))
+    };
+    indexes.map(take).filter_map(Result::transpose).collect()
 }
 
 impl Terms<'_> {

@@ -8,6 +8,7 @@ mod admission;
 mod captured;
 mod dns;
 mod failure;
+mod launcher;
 mod limits;
 mod listeners;
 mod log;
@@ -29,6 +30,8 @@ mod upstream;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -186,12 +189,22 @@ pub fn run(args: ForwardArgs) -> Result<()> {
     log::start(std::env::var("APPFW_LOG").ok().and_then(|level| level.parse().ok()));
     // An app of root's can take on any user, this one too, but not then look in here.
     nix::sys::prctl::set_dumpable(false).context("cannot close the forwarder to other processes")?;
-    let reporter = args.report.as_deref().map(Reporter::connect).transpose()?.unwrap_or_default();
+    let mut handed = None;
+    let reporter = match &args.report {
+        Some(path) => Reporter::connect(path)?,
+        None if args.handed => {
+            let (launcher, sockets) = launcher::handed()?;
+            let reporter = Reporter::to(launcher.try_clone().context("cannot duplicate a descriptor")?)?;
+            handed = Some((launcher, sockets));
+            reporter
+        }
+        None => Reporter::default(),
+    };
     let reporter = Arc::new(reporter);
-    forward(args, Arc::clone(&reporter)).inspect_err(|error| reporter.cannot_start(error))
+    forward(args, handed, Arc::clone(&reporter)).inspect_err(|error| reporter.cannot_start(error))
 }
 
-fn forward(args: ForwardArgs, reporter: Arc<Reporter>) -> Result<()> {
+fn forward(args: ForwardArgs, handed: Option<(UnixStream, Vec<OwnedFd>)>, reporter: Arc<Reporter>) -> Result<()> {
     let limits = Limits::of_this_process(&args.limit)?;
     let mut via = Via::from_args(&args.via)?;
     if via.wants_tor() {
@@ -216,10 +229,17 @@ fn forward(args: ForwardArgs, reporter: Arc<Reporter>) -> Result<()> {
     let runtime = builder.max_blocking_threads(limits::LOOKUPS).enable_all().build();
     let runtime = runtime.context("cannot start the forwarder's runtime")?;
     let ended = runtime.block_on(async {
+        let (launcher, sockets) = handed.map_or((None, Vec::new()), |(launcher, sockets)| (Some(launcher), sockets));
+        let launcher = async {
+            match launcher {
+                Some(launcher) => launcher::ended(launcher).await,
+                None => std::future::pending().await,
+            }
+        };
         let mut stop = signal(SignalKind::terminate()).context("cannot listen to SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen to SIGINT")?;
         let Listeners { proxy, captured, relay, dns_datagrams, dns_streams, services } =
-            Listeners::open(&args, dns, via.carries_datagrams())?;
+            Listeners::open(&args, dns, via.carries_datagrams(), sockets)?;
         if let Some(socket) = relay {
             forwarder = forwarder.with_relay(socket)?;
         }
@@ -249,6 +269,7 @@ fn forward(args: ForwardArgs, reporter: Arc<Reporter>) -> Result<()> {
         tokio::select! {
             _ = stop.recv() => Ok(()),
             _ = interrupt.recv() => Ok(()),
+            ended = launcher => ended,
         }
     });
     // Lookups that nobody can stop are not waited for, or they would go on asking after the app's end.

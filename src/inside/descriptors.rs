@@ -2,7 +2,7 @@
 //! keeps its creator's namespace and filter, a directory its file system, which `..` walks (facts:
 //! docs/security.md).
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use anyhow::{Context, Result, bail};
 use rustix::fs::FileType;
@@ -19,7 +19,20 @@ pub fn refuse_and_close() -> Result<()> {
     refuse_way_out("input", std::io::stdin().as_fd(), journal.as_deref())?;
     refuse_way_out("output", std::io::stdout().as_fd(), journal.as_deref())?;
     refuse_way_out("error", std::io::stderr().as_fd(), journal.as_deref())?;
-    for descriptor in open_descriptors()?.into_iter().filter(|descriptor| *descriptor > 2) {
+    close_from_three(None)
+}
+
+/// Closes descriptors from 3 up but this one.
+///
+/// # Errors
+/// They cannot be listed.
+pub fn close_all_but(kept: &impl AsRawFd) -> Result<()> {
+    close_from_three(Some(kept.as_raw_fd()))
+}
+
+fn close_from_three(kept: Option<RawFd>) -> Result<()> {
+    for descriptor in open_descriptors()?.into_iter().filter(|descriptor| *descriptor > 2 && Some(*descriptor) != kept)
+    {
         // One of them was the listing itself, closed by now.
         let _ = nix::unistd::close(descriptor);
     }

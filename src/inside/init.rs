@@ -1,30 +1,34 @@
-//! Where the app has a PID namespace of its own (PrivatePIDs=, systemd 257), its first process is
-//! that namespace's init: the kernel shields it from every signal it has no handler for, and ends
+//! Where the app has a PID namespace of its own (PrivatePIDs= of systemd 257, or no systemd at all), its
+//! first process is that namespace's init: the kernel shields it from every signal it has no handler for, and ends
 //! the namespace with it. So `inside` stays as that process and runs the app as its child.
 
+use std::io::{BufRead, BufReader};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::process::{Command, ExitCode};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use super::program;
-use crate::control::Report;
+use crate::cli::InsideArgs;
+use crate::control::{Pass, Report};
 use crate::exit::Ended;
 
 /// What the launcher sends to the main process alone, which here is the child.
 const PASSED_ON: [Signal; 2] = [Signal::SIGUSR1, Signal::SIGUSR2];
 
 /// Runs the app and returns its exit code once the last process is gone, or with its main process
-/// if `with_main`.
+/// if so asked. Without a unit it also ends with the launcher, and takes signals from it.
 ///
 /// # Errors
-/// The app could not be executed.
-pub fn run(mut app: Command, launcher: &UnixStream, with_main: bool) -> Result<ExitCode> {
+/// The app could not be executed; the launcher is gone.
+pub fn run(mut app: Command, launcher: &UnixStream, args: &InsideArgs) -> Result<ExitCode> {
     // The app runs as the same user: it must not take the launcher's socket from here (pidfd_getfd(2)).
     nix::sys::prctl::set_dumpable(false).context("cannot close init to the app")?;
     // Before anything is blocked, as the child inherits that. What comes until then is lost here,
@@ -33,9 +37,11 @@ pub fn run(mut app: Command, launcher: &UnixStream, with_main: bool) -> Result<E
     let mut awaited = SigSet::from_iter(PASSED_ON);
     awaited.add(Signal::SIGCHLD);
     awaited.thread_block().context("cannot block signals")?;
-    let signals = SignalFd::with_flags(&awaited, SfdFlags::SFD_CLOEXEC).context("cannot receive signals")?;
+    let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+    let signals = SignalFd::with_flags(&awaited, flags).context("cannot receive signals")?;
     // A detached launch has nobody to tell.
     let _ = Report::Executed.send(launcher);
+    let mut orders = BufReader::new(launcher);
     let mut ended = None;
     loop {
         // First, as the end of a child of short life is among what was lost.
@@ -46,17 +52,46 @@ pub fn run(mut app: Command, launcher: &UnixStream, with_main: bool) -> Result<E
             }
         });
         if let Some(how) = ended
-            && (with_main || all_gone)
+            && (args.exit_with_main || all_gone)
         {
             return Ok(ExitCode::from(how.code()));
         }
-        let signal = signals.read_signal().context("cannot receive signals")?;
-        for passed in PASSED_ON {
-            if signal.is_some_and(|info| info.ssi_signo == passed as u32) {
+        let mut sources = vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
+        if args.build {
+            sources.push(PollFd::new(launcher.as_fd(), PollFlags::POLLIN));
+        }
+        match poll(&mut sources, PollTimeout::NONE) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(error) => return Err(error).context("cannot wait for signals"),
+        }
+        if sources.get(1).and_then(PollFd::any) == Some(true) {
+            pass_on(&mut orders, main, ended.is_some())?;
+        }
+        while let Some(info) = signals.read_signal().context("cannot receive signals")? {
+            if let Some(passed) = PASSED_ON.into_iter().find(|passed| info.ssi_signo == *passed as u32) {
                 let _ = kill(main, passed);
             }
         }
     }
+}
+
+/// Takes one order of the launcher's, which is alive: every order is a line that came in one piece.
+fn pass_on(orders: &mut impl BufRead, main: Pid, main_has_ended: bool) -> Result<()> {
+    let mut line = String::new();
+    if orders.read_line(&mut line).context("cannot hear the launcher")? == 0 {
+        bail!("the launcher is gone");
+    }
+    let (to, number) = match serde_json::from_str(&line).context("the launcher sent no order")? {
+        // To all but this process (kill(2)).
+        Pass::All(number) => (Pid::from_raw(-1), number),
+        // Its number may be another's by now.
+        Pass::Main(_) if main_has_ended => return Ok(()),
+        Pass::Main(number) => (main, number),
+    };
+    if let Ok(signal) = Signal::try_from(number) {
+        let _ = kill(to, signal);
+    }
+    Ok(())
 }
 
 /// Collects what has ended: children, and orphans, which the kernel gives to init. Returns whether

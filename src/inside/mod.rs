@@ -4,11 +4,14 @@
 mod descriptors;
 mod hiding;
 mod init;
+mod listeners;
 mod mounts;
+mod namespaces;
 pub mod network;
 mod privileges;
 mod program;
 mod proof;
+mod seccomp;
 
 use std::io::Read;
 use std::os::unix::net::UnixStream;
@@ -18,7 +21,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::cli::InsideArgs;
-use crate::control::{Order, Report, receive_with};
+use crate::control::{self, Order, Report, receive_with};
 use crate::exit::{self, NotExecuted};
 use crate::say;
 
@@ -38,7 +41,9 @@ pub fn run(args: &InsideArgs) -> ExitCode {
             return ExitCode::from(exit::OURS);
         }
     };
-    let error = match prove_and_become(args, &launcher) {
+    let outcome =
+        if args.build && !args.init { enter_and_go_on(args, &launcher) } else { prove_and_become(args, &launcher) };
+    let error = match outcome {
         Ok(code) => return code,
         Err(error) => error,
     };
@@ -65,11 +70,41 @@ fn wait_until_heard(mut launcher: &UnixStream) {
 }
 
 fn connect(args: &InsideArgs) -> Result<UnixStream> {
-    descriptors::refuse_and_close()?;
-    UnixStream::connect(&args.control).context("cannot reach the launcher, who sends the command")
+    let launcher = match &args.control {
+        Some(path) => {
+            descriptors::refuse_and_close()?;
+            return UnixStream::connect(path).context("cannot reach the launcher, who sends the command");
+        }
+        None => control::from_stdin()?,
+    };
+    descriptors::close_all_but(&launcher)?;
+    Ok(launcher)
+}
+
+/// Under no manager: this process stays outside the PID namespace and waits for what is in it.
+fn enter_and_go_on(args: &InsideArgs, launcher: &UnixStream) -> Result<ExitCode> {
+    // Ctrl-C on the caller's terminal is the launcher's to pass on.
+    nix::unistd::setsid().context("cannot leave the launcher's session")?;
+    namespaces::enter(launcher, true)?;
+    namespaces::die_with_parent(args.launcher.and_then(rustix::process::Pid::from_raw))?;
+    namespaces::continue_as_init(launcher.try_clone().context("cannot hand the launcher's socket on")?)
+}
+
+/// Where no PID 1 has built it: the namespaces, what is in them, and the forwarder's sockets, before
+/// anything else is done.
+fn build(args: &InsideArgs, launcher: &UnixStream) -> Result<()> {
+    // The parent is outside this PID namespace.
+    namespaces::die_with_parent(None)?;
+    namespaces::separate()?;
+    namespaces::mount_proc()?;
+    network::set_up(args.capture)?;
+    listeners::hand_over(&args.listen, launcher)
 }
 
 fn prove_and_become(args: &InsideArgs, launcher: &UnixStream) -> Result<ExitCode> {
+    if args.build {
+        build(args, launcher)?;
+    }
     proof::prove(args)?;
     Report::Proven { version: env!("CARGO_PKG_VERSION").to_owned() }.send(launcher)?;
     let mut streams = Vec::new();
@@ -86,9 +121,12 @@ fn prove_and_become(args: &InsideArgs, launcher: &UnixStream) -> Result<ExitCode
         // The pty is nobody's terminal yet.
         rustix::process::ioctl_tiocsctty(std::io::stdin()).context("cannot take the terminal")?;
     }
+    if args.build {
+        seccomp::forbid()?;
+    }
     let mut app = program::prepare(&order)?;
     if args.init {
-        return init::run(app, launcher, args.exit_with_main);
+        return init::run(app, launcher, args);
     }
     // The launcher takes the socket's end for the execve only after this: it ends with a process that
     // is killed as well.

@@ -29,11 +29,16 @@ const NOT_IN_FORCE: &str = "the kernel or a container keeps systemd from attachi
 /// One sentence that says what is open and what to do. The app must then not run.
 pub fn prove(args: &InsideArgs) -> Result<()> {
     let lists = IpLists { allow: args.allow.clone(), deny: args.deny.clone() };
-    own_cgroup(&args.cgroup)?;
-    if args.wall == WallKind::Strict {
+    if let Some(cgroup) = &args.cgroup {
+        own_cgroup(cgroup)?;
+    }
+    if args.wall != WallKind::Address {
         private_namespace(args.outside)?;
     }
     private_users(args.outside_user)?;
+    if args.wall == WallKind::Namespace {
+        return args.forwarder.map_or(Ok(()), forwarder);
+    }
     egress(&lists, args)?;
     ingress(&lists, args)?;
     if let Some(address) = args.forwarder {
@@ -64,7 +69,7 @@ fn private_namespace(outside: Option<u64>) -> Result<()> {
     let interfaces = nix::net::if_::if_nameindex().context("cannot list network interfaces")?;
     let names: Vec<String> =
         interfaces.iter().map(|interface| interface.name().to_string_lossy().into_owned()).collect();
-    if names != ["lo"] {
+    if names != ["lo"] && names != ["lo", "appfw0", "appfw1"] {
         bail!("the app's network namespace holds {}, expected lo alone", names.join(", "));
     }
     Ok(())

@@ -96,7 +96,6 @@ fn an_empty_word_is_no_command() {
 fn options_of_later_versions_are_refused_by_name_and_come_first() {
     for option in [
         "--user",
-        "--standalone",
         "--capture",
         "--no-capture",
         "--publish 80",
@@ -140,9 +139,35 @@ fn a_block_that_an_upstream_resolves_past_is_warned_of() {
 }
 
 #[test]
-fn an_ordinary_user_is_told_of_sudo_and_polkit() {
-    let message = plan_on(&host_of("alice"), &["--via", "direct", "x"]).unwrap_err().to_string();
-    assert!(message.contains("sudo appfw-run --uid alice") && message.contains("--system"), "{message}");
+fn who_runs_it_follows_from_the_caller_and_the_machine() {
+    let (root, alice) = (host(), host_of("alice"));
+    let bare = |host: Host| Host { booted: false, ..host };
+    for (host, line, supervisor, wall) in [
+        (root, "--via direct x", Supervisor::System, WallKind::Strict),
+        (host(), "--standalone --via direct x", Supervisor::Standalone, WallKind::Namespace),
+        (bare(host()), "--via direct x", Supervisor::Standalone, WallKind::Namespace),
+        (bare(host()), "--via none x", Supervisor::Standalone, WallKind::Namespace),
+        (alice, "--via direct x", Supervisor::Standalone, WallKind::Namespace),
+        (bare(host_of("alice")), "--via direct --wall namespace x", Supervisor::Standalone, WallKind::Namespace),
+        (host_of("alice"), "--via direct --system x", Supervisor::System, WallKind::Strict),
+    ] {
+        let plan = plan_on(&host, &line.split(' ').collect::<Vec<_>>()).unwrap();
+        assert_eq!((plan.supervisor, plan.wall), (supervisor, wall), "{line}");
+    }
+}
+
+#[test]
+fn what_only_the_system_manager_can_do_is_refused_to_others_by_its_name() {
+    for (line, phrase) in [
+        ("--via direct --wall strict x", "--wall strict needs the system manager: use sudo appfw-run --uid"),
+        ("--via direct --wall address x", "--wall address needs the system manager"),
+        ("--via none --deny any x", "IP rules (--allow, --deny) need the system manager"),
+        ("--via direct --uid bob x", "--uid needs root or the system manager"),
+        ("--via direct --address 127.0.0.9 x", "in a namespace it is always 127.100.90.50"),
+    ] {
+        let message = plan_on(&host_of("alice"), &line.split(' ').collect::<Vec<_>>()).unwrap_err().to_string();
+        assert!(message.contains(phrase), "{line}: {message}");
+    }
 }
 
 #[test]

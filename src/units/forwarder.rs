@@ -64,11 +64,23 @@ pub(super) fn unit(plan: &Plan, host: &Host, places: &Places) -> Unit {
 }
 
 fn command(plan: &Plan, name: &str, appfw: String) -> Vec<String> {
+    let mut command = vec![appfw, "forward".into(), format!("--report={INNER}/report")];
+    command.extend(forwarding(plan, &format!("/run/credentials/{name}/{CREDENTIAL}")));
+    if plan.wall == WallKind::Address {
+        // On the host's loopback anybody can knock: only the app's own cgroup is served.
+        command.push(format!("--peer-cgroup={}", plan.name.cgroup_directory()));
+    }
+    command
+}
+
+/// What the forwarder lets through, and where to: whoever starts it. A via with a password stands in
+/// `secret`.
+pub(crate) fn forwarding(plan: &Plan, secret: &str) -> Vec<String> {
     let via = match &plan.via {
-        via if via.has_secret() => vec![format!("@/run/credentials/{name}/{CREDENTIAL}")],
+        via if via.has_secret() => vec![format!("@{secret}")],
         via => via.secret_specs(),
     };
-    let mut command = vec![appfw, "forward".into(), format!("--report={INNER}/report")];
+    let mut command = Vec::new();
     command.extend(via.iter().map(|spec| format!("--via={spec}")));
     if plan.isolate != Isolate::default() {
         command.push(format!("--isolate={}", plan.isolate.as_str()));
@@ -82,10 +94,6 @@ fn command(plan: &Plan, name: &str, appfw: String) -> Vec<String> {
     let Rules { only, block } = &plan.destinations;
     for (option, patterns) in [("only", only), ("block", block), ("allow-destination", &plan.allow_destination)] {
         command.extend(patterns.iter().map(|pattern| format!("--{option}={pattern}")));
-    }
-    if plan.wall == WallKind::Address {
-        // On the host's loopback anybody can knock: only the app's own cgroup is served.
-        command.push(format!("--peer-cgroup={}", plan.name.cgroup_directory()));
     }
     command
 }

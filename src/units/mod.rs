@@ -9,12 +9,15 @@ mod forwarder;
 mod lifeline;
 mod socket;
 
+pub(crate) use forwarder::forwarding;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
 
 use crate::host::Host;
+use crate::listening::Listening;
 use crate::name::SLICE;
 use crate::network::IpLists;
 use crate::plan::{Plan, Stdio};
@@ -66,31 +69,11 @@ pub enum Value {
     /// `RestrictNamespaces=yes`: no kind is left.
     NoNamespaces,
     /// `ListenStream=` and `ListenDatagram=`, in the order in which the service gets the sockets.
-    Listen(Vec<(SocketKind, String)>),
+    Listen(Vec<Listening>),
     /// `ExecStart=`, without expansion of `$` and `%`.
     Exec(Vec<String>),
     /// A descriptor of the launcher, by its place in the list passed along.
     Descriptor(usize),
-}
-
-/// What kind of socket a socket unit listens with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SocketKind {
-    /// TCP.
-    Stream,
-    /// UDP.
-    Datagram,
-}
-
-impl SocketKind {
-    /// As the bus calls it, and unit files behind `Listen`.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Stream => "Stream",
-            Self::Datagram => "Datagram",
-        }
-    }
 }
 
 /// One unit.
@@ -167,6 +150,12 @@ impl Places {
             in_run: base == Path::new(INNER),
             terminal: matches!(plan.stdio, Stdio::Terminal { .. }),
         }
+    }
+
+    /// The parent directory of all launches.
+    #[must_use]
+    pub fn base(&self) -> &Path {
+        self.state.parent().unwrap_or(&self.state)
     }
 }
 

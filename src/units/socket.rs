@@ -3,9 +3,8 @@
 
 use std::time::Duration;
 
-use super::{Places, SocketKind, Unit, Value, lists, words};
+use super::{Places, Unit, Value, lists, words};
 use crate::cli::WallKind;
-use crate::dns::{self, Dns};
 use crate::network::{self, IpLists};
 use crate::plan::Plan;
 
@@ -18,16 +17,7 @@ pub(super) fn unit(plan: &Plan, places: &Places) -> Unit {
     let mut unit = Unit::new(plan.name.socket(), format!("Forwarder's address for appfw launch {}", plan.name));
     // It goes when the last unit that requires it has gone: the app, or before that the life-line.
     unit.unit("StopWhenUnneeded", Value::Bool(true));
-    let mut listen = vec![(SocketKind::Stream, plan.address.to_string())];
-    if plan.has_relay() {
-        listen.push((SocketKind::Datagram, plan.address.to_string()));
-    }
-    if plan.dns != Dns::Off {
-        let address = format!("{}:{}", plan.address.ip(), dns::PORT);
-        listen.extend([(SocketKind::Datagram, address.clone()), (SocketKind::Stream, address)]);
-    }
-    listen.extend(plan.services().iter().map(|at| (SocketKind::Stream, at.to_string())));
-    unit.kind("Listen", Value::Listen(listen));
+    unit.kind("Listen", Value::Listen(plan.listening()));
     // More than the default of an accept queue in systemd (SOMAXCONN is the kernel's own limit).
     unit.kind("Backlog", Value::Number(4096));
     // An app that makes its forwarder crash has it back each time; one that can't start at all is given

@@ -15,7 +15,7 @@ pub fn all(units: &Units) -> String {
 }
 
 /// As comments: no directive says it.
-fn of_view(view: &View) -> String {
+pub(crate) fn of_view(view: &View) -> String {
     let paths =
         |paths: &[PathBuf]| -> Vec<String> { paths.iter().map(|path| quoted(&path.to_string_lossy())).collect() };
     let replaced = view.replaced.iter().map(|bind| {
@@ -85,7 +85,7 @@ fn lines(setting: &Setting) -> Vec<String> {
         Value::Capabilities(mask) => vec![assign(capability_names(*mask))],
         Value::NoNamespaces => vec![assign("yes".into())],
         Value::Listen(addresses) => {
-            addresses.iter().map(|(kind, address)| format!("Listen{}={address}", kind.as_str())).collect()
+            addresses.iter().map(|one| format!("Listen{}={}", one.kind.as_str(), one.address)).collect()
         }
         // `:` switches off expansion of `$`; specifiers have no switch.
         Value::Exec(command) => {
@@ -107,7 +107,7 @@ fn beside_colon(path: &std::path::Path) -> String {
 }
 
 /// One word, quoted where systemd would split or unescape it (systemd.syntax(7), "Quoting").
-fn quoted(word: &str) -> String {
+pub(crate) fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_alphanumeric() || "-_./:=,@+~%".contains(c);
     if !word.is_empty() && word.chars().all(plain) {
         return specifiers(word);

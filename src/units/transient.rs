@@ -68,7 +68,7 @@ pub fn plain(value: &Value) -> Variant<'_> {
         // The mask of the kinds that are left (systemd, src/core/dbus-execute.c).
         Value::NoNamespaces => Variant::from(0_u64),
         Value::Listen(addresses) => Variant::new(
-            addresses.iter().map(|(kind, address)| (kind.as_str().to_owned(), address.clone())).collect::<Vec<_>>(),
+            addresses.iter().map(|one| (one.kind.as_str().to_owned(), one.address.to_string())).collect::<Vec<_>>(),
         ),
         Value::Exec(command) => Variant::new(vec![(
             command.first().cloned().unwrap_or_default(),

@@ -15,6 +15,7 @@ use anyhow::Result;
 use appfw::control::Order;
 use appfw::exit;
 use appfw::host::Host;
+use appfw::keeper::{Keeper, Unit};
 use appfw::manager::Manager;
 use appfw::plan::Plan;
 use appfw::reception::{self, Reached};
@@ -239,7 +240,8 @@ async fn a_slice_that_opens_what_is_below_is_named() {
 async fn received(script: Script, stranger: bool) -> (Result<Reached>, Option<String>) {
     let place = tempfile::tempdir().unwrap();
     let (plan, units, host) = planned(STRICT);
-    let (state, sockets) = State::create(&place.path().join("appfw"), &plan, &host).unwrap();
+    let state = State::create(&place.path().join("appfw"), &plan, &host).unwrap();
+    let sockets = state.sockets(plan.app.user()).unwrap();
     let order = Order {
         command: vec![],
         environment: vec![],
@@ -250,13 +252,17 @@ async fn received(script: Script, stranger: bool) -> (Result<Reached>, Option<St
     };
     let (bus, _) = serve(script).await;
     let manager = Manager::new(&bus).await.unwrap();
-    let mut watch = Watch::new(&manager, &units.app.name).await.unwrap();
+    let watch = Watch::new(&manager, &units.app.name).await.unwrap();
+    let mut keeper = Unit { manager: &manager, watch, launch: &plan.name };
     let mut signals = Signals::new().unwrap();
     let mut knocking = stranger.then(|| UnixStream::connect(state.directory.join("control")).unwrap());
     if let Err(error) = manager.start(&units).await {
         panic!("{error:#}");
     }
-    let reached = reception::receive(&plan, sockets.control, &order, &[], &mut watch, &mut signals, &manager);
+    let control = tokio::net::UnixListener::from_std(sockets.control).unwrap();
+    let own = plan.name.cgroup();
+    let inside = async move { reception::accept_of(&own, &control).await };
+    let reached = reception::receive(&mut keeper, inside, &order, &[], &mut signals);
     let reached = in_time(reached).await;
     let told = knocking.as_mut().map(|stream| {
         let mut told = String::new();
@@ -288,10 +294,11 @@ async fn a_process_outside_the_apps_unit_gets_no_order() {
 #[tokio::test]
 async fn a_connection_lost_while_the_app_runs_ends_the_launch() {
     let (bus, _) = serve(Script { hang_up: Some("StartUnit"), ..Script::default() }).await;
-    let (_, units, _) = planned(STRICT);
+    let (plan, units, _) = planned(STRICT);
     let manager = Manager::new(&bus).await.unwrap();
-    let mut watch = Watch::new(&manager, APP).await.unwrap();
-    let (started, over) = in_time(async { tokio::join!(manager.start(&units), watch.over()) }).await;
+    let watch = Watch::new(&manager, APP).await.unwrap();
+    let mut keeper = Unit { manager: &manager, watch, launch: &plan.name };
+    let (started, over) = in_time(async { tokio::join!(manager.start(&units), keeper.over()) }).await;
     assert_eq!(format!("{:#}", started.unwrap_err()), "the connection to systemd was lost");
     assert_eq!(format!("{:#}", over.unwrap_err()), "the connection to systemd was lost, and the launch ends with it");
 }
@@ -301,8 +308,11 @@ async fn signals_go_to_every_process_or_to_the_main_one() {
     use nix::sys::signal::Signal as Number;
     let (bus, calls) = serve(Script::default()).await;
     let manager = Manager::new(&bus).await.unwrap();
+    let (plan, units, _) = planned(STRICT);
+    let watch = Watch::new(&manager, &units.app.name).await.unwrap();
+    let keeper = Unit { manager: &manager, watch, launch: &plan.name };
     for number in [Number::SIGINT, Number::SIGTERM, Number::SIGHUP, Number::SIGQUIT, Number::SIGUSR1, Number::SIGUSR2] {
-        Signal::Pass(number).forward(&manager, APP).await;
+        Signal::Pass(number).forward(&keeper, None).await;
     }
     let made: Vec<String> = std::mem::take(&mut calls.lock().unwrap());
     let expected = ["all 2", "all 15", "all 1", "all 3", "main 10", "main 12"];

@@ -71,11 +71,7 @@ impl Resolver {
                 Source::Synthetic(Mutex::new(Names::new(u32::from_ne_bytes(seed), limits.names)))
             }
         };
-        Ok(Some(Self {
-            source,
-            queries: Semaphore::new(limits.queries),
-            connections: Semaphore::new(DNS_CONNECTIONS),
-        }))
+        Ok(Some(Self { source, queries: Semaphore::new(limits.queries), connections: Semaphore::new(DNS_CONNECTIONS) }))
     }
 
     /// The answer to a message, if it gets one.

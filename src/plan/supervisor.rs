@@ -1,0 +1,44 @@
+//! Who supervises a launch. Pure.
+
+use anyhow::{Result, bail};
+
+use crate::cli::LaunchArgs;
+use crate::host::Host;
+
+/// Who starts a launch's processes, and ends them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Supervisor {
+    /// PID 1, a systemd: it builds the wall as well.
+    System,
+    /// The launcher itself, where no systemd is booted or none is asked: `appfw inside` builds the wall.
+    Standalone,
+}
+
+impl Supervisor {
+    /// As asked, else what there is: root has the system manager, everybody else does it alone.
+    ///
+    /// # Errors
+    /// What was asked for is not here, or not for this caller.
+    pub fn choose(args: &LaunchArgs, host: &Host) -> Result<Self> {
+        let by_root = host.caller.is_root();
+        let chosen = match (args.system, args.standalone) {
+            (true, _) => Self::System,
+            (_, true) => Self::Standalone,
+            _ if by_root && host.booted => Self::System,
+            _ => Self::Standalone,
+        };
+        if chosen == Self::Standalone && !by_root && args.uid.is_some() {
+            bail!("--uid needs root or the system manager: sudo appfw-run --uid …, or --system, which asks polkit");
+        }
+        Ok(chosen)
+    }
+
+    /// As it is written after `--`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::System => "system",
+            Self::Standalone => "standalone",
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! What is started, as command lines: pure, and what `--dry-run` prints.
+
+use crate::host::Host;
+use crate::plan::{Plan, Stdio};
+use crate::units::{self, Places};
+use crate::view::View;
+
+/// The processes of one launch, and the view of the file system that the first makes for the app.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Commands {
+    /// Builds the wall and runs the app in it.
+    pub inside: Vec<String>,
+    /// The forwarder; none with `--via none`.
+    pub forwarder: Option<Vec<String>>,
+    /// What the app sees of the file system.
+    pub view: View,
+}
+
+impl Commands {
+    /// Renders a plan.
+    #[must_use]
+    pub fn new(plan: &Plan, host: &Host, places: &Places) -> Self {
+        let appfw = host.appfw.display().to_string();
+        Self {
+            inside: inside(plan, host, appfw.clone()),
+            forwarder: plan.has_forwarder().then(|| forwarder(plan, places, appfw)),
+            view: View::new(plan, host, places),
+        }
+    }
+}
+
+fn inside(plan: &Plan, host: &Host, appfw: String) -> Vec<String> {
+    let mut command = vec![appfw, "inside".to_owned(), format!("--wall={}", plan.wall.as_str()), "--build".to_owned()];
+    command.push(format!("--launcher={}", host.process));
+    if plan.has_forwarder() {
+        command.push(format!("--forwarder={}", plan.address));
+    }
+    command.extend(plan.listening().iter().map(|listening| format!("--listen={listening}")));
+    command.push(format!("--outside={}", host.network_namespace));
+    if !plan.app.user().is_root() {
+        command.push(format!("--outside-user={}", host.user_namespace));
+    }
+    if plan.exit_with_main {
+        command.push("--exit-with-main".to_owned());
+    }
+    if matches!(plan.stdio, Stdio::Terminal { .. }) {
+        command.push("--terminal".to_owned());
+    }
+    command
+}
+
+fn forwarder(plan: &Plan, places: &Places, appfw: String) -> Vec<String> {
+    let via = places.state.join("via").display().to_string();
+    let mut command = vec![appfw, "forward".to_owned(), "--handed".to_owned()];
+    command.extend(units::forwarding(plan, &via));
+    command
+}
+
+/// As text, a line each, for `--dry-run`.
+#[must_use]
+pub fn text(commands: &Commands) -> String {
+    let line =
+        |command: &Vec<String>| command.iter().map(|word| units::text::quoted(word)).collect::<Vec<_>>().join(" ");
+    let forwarder = commands.forwarder.as_ref().map(|command| {
+        format!(
+            "# The forwarder, outside: started by the first connection to its sockets, which are handed to it\n{}\n\n",
+            line(command)
+        )
+    });
+    format!(
+        "# Builds the wall in namespaces of its own, proves it, and runs the program there\n{}\n\n{}{}",
+        line(&commands.inside),
+        forwarder.unwrap_or_default(),
+        units::text::of_view(&commands.view)
+    )
+}

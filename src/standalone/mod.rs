@@ -1,0 +1,143 @@
+//! A launch without a systemd: the launcher starts `appfw inside`, which builds the wall, and the
+//! forwarder, and ends both.
+
+mod commands;
+mod forwarder;
+
+use std::os::fd::OwnedFd;
+use std::os::unix::process::ExitStatusExt;
+use std::process::Stdio;
+
+use anyhow::{Context, Result};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::net::UnixStream;
+use tokio::process::{Child, Command};
+
+pub use commands::{Commands, text};
+use forwarder::Forwarders;
+
+use crate::control::Pass;
+use crate::exit::Ended;
+use crate::host::User;
+use crate::keeper::{Keeper, Mapping};
+use crate::manager::{Life, Who};
+use crate::reception::App;
+use crate::state::State;
+use crate::wait::Reports;
+
+/// The process that `inside` is, until the app is over.
+pub struct Process {
+    child: Child,
+    pid: u32,
+    life: Life,
+    forwarders: Option<Forwarders>,
+}
+
+impl Process {
+    /// Starts `inside`; returns the launcher's end of its control socket as well.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn start(commands: &Commands, user: &User) -> Result<(Self, UnixStream)> {
+        let failed = "cannot start appfw inside";
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().context(failed)?;
+        ours.set_nonblocking(true).context(failed)?;
+        let (program, arguments) = commands.inside.split_first().context(failed)?;
+        let mut command = Command::new(program);
+        command.args(arguments).env_clear().stdin(OwnedFd::from(theirs)).kill_on_drop(true);
+        // What it says before it is heard is for the caller; the app's own output comes with the order.
+        command.stdout(Stdio::null());
+        if user.uid != nix::unistd::geteuid().as_raw() {
+            // Which leaves it none of root's groups either.
+            command.uid(user.uid).gid(user.gid);
+        }
+        let child = command.spawn().context(failed)?;
+        let pid = child.id().context(failed)?;
+        let life = Life { over: false, main: None };
+        let process = Self { child, pid, life, forwarders: None };
+        Ok((process, UnixStream::from_std(ours).context(failed)?))
+    }
+
+    /// Has the forwarder started by the first connection to one of `sockets`; returns where it reports.
+    ///
+    /// # Errors
+    /// Its log cannot be written.
+    pub fn forwards(&mut self, commands: &Commands, sockets: Vec<OwnedFd>, state: &State) -> Result<Reports> {
+        let Some(command) = commands.forwarder.clone() else { return Ok(Reports::None) };
+        let (forwarders, reports) = Forwarders::keep(command, sockets, state.log()?);
+        self.forwarders = Some(forwarders);
+        Ok(Reports::Children(reports))
+    }
+}
+
+impl Keeper for Process {
+    fn name(&self) -> String {
+        "appfw inside".to_owned()
+    }
+
+    fn log(&self) -> String {
+        String::new()
+    }
+
+    fn mapping(&self) -> Mapping {
+        Mapping::Identity(self.pid)
+    }
+
+    fn life(&self) -> Life {
+        self.life
+    }
+
+    async fn changed(&mut self) -> Result<Life> {
+        let status = self.child.wait().await.context("cannot wait for appfw inside")?;
+        let ended = match (status.code(), status.signal()) {
+            (Some(code), _) => Ended::Code(code),
+            (None, signal) => Ended::Signal(signal.unwrap_or_default()),
+        };
+        self.life = Life { over: true, main: Some(ended) };
+        Ok(self.life)
+    }
+
+    async fn signal(&self, app: Option<&mut App>, who: Who, signal: Signal) {
+        match (app, who) {
+            (Some(app), Who::All) => app.pass(Pass::All(signal as i32)).await,
+            (Some(app), Who::Main) => app.pass(Pass::Main(signal as i32)).await,
+            // Nothing of the app's is there yet, and `inside` is not to be asked twice.
+            (None, _) => {
+                if let Ok(pid) = i32::try_from(self.pid) {
+                    let _ = kill(Pid::from_raw(pid), signal);
+                }
+            }
+        }
+    }
+
+    async fn processes(&self) -> Vec<(u32, String)> {
+        // The app's main process is a child of the first process in its PID namespace, as its orphans are.
+        let below = descendants(self.pid);
+        below.into_iter().skip(1).filter_map(|pid| Some((pid, command_of(pid)?))).collect()
+    }
+
+    async fn without_forwarder(&self) -> Option<String> {
+        self.forwarders.as_ref()?.failure()
+    }
+}
+
+/// The processes below `pid`, each after its parent.
+fn descendants(pid: u32) -> Vec<u32> {
+    let mut found = vec![pid];
+    let mut next = 0;
+    while let Some(parent) = found.get(next) {
+        let children = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"));
+        found.extend(children.unwrap_or_default().split_whitespace().filter_map(|word| word.parse::<u32>().ok()));
+        next += 1;
+    }
+    found.remove(0);
+    found
+}
+
+/// As `ps` shows it; `None` for one that is gone or a zombie.
+fn command_of(pid: u32) -> Option<String> {
+    let bytes = std::fs::read(format!("/proc/{pid}/cmdline")).ok().filter(|bytes| !bytes.is_empty())?;
+    let words = bytes.split(|byte| *byte == 0).filter(|word| !word.is_empty());
+    Some(words.map(String::from_utf8_lossy).collect::<Vec<_>>().join(" "))
+}
