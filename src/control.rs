@@ -126,19 +126,22 @@ pub enum Pass {
     Main(i32),
 }
 
-/// Sends bytes with descriptors beside the first of them, waiting as long as it takes.
+/// Sends a few bytes with descriptors beside the first of them.
 ///
 /// # Errors
 /// The other end is gone.
-pub fn send_all(mut to: &Std, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> Result<()> {
+pub fn send_all(to: impl AsFd, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     if !descriptors.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(descriptors)) {
         bail!("more descriptors than a message can carry");
     }
+    // A line or less: a Unix socket's buffer takes it whole.
     let sent = sendmsg(to, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL);
-    let sent = sent.context("the other end of a socket is gone")?;
-    to.write_all(&bytes[sent..]).context("the other end of a socket is gone")
+    match sent.context("the other end of a socket is gone")? {
+        sent if sent == bytes.len() => Ok(()),
+        _ => bail!("a socket took half a message"),
+    }
 }
 
 /// [`receive_with`], at most `most` bytes, without holding up the thread.

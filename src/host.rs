@@ -96,6 +96,8 @@ pub struct Host {
     pub random: u32,
     /// Whether a systemd is booted.
     pub booted: bool,
+    /// The bus of the caller's own systemd.
+    pub user_bus: Option<PathBuf>,
     /// systemd's major version, if it could be asked.
     pub systemd: Option<u32>,
     /// The group of a path, if it exists.
@@ -115,6 +117,8 @@ impl Host {
             path.metadata().map(|found| found.ino()).with_context(|| format!("cannot read {}", path.display()))
         };
         let nsswitch = root.join("etc/nsswitch.conf");
+        // sd_booted(3)
+        let booted = root.join("run/systemd/system").is_dir();
         let appfw = find_appfw()?;
         Ok(Self {
             caller: User::caller()?,
@@ -138,13 +142,19 @@ impl Host {
             },
             process: std::process::id(),
             random: random()?,
-            // sd_booted(3)
-            booted: root.join("run/systemd/system").is_dir(),
+            booted,
+            user_bus: std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).and_then(user_bus).filter(|_| booted),
             systemd: None,
             group_of: |path| path.metadata().ok().map(|found| found.gid()),
             find_user: User::find,
         })
     }
+}
+
+/// The bus that the user's systemd is on; where it is not on one, nobody could follow a launch.
+fn user_bus(runtime: PathBuf) -> Option<PathBuf> {
+    let (bus, private) = (runtime.join("bus"), runtime.join("systemd/private"));
+    (runtime.is_absolute() && bus.exists() && private.exists()).then_some(bus)
 }
 
 /// Programs of the system are below /usr or /opt, which no setting of our units hides.

@@ -46,12 +46,12 @@ pub async fn launch(args: &LaunchArgs) -> Result<u8> {
     let base = state::base(Path::new("/"), &host)?;
     let places = Places::new(&base, &plan);
     match plan.supervisor {
-        Supervisor::System => by_units(args, &plan, host, &places, reservation, &say).await,
+        Supervisor::System | Supervisor::User => by_units(args, &plan, host, &places, reservation, &say).await,
         Supervisor::Standalone => by_processes(args, &plan, &host, &places, &say).await,
     }
 }
 
-/// The launch as units of the system manager.
+/// The launch as units of a systemd.
 async fn by_units(
     args: &LaunchArgs,
     plan: &Plan,
@@ -63,7 +63,10 @@ async fn by_units(
     if !args.dry_run {
         manager::expect_cgroups();
     }
-    let bus = manager::connect().await;
+    let bus = match &host.user_bus {
+        Some(bus) if plan.supervisor == Supervisor::User => manager::connect_to(bus).await,
+        _ => manager::connect().await,
+    };
     // The version decides on a PID namespace, which root's apps alone get.
     if let (Ok(bus), true) = (&bus, plan.app.user().is_root()) {
         host.systemd = manager::version(bus).await;
@@ -109,6 +112,11 @@ async fn by_processes(args: &LaunchArgs, plan: &Plan, host: &Host, places: &Plac
     let outcome = launch.run_processes(&commands, &mut signals, streams, &state).await;
     state.remove();
     outcome
+}
+
+/// What is only to be done if `it_is_so`.
+async fn when(it_is_so: bool, what: impl Future<Output = Result<()>>) -> Result<()> {
+    if it_is_so { what.await } else { Ok(()) }
 }
 
 fn print(text: &str) -> Result<u8> {
@@ -174,25 +182,32 @@ impl Launch<'_> {
         }
         manager.load(units, &streams.lifeline_unit).await?;
         drop(streams.lifeline_unit); // PID 1 has its copies
-        let (_, watch) = tokio::try_join!(verify::app(manager, units), Watch::new(manager, &units.app.name))?;
+        let builds = self.plan.supervisor == Supervisor::System;
+        let (_, watch) =
+            tokio::try_join!(when(builds, verify::app(manager, units)), Watch::new(manager, &units.app.name))?;
         let mut keeper = Unit { manager, watch, launch: &self.plan.name };
         let terminal = match (streams.terminal, saved) {
             (Some(pty), Some(saved)) => Some(Terminal::open(pty, saved)?),
             _ => None,
         };
         // The order, without which `inside` executes nothing, comes after both.
-        tokio::try_join!(manager.start(units), verify::forwarder(manager, units))?;
+        tokio::try_join!(manager.start(units), when(builds, verify::forwarder(manager, units)))?;
         drop(reservation); // the socket has its address
         // Closed when `inside` has been heard: nobody else has anything to say here.
         let control = UnixListener::from_std(sockets.control).context("cannot use a socket")?;
         let own = self.plan.name.cgroup();
         let inside = async move { reception::accept_of(&own, &control).await };
         let report = UnixListener::from_std(sockets.report).context("cannot read the forwarder's report")?;
-        let reports = Reports::Units(cgroup(&self.plan.name.forwarder()), report);
         let reached = reception::receive(&mut keeper, inside, &self.order(&streams.app), &streams.app, signals).await;
         // The pty reports its end once nobody holds the app's side.
         drop(streams.app);
-        self.attend(keeper, reached, |_, _| Ok(reports), signals, terminal).await
+        let reports = |_: &mut Unit<'_>, sockets| {
+            Ok(match self.plan.has_forwarder() {
+                true => Reports::Units { cgroup: cgroup(&self.plan.name.forwarder()), listener: report, sockets },
+                false => Reports::None,
+            })
+        };
+        self.attend(keeper, reached, reports, signals, terminal).await
     }
 
     async fn run_processes(
@@ -225,7 +240,8 @@ impl Launch<'_> {
         terminal: Option<Terminal>,
     ) -> Result<u8> {
         let code = match reached {
-            Ok(Reached::Executed(_)) if self.plan.detach => {
+            Ok(Reached::Executed(mut app)) if self.plan.detach => {
+                forwards(&mut keeper, std::mem::take(&mut app.sockets))?.handed_over().await?;
                 self.say.plain(&format!("{} runs as {}; appfw stop {0} ends it", self.plan.name, keeper.name()));
                 return Ok(0);
             }

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -98,6 +99,19 @@ pub async fn connect() -> Result<Connection> {
     Connection::system().await.context("cannot reach the system bus, by which systemd is asked to build the wall")
 }
 
+/// The bus of the user's own systemd.
+///
+/// # Errors
+/// It cannot be reached.
+pub async fn connect_to(bus: &Path) -> Result<Connection> {
+    let failed = || format!("cannot reach the user's bus {}, by which its systemd is asked", bus.display());
+    let address = zbus::Address::from(zbus::address::Transport::Unix(zbus::address::transport::Unix::new(
+        zbus::address::transport::UnixSocket::File(bus.to_owned()),
+    )));
+    let builder = zbus::connection::Builder::address(address).with_context(failed)?;
+    builder.build().await.with_context(failed)
+}
+
 /// Has the kernel ready for processes that change their cgroup: the first one after a while waits
 /// for an RCU grace period, 6 ms and more (cgroup_threadgroup_rwsem, kernel/cgroup/cgroup.c; not with
 /// the mount option favordynmods). Moving the launcher to where it is has that happen while the bus
@@ -170,9 +184,9 @@ impl<'a> Manager<'a> {
         let app = &units.app.name;
         let call = async || self.proxy.start_unit(app, "fail").await;
         let call = async { patiently(call).await.with_context(|| format!("systemd did not start {app}")) };
-        match (self.finished(app, call).await?.as_str(), &units.forwarder) {
+        match (self.finished(app, call).await?.as_str(), &units.socket) {
             ("done", _) => Ok(()),
-            ("dependency", Some((socket, _))) => {
+            ("dependency", Some(socket)) => {
                 let (socket, lifeline) = (&socket.name, &units.lifeline.name);
                 bail!("{socket} or {lifeline} failed, without which {app} does not start; see: journalctl -u {socket}")
             }
@@ -271,8 +285,8 @@ impl<'a> Manager<'a> {
         if !app_is_over {
             let _ = self.stop(&units.app.name).await;
         }
-        if let Some((socket, _)) = &units.forwarder {
-            let _ = self.stop(&socket.name).await;
+        if let Some(unit) = units.socket.as_ref().or(units.forwarder.as_ref()) {
+            let _ = self.stop(&unit.name).await;
         }
     }
 

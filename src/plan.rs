@@ -228,6 +228,13 @@ impl Plan {
         self.via != Via::None
     }
 
+    /// Whether a socket unit makes the forwarder's sockets. The user's own manager can put none into a
+    /// namespace (systemd/systemd#29429).
+    #[must_use]
+    pub fn has_socket_unit(&self) -> bool {
+        self.has_forwarder() && self.supervisor == Supervisor::System
+    }
+
     /// Whether the forwarder takes datagrams of SOCKS5's associations at its address. Each listening socket
     /// costs time at every launch, so there is none for what would be refused. In the address wall
     /// anybody on the host could send there in the app's name.

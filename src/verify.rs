@@ -73,7 +73,7 @@ pub async fn app(manager: &Manager<'_>, units: &Units) -> Result<()> {
 /// # Errors
 /// One of them differs from the plan, or cannot be read; with the drop-ins that may be why.
 pub async fn forwarder(manager: &Manager<'_>, units: &Units) -> Result<()> {
-    let Some((socket, service)) = &units.forwarder else { return Ok(()) };
+    let (Some(socket), Some(service)) = (&units.socket, &units.forwarder) else { return Ok(()) };
     tokio::try_join!(
         compared(manager, socket, Kind::Socket, settings),
         compared(manager, service, Kind::Service, settings)

@@ -1,6 +1,7 @@
 //! From the program's execve to its end: signals, window size, the forwarder's report, what stays
 //! behind, and the exit code.
 
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -10,6 +11,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
 use tokio::sync::mpsc;
 
+use crate::control;
 use crate::forward::Report;
 use crate::keeper::Keeper;
 use crate::manager::{Changes, Life, Manager, Properties, Who};
@@ -21,6 +23,9 @@ use crate::terminal::Terminal;
 
 /// How long after the main process's end the launch is said to go on.
 const LINGERS: Duration = Duration::from_millis(200);
+
+/// How long a forwarder may take to start.
+const HAND_OVER: Duration = Duration::from_secs(20);
 
 /// A unit's life, followed by its changes.
 pub struct Watch {
@@ -232,17 +237,50 @@ fn name_what_stayed(plan: &Plan, say: &Say, processes: Vec<(u32, String)>) {
 pub enum Reports {
     /// There is no forwarder.
     None,
-    /// From forwarders that connect when they start: their cgroup, and the launch's socket.
-    Units(String, UnixListener),
+    /// From forwarders that connect when they start.
+    Units {
+        /// Theirs.
+        cgroup: String,
+        /// The launch's socket.
+        listener: UnixListener,
+        /// What the first is handed, if nobody else makes them; its manager keeps them for the next.
+        sockets: Vec<OwnedFd>,
+    },
     /// From forwarders of the launcher's own, one connection each.
     Children(mpsc::Receiver<UnixStream>),
 }
 
 impl Reports {
+    /// Waits until the forwarder has its sockets, for who does not stay to hear more.
+    ///
+    /// # Errors
+    /// It did not come for them.
+    pub async fn handed_over(mut self) -> Result<()> {
+        let Self::Units { sockets, .. } = &self else { return Ok(()) };
+        if sockets.is_empty() {
+            return Ok(());
+        }
+        match tokio::time::timeout(HAND_OVER, self.next()).await {
+            Ok(Some(_)) => Ok(()),
+            _ => bail!("the forwarder did not come for its sockets within {} s", HAND_OVER.as_secs()),
+        }
+    }
+
     async fn next(&mut self) -> Option<UnixStream> {
         match self {
             Self::None => None,
-            Self::Units(cgroup, listener) => accept_of(cgroup, listener).await.ok(),
+            Self::Units { cgroup, listener, sockets } => loop {
+                let stream = accept_of(cgroup, listener).await.ok()?;
+                if sockets.is_empty() {
+                    return Some(stream);
+                }
+                let borrowed: Vec<BorrowedFd<'_>> = sockets.iter().map(AsFd::as_fd).collect();
+                // One that is gone already is started again, and connects.
+                if control::send_all(&stream, &[control::ACKNOWLEDGED], &borrowed).is_ok() {
+                    sockets.clear();
+                    return Some(stream);
+                }
+            },
             Self::Children(streams) => streams.recv().await,
         }
     }
@@ -324,7 +362,11 @@ mod tests {
         let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
         listener.set_nonblocking(true).unwrap();
         // This process stands for the forwarder: every cgroup ends with nothing.
-        let mut forwarder = Forwarder::new(Reports::Units(String::new(), UnixListener::from_std(listener).unwrap()));
+        let mut forwarder = Forwarder::new(Reports::Units {
+            cgroup: String::new(),
+            listener: UnixListener::from_std(listener).unwrap(),
+            sockets: Vec::new(),
+        });
         let refused = |destination: &str| Refused { destination: destination.into(), by: Rule::Only };
         // It was restarted in between, and refuses the same again.
         for told in [&["a.test:80", "b.test:80"][..], &["b.test:80", "c.test:80"]] {

@@ -2,7 +2,7 @@
 //!
 //! - `args`: one argument a line, `\n` in it for a line break; or `example`: a script of `units/`
 //! - `host` (optional): what differs from the fake host, `key=value` a line: `user`, `terminal`
-//!   (which of `in`, `out`, `err` are terminals), `appfw`, `systemd`, `env.NAME`
+//!   (which of `in`, `out`, `err` are terminals), `appfw`, `systemd`, `bus` (of the user's systemd), `env.NAME`
 //! - `expected`: the units as text; `UPDATE_GOLDEN=1` rewrites it
 //!
 //! The same cases hold the two renderers against each other, and are fed to `systemd-analyze verify`.
@@ -77,6 +77,7 @@ fn host(tweaks: &str) -> Host {
             ("terminal", which) => host.terminals = ["in", "out", "err"].map(|name| which.contains(name)),
             ("systemd", version) => host.systemd = version.parse().ok(),
             ("appfw", path) => host.appfw = path.into(),
+            ("bus", path) => host.user_bus = Some(path.into()),
             (name, value) => host.environment.push((name.strip_prefix("env.").unwrap().into(), value.into())),
         }
     }

@@ -65,8 +65,9 @@ pub struct ForwardArgs {
     #[arg(long, value_name = "PATH", hide = true)]
     pub peer_cgroup: Option<PathBuf>,
 
-    /// The launcher is at standard input: take the sockets from it, tell it what happens, end with it
-    #[arg(long, hide = true, conflicts_with_all = ["listen", "dns_listen", "report"])]
+    /// Take the sockets from the launcher: by --report, or it is at standard input, hears what happens there,
+    /// and is ended with
+    #[arg(long, hide = true, conflicts_with_all = ["listen", "dns_listen"])]
     pub handed: bool,
 
     /// Tell the launcher what happens by this Unix socket, a line of JSON an event

@@ -66,9 +66,12 @@ pub struct LaunchArgs {
     pub address: Option<String>,
 
     /// The system manager (root's default; others are asked by polkit)
-    #[arg(long, conflicts_with = "standalone", help_heading = "Who runs it")]
+    #[arg(long, conflicts_with_all = ["user", "standalone"], help_heading = "Who runs it")]
     pub system: bool,
-    /// Nobody but the launcher: no systemd is needed (an ordinary user's default)
+    /// The caller's own manager (an ordinary user's default)
+    #[arg(long, conflicts_with = "standalone", help_heading = "Who runs it")]
+    pub user: bool,
+    /// Nobody but the launcher: where there is no systemd
     #[arg(long, help_heading = "Who runs it")]
     pub standalone: bool,
     /// Run the program as this user
@@ -184,8 +187,7 @@ pub enum LogDestinations {
 struct Later(&'static str, usize, &'static str);
 
 const NAMESPACE: &str = "it comes with --wall namespace in a later version";
-const LATER: [Later; 11] = [
-    Later("user", 0, "ordinary users come with a later version; use sudo, or --system, which asks polkit"),
+const LATER: [Later; 10] = [
     Later("capture", 0, NAMESPACE),
     Later("no-capture", 0, NAMESPACE),
     Later("publish", 1, NAMESPACE),

@@ -1,26 +1,61 @@
-//! The launcher whose child this forwarder is: it hands the sockets over, hears what happens, and is
-//! ended with.
+//! The launcher: it hands sockets over that it was handed itself, hears what happens, and a forwarder that
+//! is its child ends with it.
 
 use std::io::ErrorKind;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream as Std;
 
 use anyhow::{Context, Result, bail};
+use sd_notify::NotifyState;
 use tokio::net::UnixStream;
 
+use super::Reporter;
+use crate::cli::ForwardArgs;
 use crate::control;
 
-/// The connection to it, at standard input, and the sockets to serve.
-///
-/// # Errors
-/// It isn't there.
-pub(super) fn handed() -> Result<(Std, Vec<OwnedFd>)> {
-    let launcher = control::from_stdin()?;
-    let mut sockets = Vec::new();
-    if control::receive_with(&launcher, &mut sockets)? != [control::ACKNOWLEDGED] {
-        bail!("standard input is not the launcher, who hands the sockets over");
+/// What comes of it.
+pub(super) struct Launcher {
+    pub(super) reporter: Reporter,
+    /// To be served, beside those of LISTEN_FDS.
+    pub(super) sockets: Vec<OwnedFd>,
+    /// The connection that this forwarder ends with, where no systemd ends it.
+    pub(super) lifeline: Option<Std>,
+}
+
+impl Launcher {
+    /// Connects to it where it is, and takes what it hands over.
+    ///
+    /// # Errors
+    /// It isn't there.
+    pub(super) fn meet(args: &ForwardArgs) -> Result<Self> {
+        let Some(path) = &args.report else {
+            if !args.handed {
+                return Ok(Self { reporter: Reporter::default(), sockets: Vec::new(), lifeline: None });
+            }
+            let launcher = control::from_stdin()?;
+            let sockets = taken(&launcher)?;
+            let reporter = Reporter::to(launcher.try_clone().context("cannot duplicate a descriptor")?)?;
+            return Ok(Self { reporter, sockets, lifeline: Some(launcher) });
+        };
+        // Those of a forwarder that died come back from the manager that keeps them (sd_notify(3), FDSTORE).
+        if !args.handed || std::env::var_os("LISTEN_FDS").is_some() {
+            return Ok(Self { reporter: Reporter::connect(path)?, sockets: Vec::new(), lifeline: None });
+        }
+        let launcher = Std::connect(path).context("cannot connect to the launcher, who hands the sockets over")?;
+        let sockets = taken(&launcher)?;
+        let borrowed: Vec<BorrowedFd<'_>> = sockets.iter().map(AsFd::as_fd).collect();
+        sd_notify::notify_with_fds(&[NotifyState::FdStore, NotifyState::Custom("FDPOLL=0")], &borrowed)
+            .context("cannot have the sockets kept by systemd")?;
+        Ok(Self { reporter: Reporter::to(launcher)?, sockets, lifeline: None })
     }
-    Ok((launcher, sockets))
+}
+
+fn taken(launcher: &Std) -> Result<Vec<OwnedFd>> {
+    let mut sockets = Vec::new();
+    if control::receive_with(launcher, &mut sockets)? != [control::ACKNOWLEDGED] {
+        bail!("this is not the launcher, who hands the sockets over");
+    }
+    Ok(sockets)
 }
 
 /// Waits for its end.

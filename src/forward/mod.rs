@@ -55,6 +55,7 @@ pub use dns::fuzzing as dns_fuzzing;
 pub use dns::{serve_datagrams, serve_streams};
 use failure::Failure;
 pub use failure::{Refused, Rule};
+use launcher::Launcher;
 pub use limits::{Bound, Limits, REFUSED_NAMES};
 use listeners::Listeners;
 use log::{Ration, Seldom};
@@ -189,22 +190,17 @@ pub fn run(args: ForwardArgs) -> Result<()> {
     log::start(std::env::var("APPFW_LOG").ok().and_then(|level| level.parse().ok()));
     // An app of root's can take on any user, this one too, but not then look in here.
     nix::sys::prctl::set_dumpable(false).context("cannot close the forwarder to other processes")?;
-    let mut handed = None;
-    let reporter = match &args.report {
-        Some(path) => Reporter::connect(path)?,
-        None if args.handed => {
-            let (launcher, sockets) = launcher::handed()?;
-            let reporter = Reporter::to(launcher.try_clone().context("cannot duplicate a descriptor")?)?;
-            handed = Some((launcher, sockets));
-            reporter
-        }
-        None => Reporter::default(),
-    };
+    let Launcher { reporter, sockets, lifeline } = Launcher::meet(&args)?;
     let reporter = Arc::new(reporter);
-    forward(args, handed, Arc::clone(&reporter)).inspect_err(|error| reporter.cannot_start(error))
+    forward(args, sockets, lifeline, Arc::clone(&reporter)).inspect_err(|error| reporter.cannot_start(error))
 }
 
-fn forward(args: ForwardArgs, handed: Option<(UnixStream, Vec<OwnedFd>)>, reporter: Arc<Reporter>) -> Result<()> {
+fn forward(
+    args: ForwardArgs,
+    sockets: Vec<OwnedFd>,
+    lifeline: Option<UnixStream>,
+    reporter: Arc<Reporter>,
+) -> Result<()> {
     let limits = Limits::of_this_process(&args.limit)?;
     let mut via = Via::from_args(&args.via)?;
     if via.wants_tor() {
@@ -229,9 +225,8 @@ fn forward(args: ForwardArgs, handed: Option<(UnixStream, Vec<OwnedFd>)>, report
     let runtime = builder.max_blocking_threads(limits::LOOKUPS).enable_all().build();
     let runtime = runtime.context("cannot start the forwarder's runtime")?;
     let ended = runtime.block_on(async {
-        let (launcher, sockets) = handed.map_or((None, Vec::new()), |(launcher, sockets)| (Some(launcher), sockets));
         let launcher = async {
-            match launcher {
+            match lifeline {
                 Some(launcher) => launcher::ended(launcher).await,
                 None => std::future::pending().await,
             }

@@ -41,8 +41,11 @@ pub fn run(args: &InsideArgs) -> ExitCode {
             return ExitCode::from(exit::OURS);
         }
     };
-    let outcome =
-        if args.build && !args.init { enter_and_go_on(args, &launcher) } else { prove_and_become(args, &launcher) };
+    let outcome = if args.launcher.is_some() && !args.init {
+        enter_and_go_on(args, &launcher)
+    } else {
+        prove_and_become(args, &launcher)
+    };
     let error = match outcome {
         Ok(code) => return code,
         Err(error) => error,
@@ -93,10 +96,15 @@ fn enter_and_go_on(args: &InsideArgs, launcher: &UnixStream) -> Result<ExitCode>
 /// Where no PID 1 has built it: the namespaces, what is in them, and the forwarder's sockets, before
 /// anything else is done.
 fn build(args: &InsideArgs, launcher: &UnixStream) -> Result<()> {
-    // The parent is outside this PID namespace.
-    namespaces::die_with_parent(None)?;
-    namespaces::separate()?;
-    namespaces::mount_proc()?;
+    if args.init {
+        // The parent is outside this PID namespace.
+        namespaces::die_with_parent(None)?;
+        namespaces::separate()?;
+        namespaces::mount_proc()?;
+    } else {
+        namespaces::enter(launcher, false)?;
+        namespaces::separate()?;
+    }
     network::set_up(args.capture)?;
     listeners::hand_over(&args.listen, launcher)
 }

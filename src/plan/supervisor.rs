@@ -10,24 +10,35 @@ use crate::host::Host;
 pub enum Supervisor {
     /// PID 1, a systemd: it builds the wall as well.
     System,
+    /// The caller's own systemd, which can't: `appfw inside` builds the wall.
+    User,
     /// The launcher itself, where no systemd is booted or none is asked: `appfw inside` builds the wall.
     Standalone,
 }
 
 impl Supervisor {
-    /// As asked, else what there is: root has the system manager, everybody else does it alone.
+    /// As asked, else what there is: root has the system manager, an ordinary user their own, and who has
+    /// none does without.
     ///
     /// # Errors
     /// What was asked for is not here, or not for this caller.
     pub fn choose(args: &LaunchArgs, host: &Host) -> Result<Self> {
         let by_root = host.caller.is_root();
-        let chosen = match (args.system, args.standalone) {
-            (true, _) => Self::System,
-            (_, true) => Self::Standalone,
+        let chosen = match (args.system, args.user, args.standalone) {
+            (true, ..) => Self::System,
+            (_, true, _) if by_root => {
+                bail!("--user is an ordinary user's manager, and root has the system's: leave it out")
+            }
+            (_, true, _) if host.user_bus.is_none() => bail!(
+                "--user needs this user's systemd and its bus ($XDG_RUNTIME_DIR/bus), and there is none here; use --standalone"
+            ),
+            (_, true, _) => Self::User,
+            (.., true) => Self::Standalone,
             _ if by_root && host.booted => Self::System,
+            _ if !by_root && host.user_bus.is_some() => Self::User,
             _ => Self::Standalone,
         };
-        if chosen == Self::Standalone && !by_root && args.uid.is_some() {
+        if chosen != Self::System && !by_root && args.uid.is_some() {
             bail!("--uid needs root or the system manager: sudo appfw-run --uid …, or --system, which asks polkit");
         }
         Ok(chosen)
@@ -38,6 +49,7 @@ impl Supervisor {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::System => "system",
+            Self::User => "user",
             Self::Standalone => "standalone",
         }
     }

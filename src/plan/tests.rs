@@ -95,7 +95,6 @@ fn an_empty_word_is_no_command() {
 #[test]
 fn options_of_later_versions_are_refused_by_name_and_come_first() {
     for option in [
-        "--user",
         "--capture",
         "--no-capture",
         "--publish 80",
@@ -142,6 +141,7 @@ fn a_block_that_an_upstream_resolves_past_is_warned_of() {
 fn who_runs_it_follows_from_the_caller_and_the_machine() {
     let (root, alice) = (host(), host_of("alice"));
     let bare = |host: Host| Host { booted: false, ..host };
+    let session = || Host { user_bus: Some("/run/user/1000/bus".into()), ..host_of("alice") };
     for (host, line, supervisor, wall) in [
         (root, "--via direct x", Supervisor::System, WallKind::Strict),
         (host(), "--standalone --via direct x", Supervisor::Standalone, WallKind::Namespace),
@@ -150,6 +150,10 @@ fn who_runs_it_follows_from_the_caller_and_the_machine() {
         (alice, "--via direct x", Supervisor::Standalone, WallKind::Namespace),
         (bare(host_of("alice")), "--via direct --wall namespace x", Supervisor::Standalone, WallKind::Namespace),
         (host_of("alice"), "--via direct --system x", Supervisor::System, WallKind::Strict),
+        (session(), "--via direct x", Supervisor::User, WallKind::Namespace),
+        (session(), "--user --via none x", Supervisor::User, WallKind::Namespace),
+        (session(), "--standalone --via direct x", Supervisor::Standalone, WallKind::Namespace),
+        (Host { caller: host().caller, ..session() }, "--via direct x", Supervisor::System, WallKind::Strict),
     ] {
         let plan = plan_on(&host, &line.split(' ').collect::<Vec<_>>()).unwrap();
         assert_eq!((plan.supervisor, plan.wall), (supervisor, wall), "{line}");
@@ -163,11 +167,13 @@ fn what_only_the_system_manager_can_do_is_refused_to_others_by_its_name() {
         ("--via direct --wall address x", "--wall address needs the system manager"),
         ("--via none --deny any x", "IP rules (--allow, --deny) need the system manager"),
         ("--via direct --uid bob x", "--uid needs root or the system manager"),
+        ("--user --via direct x", "--user needs this user's systemd and its bus"),
         ("--via direct --address 127.0.0.9 x", "in a namespace it is always 127.100.90.50"),
     ] {
         let message = plan_on(&host_of("alice"), &line.split(' ').collect::<Vec<_>>()).unwrap_err().to_string();
         assert!(message.contains(phrase), "{line}: {message}");
     }
+    assert!(plan("--user --via direct x").unwrap_err().to_string().starts_with("--user is an ordinary user's"));
 }
 
 #[test]

@@ -6,7 +6,8 @@ use super::{Places, Setting, Unit, Value, appfw, word, words};
 use crate::cli::WallKind;
 use crate::confinement;
 use crate::host::Host;
-use crate::plan::{Plan, Stdio};
+use crate::network::IpLists;
+use crate::plan::{Plan, Stdio, Supervisor};
 
 /// How long a launch whose launcher died may take to end by SIGTERM. `appfw stop` and Ctrl-C wait
 /// for the app as long as it takes before they stop the unit.
@@ -14,12 +15,16 @@ const STOP_TIMEOUT: Duration = Duration::from_millis(1000);
 
 pub(super) fn unit(plan: &Plan, host: &Host, places: &Places) -> Unit {
     let mut unit = Unit::new(plan.name.app(), format!("appfw launch {}", plan.name));
-    if plan.has_forwarder() {
+    if plan.has_socket_unit() {
         unit.unit("Requires", words([&plan.name.socket()]));
         unit.unit("After", words([&plan.name.socket()]));
         if plan.wall != WallKind::Address {
             unit.unit("JoinsNamespaceOf", words([&plan.name.socket()]));
         }
+    }
+    if plan.supervisor == Supervisor::User && plan.has_forwarder() {
+        // Which so is needed as long as the app runs. It waits for its sockets.
+        unit.unit("Wants", words([&plan.name.forwarder()]));
     }
     if !plan.detach {
         // Never to the forwarder, which restarts by itself. Not After=: both start at once, and a
@@ -29,30 +34,48 @@ pub(super) fn unit(plan: &Plan, host: &Host, places: &Places) -> Unit {
     unit.kind("Type", word("exec"));
     unit.kind("ExitType", word(if plan.exit_with_main { "main" } else { "cgroup" }));
     unit.kind("TimeoutStopSec", Value::Span(STOP_TIMEOUT));
-    let (appfw, bind) = appfw(host, places.state.join("appfw"));
+    let (appfw, bind) = match plan.supervisor {
+        Supervisor::System => appfw(host, places.state.join("appfw")),
+        // The user's own manager makes no mounts that could be relied on, and needs none.
+        Supervisor::User | Supervisor::Standalone => (host.appfw.display().to_string(), None),
+    };
     unit.kind("ExecStart", Value::Exec(inside(plan, host, places, appfw)));
     if !plan.proxy_variables.is_empty() {
         let variables = plan.proxy_variables.iter().map(|(name, value)| format!("{name}={value}"));
         unit.kind("Environment", Value::Words(variables.collect()));
     }
     unit.kind("UMask", Value::Number(plan.umask));
-    if !plan.app.user().is_root() {
+    if plan.supervisor == Supervisor::System && !plan.app.user().is_root() {
         unit.kind("User", word(&plan.app.user().name));
     }
     // The caller's descriptors arrive by the control socket; until then there is the journal.
     unit.kind("StandardInput", word("null"));
     unit.kind("StandardOutput", word("journal"));
     unit.kind("StandardError", word("journal"));
-    unit.kind.extend(confinement::settings(plan, host));
+    match plan.supervisor {
+        Supervisor::System => unit.kind.extend(confinement::settings(plan, host)),
+        // Nothing else: `inside` builds the wall and forbids what leads past it, and proves both.
+        Supervisor::User | Supervisor::Standalone => {
+            unit.kind("NoNewPrivileges", Value::Bool(true));
+            unit.kind("IgnoreSIGPIPE", Value::Bool(false));
+        }
+    }
     unit.kind.extend(bind.map(|bind| Setting { directive: "BindPaths", value: Value::Binds(vec![bind]) }));
     unit
 }
 
 fn inside(plan: &Plan, host: &Host, places: &Places, appfw: String) -> Vec<String> {
-    let lists = plan.lists();
+    let lists = match plan.supervisor {
+        Supervisor::System => plan.lists(),
+        Supervisor::User | Supervisor::Standalone => IpLists::default(),
+    };
     let mut command = vec![appfw, "inside".to_owned(), format!("--wall={}", plan.wall.as_str())];
     if plan.has_forwarder() {
         command.push(format!("--forwarder={}", plan.address));
+    }
+    if plan.supervisor == Supervisor::User {
+        command.push("--build".to_owned());
+        command.extend(plan.listening().iter().map(|listening| format!("--listen={listening}")));
     }
     command.extend(lists.allow.iter().map(|network| format!("--allow={network}")));
     command.extend(lists.deny.iter().map(|network| format!("--deny={network}")));

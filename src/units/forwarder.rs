@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::{INNER, Places, Setting, Unit, Value, appfw, lists, word, words};
 use crate::cli::{Isolate, LogDestinations, WallKind};
+use crate::control;
 use crate::destination::{Pattern, Rules};
 use crate::dns::Dns;
 use crate::host::Host;
@@ -35,9 +36,14 @@ const CREDENTIAL: &str = "via";
 pub(super) fn unit(plan: &Plan, host: &Host, places: &Places) -> Unit {
     let name = plan.name.forwarder();
     let mut unit = Unit::new(name.clone(), format!("Forwarder of appfw launch {}", plan.name));
-    // It stops with the socket, which BindsTo= would keep needed for ever.
-    unit.unit("PartOf", words([&plan.name.socket()]));
-    unit.unit("After", words([&plan.name.socket()]));
+    if plan.has_socket_unit() {
+        // It stops with the socket, which BindsTo= would keep needed for ever.
+        unit.unit("PartOf", words([&plan.name.socket()]));
+        unit.unit("After", words([&plan.name.socket()]));
+    } else {
+        // It stops with the app, which wants it.
+        unit.unit("StopWhenUnneeded", Value::Bool(true));
+    }
     // A crash of the forwarder must never be the end of the launch: it comes back at once, the
     // socket stays, and connections wait there.
     unit.unit("StartLimitIntervalSec", Value::Span(std::time::Duration::ZERO));
@@ -45,8 +51,22 @@ pub(super) fn unit(plan: &Plan, host: &Host, places: &Places) -> Unit {
     // What it says itself, by its exit code, does not go away by another try.
     unit.kind("Restart", word("on-abnormal"));
     unit.kind("RestartSec", Value::Span(std::time::Duration::ZERO));
+    unit.kind("StandardInput", word("null"));
+    unit.kind("StandardOutput", word("null"));
+    unit.kind("StandardError", word("journal"));
+    if plan.has_socket_unit() {
+        of_system(&mut unit, plan, host, places);
+    } else {
+        of_user(&mut unit, plan, host, places);
+    }
+    harden(&mut unit);
+    unit
+}
+
+/// As a user of its own, to whom nothing of the launch is shown but what it needs.
+fn of_system(unit: &mut Unit, plan: &Plan, host: &Host, places: &Places) {
     let (appfw, bind) = appfw(host, Path::new(INNER).join("appfw"));
-    unit.kind("ExecStart", Value::Exec(command(plan, &name, appfw)));
+    unit.kind("ExecStart", Value::Exec(command(plan, &unit.name.clone(), appfw)));
     if plan.via.has_secret() {
         let file = places.state.join(CREDENTIAL).display().to_string();
         unit.kind("LoadCredential", Value::Pairs(vec![(CREDENTIAL.into(), file)]));
@@ -54,13 +74,21 @@ pub(super) fn unit(plan: &Plan, host: &Host, places: &Places) -> Unit {
     let report = Bind { source: places.state.join("report"), target: format!("{INNER}/report").into() };
     unit.kind("TemporaryFileSystem", Value::FileSystems(vec![(INNER.into(), "mode=0755".into())]));
     unit.kind("BindPaths", Value::Binds(bind.into_iter().chain([report]).collect()));
-    unit.kind("StandardInput", word("null"));
-    unit.kind("StandardOutput", word("null"));
-    unit.kind("StandardError", word("journal"));
     unit.kind.extend(lists(filter(plan)));
     unit.kind.extend(socket_group(&plan.via, host));
-    harden(&mut unit);
-    unit
+    harden_as_system(unit);
+}
+
+/// As the caller: the user's own manager has no other user, and mounts nothing that could be relied on.
+fn of_user(unit: &mut Unit, plan: &Plan, host: &Host, places: &Places) {
+    let at = |name: &str| places.state.join(name).display().to_string();
+    let report = format!("--report={}", at("report"));
+    let mut command = vec![host.appfw.display().to_string(), "forward".into(), report, "--handed".into()];
+    command.extend(forwarding(plan, &at(CREDENTIAL)));
+    unit.kind("ExecStart", Value::Exec(command));
+    // The sockets outlive a forwarder that dies, the launcher's end too.
+    unit.kind("NotifyAccess", word("main"));
+    unit.kind("FileDescriptorStoreMax", Value::Number(u32::try_from(control::MAX_DESCRIPTORS).unwrap_or(u32::MAX)));
 }
 
 fn command(plan: &Plan, name: &str, appfw: String) -> Vec<String> {
@@ -130,21 +158,16 @@ fn filter(plan: &Plan) -> IpLists {
 /// launch together (tests/bench). A user without capabilities can't write tunables, and
 /// DevicePolicy= closes the devices. PrivateUsers=: root owns such a namespace, and an app that runs
 /// as root would so have every capability over the forwarder in it, ptrace(2) among them.
-fn harden(unit: &mut Unit) {
+fn harden_as_system(unit: &mut Unit) {
     for directive in [
         "DynamicUser",
-        "NoNewPrivileges",
         "PrivateTmp",
         "ProtectClock",
         "ProtectControlGroups",
         "ProtectHostname",
         "ProtectKernelLogs",
         "ProtectKernelModules",
-        "LockPersonality",
-        "MemoryDenyWriteExecute",
         "RemoveIPC",
-        "RestrictRealtime",
-        "RestrictSUIDSGID",
     ] {
         unit.kind(directive, Value::Bool(true));
     }
@@ -154,8 +177,17 @@ fn harden(unit: &mut Unit) {
     unit.kind("ProtectSystem", word("strict"));
     unit.kind("ProtectProc", word("invisible"));
     unit.kind("ProcSubset", word("pid"));
-    unit.kind("UMask", Value::Number(0o077));
     unit.kind("CapabilityBoundingSet", Value::Capabilities(0));
+}
+
+/// What seccomp and prctl(2) do, for every manager.
+fn harden(unit: &mut Unit) {
+    for directive in
+        ["NoNewPrivileges", "LockPersonality", "MemoryDenyWriteExecute", "RestrictRealtime", "RestrictSUIDSGID"]
+    {
+        unit.kind(directive, Value::Bool(true));
+    }
+    unit.kind("UMask", Value::Number(0o077));
     unit.kind("RestrictNamespaces", Value::NoNamespaces);
     // AF_NETLINK: the host's own addresses, which are inside, and whose socket a client is.
     let families = ["AF_UNIX", "AF_INET", "AF_INET6", "AF_NETLINK"].map(str::to_owned).to_vec();

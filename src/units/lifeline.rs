@@ -6,25 +6,27 @@ use std::path::Path;
 
 use super::{INNER, Places, Unit, Value, appfw, descriptor, word, words};
 use crate::host::Host;
-use crate::plan::Plan;
+use crate::plan::{Plan, Supervisor};
 
 pub(super) fn unit(plan: &Plan, host: &Host, places: &Places) -> Unit {
     let mut unit = Unit::new(plan.name.lifeline(), format!("Life-line of appfw launch {}", plan.name));
-    if plan.has_forwarder() {
+    if plan.has_socket_unit() {
         unit.unit("Requires", words([&plan.name.socket()]));
         unit.unit("After", words([&plan.name.socket()]));
     }
     unit.kind("Type", word("exec"));
-    let (appfw, bind) = match host.caller.is_root() {
-        true => (host.appfw.display().to_string(), None),
-        false => appfw(host, Path::new(INNER).join("appfw")),
+    // Not the caller, whom the app runs as: it could stop it (kill(2) reaches across user namespaces). The
+    // user's own manager has no other user.
+    let is_anothers = plan.supervisor == Supervisor::System && !host.caller.is_root();
+    let (appfw, bind) = match is_anothers {
+        false => (host.appfw.display().to_string(), None),
+        true => appfw(host, Path::new(INNER).join("appfw")),
     };
     unit.kind("ExecStart", Value::Exec(vec![appfw, "lifeline".into()]));
     unit.kind("StandardInput", Value::Descriptor(descriptor::LIFELINE));
     unit.kind("StandardOutput", if places.terminal { Value::Descriptor(descriptor::TERMINAL) } else { word("null") });
     unit.kind("StandardError", word("journal"));
-    if !host.caller.is_root() {
-        // Not the caller, whom the app runs as: it could stop it (kill(2) reaches across user namespaces).
+    if is_anothers {
         unit.kind("DynamicUser", Value::Bool(true));
         if let Some(bind) = bind {
             unit.kind("TemporaryFileSystem", Value::FileSystems(vec![(INNER.into(), "mode=0755".into())]));
@@ -32,7 +34,10 @@ pub(super) fn unit(plan: &Plan, host: &Host, places: &Places) -> Unit {
         }
     }
     unit.kind("NoNewPrivileges", Value::Bool(true));
-    unit.kind("CapabilityBoundingSet", Value::Capabilities(0));
+    if plan.supervisor == Supervisor::System {
+        // The user's manager may not reduce it.
+        unit.kind("CapabilityBoundingSet", Value::Capabilities(0));
+    }
     unit.kind("RestrictAddressFamilies", Value::NoFamilies);
     unit
 }

@@ -122,8 +122,10 @@ impl Unit {
 pub struct Units {
     /// Ends the launch when the launcher dies.
     pub lifeline: Unit,
-    /// The forwarder's listening socket and the forwarder; none with `--via none`.
-    pub forwarder: Option<(Unit, Unit)>,
+    /// The forwarder's listening socket; none where `inside` makes the sockets.
+    pub socket: Option<Unit>,
+    /// The forwarder; none with `--via none`.
+    pub forwarder: Option<Unit>,
     /// The app.
     pub app: Unit,
     /// What the app sees of the file system, which its unit's main process makes.
@@ -177,7 +179,8 @@ impl Units {
     pub fn new(plan: &Plan, host: &Host, places: &Places) -> Self {
         Self {
             lifeline: lifeline::unit(plan, host, places),
-            forwarder: plan.has_forwarder().then(|| (socket::unit(plan, places), forwarder::unit(plan, host, places))),
+            socket: plan.has_socket_unit().then(|| socket::unit(plan, places)),
+            forwarder: plan.has_forwarder().then(|| forwarder::unit(plan, host, places)),
             app: app::unit(plan, host, places),
             view: View::new(plan, host, places),
         }
@@ -185,8 +188,7 @@ impl Units {
 
     /// All units, the app last.
     pub fn iter(&self) -> impl Iterator<Item = &Unit> {
-        let forwarder = self.forwarder.iter().flat_map(|(socket, service)| [socket, service]);
-        std::iter::once(&self.lifeline).chain(forwarder).chain(std::iter::once(&self.app))
+        std::iter::once(&self.lifeline).chain(&self.socket).chain(&self.forwarder).chain(std::iter::once(&self.app))
     }
 }
 
