@@ -69,6 +69,11 @@ impl Failure {
         Self { status: 503, ..Self::general("the forwarder has as many connections as it can hold") }
     }
 
+    /// No datagrams of one more client can be carried.
+    pub fn no_association() -> Self {
+        Self::general("there are as many UDP associations as there can be")
+    }
+
     /// Large heads take all the memory that there is for them.
     pub fn no_room_for_a_head() -> Self {
         Self { status: 503, ..Self::general("the forwarder has no room for another large HTTP head at the moment") }

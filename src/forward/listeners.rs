@@ -1,10 +1,11 @@
 //! The sockets that the forwarder serves: handed over by who made them, or made here when it is run by hand.
 
 use std::net::{SocketAddr, TcpListener as StdListener, UdpSocket as StdSocket};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use anyhow::{Context, Result, bail};
 use listenfd::ListenFd;
+use nix::libc::{AF_INET, SOCK_RAW};
 use nix::sys::socket::{getsockopt, sockopt::IpTransparent};
 use rustix::net::{SocketType, sockopt};
 use tokio::net::{TcpListener, UdpSocket};
@@ -13,12 +14,16 @@ use crate::cli::ForwardArgs;
 use crate::destination::{Destination, Pattern};
 use crate::dns::{self, Dns};
 
+use super::Raw;
+
 /// They, by what is spoken there.
 #[derive(Default)]
 pub(super) struct Listeners {
     pub(super) proxy: Vec<TcpListener>,
     /// Of connections to anywhere.
     pub(super) captured: Vec<TcpListener>,
+    /// Of datagrams to anywhere, each with where their answers go.
+    pub(super) captured_datagrams: Vec<(UdpSocket, Raw)>,
     /// Of UDP associations.
     pub(super) relay: Option<UdpSocket>,
     pub(super) dns_datagrams: Vec<UdpSocket>,
@@ -40,12 +45,15 @@ impl Listeners {
     pub(super) fn open(args: &ForwardArgs, dns: Dns, carries_datagrams: bool, handed: Vec<OwnedFd>) -> Result<Self> {
         let mut listeners = Self::default();
         let terms = Terms { args, dns, carries_datagrams };
+        let (mut raws, mut transparent) = (Vec::new(), Vec::new());
         for socket in from_systemd()?.into_iter().chain(handed) {
             match sockopt::socket_type(&socket).context("something was handed over that is no socket")? {
-                SocketType::DGRAM => listeners.take_datagrams(&terms, socket.into())?,
+                SocketType::DGRAM => transparent.extend(listeners.take_datagrams(&terms, socket.into())?),
+                SocketType::RAW => raws.push(Raw::new(socket)?),
                 _ => listeners.take_streams(&terms, socket.into())?,
             }
         }
+        listeners.captured_datagrams = paired(transparent, raws)?;
         listeners.bind(&terms)?;
         if listeners.proxy.is_empty() && listeners.captured.is_empty() {
             bail!("nothing to listen on: use --listen ADDRESS:PORT, or start it by its socket unit");
@@ -56,17 +64,21 @@ impl Listeners {
         Ok(listeners)
     }
 
-    /// Puts a UDP socket that was handed over to its use.
-    fn take_datagrams(&mut self, terms: &Terms<'_>, socket: StdSocket) -> Result<()> {
+    /// Puts a UDP socket that was handed over to its use. Returns it if it is for captured datagrams.
+    fn take_datagrams(&mut self, terms: &Terms<'_>, socket: StdSocket) -> Result<Option<UdpSocket>> {
         let address = socket.local_addr().context("cannot tell a socket's address")?;
+        let is_transparent = is_transparent(&socket)?;
+        let socket = datagrams(socket)?;
         if terms.is_dns(address) {
-            self.dns_datagrams.push(datagrams(socket)?);
+            self.dns_datagrams.push(socket);
+        } else if terms.carries_datagrams && takes_captured(address, is_transparent) {
+            return Ok(Some(socket));
         } else if terms.carries_datagrams && self.relay.is_none() {
-            self.relay = Some(datagrams(socket)?);
+            self.relay = Some(socket);
         } else {
             bail!("a UDP socket at {address} was handed over, which nothing here is for");
         }
-        Ok(())
+        Ok(None)
     }
 
     /// Puts a TCP listener that was handed over to its use.
@@ -119,8 +131,11 @@ fn from_systemd() -> Result<Vec<OwnedFd>> {
         if let Ok(socket) = handed.take_udp_socket(index) {
             return Ok(socket.map(OwnedFd::from));
         }
+        if let Ok(socket) = handed.take_custom::<OwnedFd>(index, AF_INET, SOCK_RAW, "raw socket") {
+            return Ok(socket);
+        }
         let taken = handed.take_tcp_listener(index);
-        let taken = taken.context("a socket was handed over that is neither a TCP listener nor UDP")?;
+        let taken = taken.context("a socket was handed over that is neither a TCP listener nor UDP nor raw")?;
         Ok(taken.map(OwnedFd::from))
     };
     indexes.map(take).filter_map(Result::transpose).collect()
@@ -130,6 +145,23 @@ impl Terms<'_> {
     fn is_dns(&self, address: SocketAddr) -> bool {
         self.dns != Dns::Off && address.port() == dns::PORT
     }
+}
+
+/// Each socket for captured datagrams with the raw one of its family.
+fn paired(sockets: Vec<UdpSocket>, mut raws: Vec<Raw>) -> Result<Vec<(UdpSocket, Raw)>> {
+    let pair = |socket: UdpSocket| {
+        let address = socket.local_addr().context("cannot tell a socket's address")?;
+        let families: Result<Vec<bool>> = raws.iter().map(Raw::is_v6).collect();
+        let index = families?.iter().position(|is_v6| *is_v6 == address.is_ipv6());
+        let index = index.with_context(|| format!("no raw socket was handed over for answers to UDP at {address}"))?;
+        Ok((socket, raws.swap_remove(index)))
+    };
+    sockets.into_iter().map(pair).collect()
+}
+
+/// The option of IPv4 tells of IPv6, too: it is one flag of the socket.
+fn is_transparent(socket: &impl AsFd) -> Result<bool> {
+    getsockopt(socket, IpTransparent).context("cannot tell whether a socket is transparent")
 }
 
 /// Whether a socket at `address` is where captured traffic is led to. A socket unit's Transparent= is for all its sockets,

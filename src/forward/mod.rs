@@ -4,6 +4,7 @@
 //! listener ─▶ peer (whose connection?) ─▶ request (SOCKS, HTTP) ─▶ admission (rules, not inside) ─▶ upstream ─▶ relay
 //! ```
 
+mod addressed;
 mod admission;
 mod captured;
 mod dns;
@@ -67,7 +68,7 @@ use request::HeadRoom;
 #[doc(hidden)]
 pub use request::fuzzing;
 use udp::Relay;
-pub use udp::serve_relay;
+pub use udp::{Raw, serve_captured_datagrams, serve_relay};
 use upstream::Upstream;
 
 /// Everything that connections share.
@@ -79,6 +80,8 @@ pub struct Forwarder {
     admission: Admission,
     resolver: Option<dns::Resolver>,
     relay: Option<Relay>,
+    /// Of UDP, whoever asked for them.
+    associations: Arc<Semaphore>,
     peers: Option<PeerWall>,
     reporter: Arc<Reporter>,
     limits: Limits,
@@ -113,6 +116,7 @@ impl Forwarder {
             admission: Admission::new(allowed, Path::new("/")),
             resolver: None,
             relay: None,
+            associations: Arc::new(Semaphore::new(limits.associations)),
             peers: None,
             reporter: Arc::default(),
             limits,
@@ -161,7 +165,7 @@ impl Forwarder {
 
     /// Takes datagrams of UDP associations at `socket`, once [`serve_relay`] runs.
     pub fn with_relay(self, socket: UdpSocket) -> Result<Self> {
-        let relay = Relay::new(socket, self.limits.associations).context("cannot tell a socket's address")?;
+        let relay = Relay::new(socket).context("cannot tell a socket's address")?;
         Ok(Self { relay: Some(relay), ..self })
     }
 
@@ -177,6 +181,11 @@ impl Forwarder {
     /// It would, but stands for none any more.
     fn named(&self, destination: &Destination) -> Result<Option<Destination>, Failure> {
         self.resolver.as_ref().map_or(Ok(None), |resolver| resolver.named(destination))
+    }
+
+    /// Whether DNS queries are answered here.
+    fn answers_queries(&self) -> bool {
+        self.resolver.is_some()
     }
 
     /// Whether an address is one that stands for a name, or would.
@@ -233,7 +242,7 @@ fn forward(
         };
         let mut stop = signal(SignalKind::terminate()).context("cannot listen to SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen to SIGINT")?;
-        let Listeners { proxy, captured, relay, dns_datagrams, dns_streams, services } =
+        let Listeners { proxy, captured, captured_datagrams, relay, dns_datagrams, dns_streams, services } =
             Listeners::open(&args, dns, via.carries_datagrams(), sockets)?;
         if let Some(socket) = relay {
             forwarder = forwarder.with_relay(socket)?;
@@ -248,6 +257,9 @@ fn forward(
         for listener in captured {
             debug!(address = ?listener.local_addr().ok(), "takes what is captured");
             serving.spawn(serve_captured(listener, Arc::clone(&forwarder)));
+        }
+        for (socket, raw) in captured_datagrams {
+            serving.spawn(serve_captured_datagrams(socket, raw, Arc::clone(&forwarder)));
         }
         for socket in dns_datagrams {
             debug!(address = ?socket.local_addr().ok(), %dns, "answers DNS");
@@ -342,7 +354,8 @@ impl Forwarder {
             Purpose::Captured { port } => Some(Arc::new(captured::asked(&self, &client, *port)?)),
         };
         let is_query = matches!(purpose, Purpose::Captured { .. })
-            && asked.as_ref().is_some_and(|asked| self.resolver.is_some() && asked.port == crate::dns::PORT);
+            && self.answers_queries()
+            && asked.as_ref().is_some_and(|asked| asked.port == crate::dns::PORT);
         let mut place = self.places.take();
         let mut waits = None;
         let mut awaited = None;

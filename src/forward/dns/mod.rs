@@ -33,7 +33,7 @@ use super::limits::{DNS_CONNECTIONS, Limits};
 use message::{Question, Subject, Transport};
 pub(super) use names::LAST as MOST_NAMES;
 use names::{Names, Number};
-pub(super) use serve::serve_stream;
+pub(super) use serve::{answer_datagram, serve_stream};
 pub use serve::{serve_datagrams, serve_streams};
 
 /// How long a program may keep an answer of ours, in seconds: not so long that the table, which

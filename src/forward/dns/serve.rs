@@ -12,19 +12,26 @@ use tokio::time::timeout;
 use tracing::error;
 
 use crate::forward::Forwarder;
+use crate::forward::addressed::Addressed;
 use crate::forward::limits::{ACCEPT_PAUSE, DNS_IDLE, DNS_PIPELINE, DNS_QUERIES, DNS_QUERY_BYTES};
 
 use super::message::Transport;
 
 /// Answers what comes to `socket`, for ever.
 pub async fn serve_datagrams(socket: UdpSocket, forwarder: Arc<Forwarder>) {
-    let socket = Arc::new(socket);
+    let socket = match Addressed::answering(socket) {
+        Ok(socket) => Arc::new(socket),
+        Err(error) => {
+            error!("cannot answer DNS queries: {error}");
+            return;
+        }
+    };
     let mut answering = JoinSet::new();
     // One byte more than a query has: what fills it all is too long.
     let mut buffer = vec![0; DNS_QUERY_BYTES + 1];
     loop {
         while answering.try_join_next().is_some() {}
-        let (length, client) = match socket.recv_from(&mut buffer).await {
+        let asked = match socket.receive(&mut buffer).await {
             Ok(received) => received,
             Err(error) => {
                 pause(&forwarder, &error).await;
@@ -35,11 +42,12 @@ pub async fn serve_datagrams(socket: UdpSocket, forwarder: Arc<Forwarder>) {
         if answering.len() > DNS_QUERIES {
             continue;
         }
-        let (message, forwarder, socket) = (buffer[..length].to_vec(), Arc::clone(&forwarder), Arc::clone(&socket));
+        let (message, forwarder, socket) =
+            (buffer[..asked.length].to_vec(), Arc::clone(&forwarder), Arc::clone(&socket));
         answering.spawn(async move {
-            if let Some(answer) = answer(&forwarder, &message, Transport::Datagram).await {
+            if let Some(answer) = answer_datagram(&forwarder, &message).await {
                 // A client that is gone needs none.
-                let _ = socket.send_to(&answer, client).await;
+                let _ = socket.answer(&answer, &asked).await;
             }
         });
     }
@@ -98,6 +106,11 @@ async fn read_message(reader: &mut OwnedReadHalf) -> io::Result<Vec<u8>> {
     let mut message = vec![0; length];
     reader.read_exact(&mut message).await?;
     Ok(message)
+}
+
+/// The answer to one datagram, if it gets one.
+pub(in crate::forward) async fn answer_datagram(forwarder: &Forwarder, message: &[u8]) -> Option<Vec<u8>> {
+    answer(forwarder, message, Transport::Datagram).await
 }
 
 async fn answer(forwarder: &Forwarder, message: &[u8], transport: Transport) -> Option<Vec<u8>> {

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use fast_socks5::util::target_addr::TargetAddr;
 use rustix::io::Errno;
-use tokio::net::UdpSocket;
 
 use crate::destination::{Destination, Host};
 use crate::forward::Forwarder;
@@ -19,7 +18,8 @@ use crate::forward::relay::Traffic;
 use crate::forward::upstream::{Outlet, Route, dialable};
 
 use super::flows::{Flows, State, hold};
-use super::packet::{self, Packet};
+use super::inlet::Inlet;
+use super::packet::Packet;
 
 /// Datagrams that are carried in one go, before others have their turn.
 const BURST: usize = 32;
@@ -161,14 +161,23 @@ impl Association {
         Ok(())
     }
 
-    /// Carries what comes from outside to the client, until that fails.
-    pub(super) async fn carry_back(&self, forwarder: &Forwarder, relay: &UdpSocket) -> io::Error {
+    /// Carries what comes from outside to the client. Returns why it is over.
+    pub(super) async fn live(&self, forwarder: &Forwarder, inlet: Inlet<'_>) -> Failure {
+        tokio::select! {
+            () = self.outlet.ended() => Failure::general("the upstream ended the association or spoke out of turn"),
+            error = self.carry_back(forwarder, inlet) => Failure::system("broke off", &error),
+            () = self.idle(forwarder.limits.udp_idle) => Failure::timed_out("an association without a datagram"),
+        }
+    }
+
+    /// Carries it until that fails.
+    async fn carry_back(&self, forwarder: &Forwarder, inlet: Inlet<'_>) -> io::Error {
         loop {
             if let Err(error) = self.outlet.readable().await {
                 return error;
             }
             for _ in 0..BURST {
-                match self.give_back(forwarder, relay) {
+                match self.give_back(forwarder, inlet) {
                     Ok(()) => {}
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                     // Somebody has no such port, which ICMP said: of an earlier datagram.
@@ -181,7 +190,7 @@ impl Association {
     }
 
     /// One datagram from outside, given to the client if it has sent there.
-    fn give_back(&self, forwarder: &Forwarder, relay: &UdpSocket) -> io::Result<()> {
+    fn give_back(&self, forwarder: &Forwarder, inlet: Inlet<'_>) -> io::Result<()> {
         SCRATCH.with_borrow_mut(|(buffer, scratch)| {
             let Some(Packet { address, payload }) = self.outlet.receive(buffer)? else { return Ok(()) };
             let mut client = self.client();
@@ -191,16 +200,11 @@ impl Association {
             let known = client.flows.answer(address, may_be);
             let (Some(source), Some(known)) = (client.source, known) else { return Ok(()) };
             client.used = Instant::now();
-            if packet::write(scratch, &known, payload).is_some() && relay.try_send_to(scratch, source).is_ok() {
+            if inlet.give(&known, source, payload, scratch).is_ok() {
                 self.traffic.received.fetch_add(payload.len() as u64, Relaxed);
             }
             Ok(())
         })
-    }
-
-    /// Returns when the upstream ends the association.
-    pub(super) async fn ended(&self) {
-        self.outlet.ended().await;
     }
 
     /// How long there has been no datagram, in or out.
@@ -209,7 +213,7 @@ impl Association {
     }
 
     /// Returns when there has been no datagram for so long.
-    pub(super) async fn idle(&self, limit: Duration) {
+    async fn idle(&self, limit: Duration) {
         loop {
             let left = limit.saturating_sub(self.silence());
             if left.is_zero() {
@@ -253,7 +257,7 @@ fn asked(address: &TargetAddr) -> Result<Option<Destination>, Failure> {
 }
 
 /// Judges a destination by name where there is one: a synthetic address becomes its name first.
-fn judge(forwarder: &Forwarder, asked: &Destination) -> Result<Destination, Failure> {
+pub(super) fn judge(forwarder: &Forwarder, asked: &Destination) -> Result<Destination, Failure> {
     let destination = forwarder.named(asked)?.unwrap_or_else(|| asked.clone());
     forwarder.admission.check(&destination)?;
     Ok(destination)

@@ -1,50 +1,55 @@
-//! SOCKS5's UDP ASSOCIATE: datagrams between the app, at one socket that stands already, and wherever the
-//! way out leads.
+//! Datagrams between the app, at sockets that stand already, and wherever the way out leads: by SOCKS5's UDP
+//! ASSOCIATE, or captured.
 //!
 //! ```text
 //! session (the request) ─▶ association, as long as its connection
-//! relay's socket ─▶ packet ─▶ sources (whose?) ─▶ flows (judged?) ─▶ outlet ─▶ flows (asked for?) ─▶ packet ─▶ back
+//! relay's socket ─▶ packet ─▶ sources (whose?) ─┐
+//! captured ─▶ an association for each sender ───┴─▶ flows (judged?) ─▶ outlet ─▶ flows (asked for?) ─▶ inlet ─▶ back
 //! ```
 
 mod association;
+mod captured;
 mod flows;
+mod inlet;
+mod ip;
+mod lookups;
 pub(super) mod packet;
 mod sources;
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use tokio::net::UdpSocket;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::sleep;
 use tracing::{error, info, warn};
 
 use super::Forwarder;
 use super::failure::Failure;
-use super::limits::{ACCEPT_PAUSE, DATAGRAM_BYTES, UDP_LOOKUPS};
+use super::limits::{ACCEPT_PAUSE, DATAGRAM_BYTES};
 use super::request::Associate;
-use super::upstream::look_up;
 use association::{Association, LookUp};
+pub use captured::serve_captured_datagrams;
+use inlet::Inlet;
+pub use inlet::Raw;
+use lookups::Lookups;
 use sources::Sources;
 
 /// Where the app's datagrams arrive, for all associations.
 pub(super) struct Relay {
     socket: UdpSocket,
     address: SocketAddr,
-    places: Arc<Semaphore>,
     sources: Mutex<Sources<Association>>,
 }
 
 impl Relay {
-    /// A relay at `socket` for so many associations.
-    pub(super) fn new(socket: UdpSocket, associations: usize) -> io::Result<Self> {
+    /// A relay at `socket`.
+    pub(super) fn new(socket: UdpSocket) -> io::Result<Self> {
         let address = socket.local_addr()?;
-        let places = Arc::new(Semaphore::new(associations));
-        Ok(Self { socket, address, places, sources: Mutex::default() })
+        Ok(Self { socket, address, sources: Mutex::default() })
     }
 
     fn sources(&self) -> MutexGuard<'_, Sources<Association>> {
@@ -105,8 +110,8 @@ async fn place<'a>(forwarder: &'a Forwarder, asked: &Associate, is_full: bool) -
     let relay = forwarder.relay.as_ref().filter(|_| forwarder.peers.is_none()).ok_or_else(|| {
         Failure::not_offered("a client asked SOCKS5 for UDP, which is served in the strict wall, not in this one")
     })?;
-    let place = Arc::clone(&relay.places).try_acquire_owned();
-    let place = place.map_err(|_| Failure::general("there are as many UDP associations as there can be"))?;
+    let place = Arc::clone(&forwarder.associations).try_acquire_owned();
+    let place = place.map_err(|_| Failure::no_association())?;
     let gone = |error| Failure::system("the client went away", &error);
     let (client, _) = asked.ends().map_err(gone)?;
     let outlet = forwarder.upstream.associate(asked.caller.as_ref()).await?;
@@ -122,12 +127,9 @@ async fn live(forwarder: &Forwarder, asked: &mut Associate, placed: &Placed<'_>)
     let (_, local) = asked.ends().map_err(gone)?;
     let ip = if relay.address.ip().is_unspecified() { local.ip() } else { relay.address.ip() };
     asked.grant(SocketAddr::new(ip, relay.address.port())).await.map_err(gone)?;
-    let idle = forwarder.limits.udp_idle;
     tokio::select! {
         () = asked.ended() => Ok(()),
-        () = association.ended() => Err(Failure::general("the upstream ended the association or spoke out of turn")),
-        error = association.carry_back(forwarder, &relay.socket) => Err(Failure::system("broke off", &error)),
-        () = association.idle(idle) => Err(Failure::timed_out("an association without a datagram")),
+        over = association.live(forwarder, Inlet::Relay(&relay.socket)) => Err(over),
     }
 }
 
@@ -145,20 +147,15 @@ fn record(forwarder: &Forwarder, association: &Association, started: Instant, ou
 /// Takes the app's datagrams in, for ever.
 pub async fn serve_relay(forwarder: Arc<Forwarder>) {
     let Some(relay) = &forwarder.relay else { return };
-    let mut lookups = JoinSet::new();
+    let mut lookups = Lookups::default();
     let mut buffer = vec![0; DATAGRAM_BYTES];
     loop {
         tokio::select! {
             received = relay.socket.recv_from(&mut buffer) => match received {
                 Ok((length, source)) => {
-                    let may_look_up = lookups.len() < UDP_LOOKUPS;
-                    let wanted = take_in(&forwarder, relay, &buffer[..length], source, may_look_up);
+                    let wanted = take_in(&forwarder, relay, &buffer[..length], source, lookups.has_room());
                     if let Some((association, wanted)) = wanted {
-                        let limit = forwarder.limits.connect;
-                        lookups.spawn(async move {
-                            let found = timeout(limit, look_up(&wanted.destination)).await;
-                            (association, wanted, found)
-                        });
+                        lookups.begin(&forwarder, &association, wanted);
                     }
                 }
                 Err(error) => {
@@ -168,13 +165,7 @@ pub async fn serve_relay(forwarder: Arc<Forwarder>) {
                     sleep(ACCEPT_PAUSE).await;
                 }
             },
-            Some(Ok((association, wanted, found))) = lookups.join_next() => {
-                let late = |_| Err(Failure::timed_out(format_args!("looking up {}", wanted.destination.host)));
-                let found = found.unwrap_or_else(late);
-                if let Some(association) = Weak::upgrade(&association) {
-                    association.found(&forwarder, wanted, found);
-                }
-            }
+            Some(found) = lookups.next() => found.tell(&forwarder),
         }
     }
 }
@@ -186,12 +177,12 @@ fn take_in(
     bytes: &[u8],
     source: SocketAddr,
     may_look_up: bool,
-) -> Option<(Weak<Association>, LookUp)> {
+) -> Option<(Arc<Association>, LookUp)> {
     let packet = packet::parse(bytes)?;
     let (association, is_new) = relay.sources().find(source, Association::silence)?;
     if is_new {
         association.begin(source);
     }
     let wanted = association.send(forwarder, &packet, may_look_up)?;
-    Some((Arc::downgrade(&association), wanted))
+    Some((association, wanted))
 }
