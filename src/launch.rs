@@ -191,7 +191,9 @@ impl Launch<'_> {
             _ => None,
         };
         // The order, without which `inside` executes nothing, comes after both.
-        tokio::try_join!(manager.start(units), when(builds, verify::forwarder(manager, units)))?;
+        let started = tokio::try_join!(manager.start(units), when(builds, verify::forwarder(manager, units)));
+        // What runs before `inside`, as root, says why it failed.
+        started.map_err(|error| reception::refusal_of_root(&sockets.control).unwrap_or(error))?;
         drop(reservation); // the socket has its address
         // Closed when `inside` has been heard: nobody else has anything to say here.
         let control = UnixListener::from_std(sockets.control).context("cannot use a socket")?;

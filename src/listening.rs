@@ -23,6 +23,8 @@ pub enum Kind {
     Stream,
     /// UDP.
     Datagram,
+    /// Whole IP packets, sent only: answers to captured datagrams. No socket unit makes one.
+    Raw,
 }
 
 impl Kind {
@@ -32,6 +34,7 @@ impl Kind {
         match self {
             Self::Stream => "Stream",
             Self::Datagram => "Datagram",
+            Self::Raw => "Raw",
         }
     }
 }
@@ -47,7 +50,7 @@ impl FromStr for Listening {
     type Err = anyhow::Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        for kind in [Kind::Stream, Kind::Datagram] {
+        for kind in [Kind::Stream, Kind::Datagram, Kind::Raw] {
             if let Some(address) = text.strip_prefix(kind.as_str()).and_then(|rest| rest.strip_prefix(':')) {
                 return Ok(Self { kind, address: address.parse()? });
             }

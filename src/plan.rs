@@ -4,12 +4,12 @@
 mod supervisor;
 
 use std::ffi::OsString;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 
-use crate::cli::{Isolate, LaunchArgs, LogDestinations, WallKind};
+use crate::cli::{Capture, Isolate, LaunchArgs, LogDestinations, WallKind};
 use crate::destination::{Destination, Pattern, Rules, inside_address};
 use crate::dns::{self, Dns};
 use crate::environment::proxy_variables;
@@ -39,6 +39,8 @@ pub struct Plan {
     pub supervisor: Supervisor,
     /// What keeps the app in.
     pub wall: WallKind,
+    /// What of the app's traffic is captured.
+    pub capture: Capture,
     /// The upstream behind the forwarder; `Via::None` has no forwarder.
     pub via: Via,
     /// What shares Tor's circuits.
@@ -149,6 +151,7 @@ impl Plan {
             deny: network::parse_list("--deny", &args.deny)?,
         };
         let (wall, rules) = choose_wall(args.wall, supervisor, &via, rules)?;
+        let capture = choose_capture(args, wall, supervisor, &via)?;
         if via == Via::None {
             refuse_destinations(args)?;
         }
@@ -184,6 +187,7 @@ impl Plan {
             command: command.clone(),
             supervisor,
             wall,
+            capture,
             isolate: via.isolation(args.isolate)?,
             via,
             address,
@@ -264,12 +268,28 @@ impl Plan {
             return Vec::new();
         }
         let at = |kind: Kind, port: u16| Listening { kind, address: (*self.address.ip(), port).into() };
+        let everywhere = |kind: Kind, port: u16| {
+            [IpAddr::V4(Ipv4Addr::UNSPECIFIED), Ipv6Addr::UNSPECIFIED.into()]
+                .map(|any| Listening { kind, address: (any, port).into() })
+        };
+        let captures = self.capture != Capture::Off;
         let mut listening = vec![at(Kind::Stream, self.address.port())];
         if self.has_relay() {
             listening.push(at(Kind::Datagram, self.address.port()));
         }
+        if captures {
+            listening.extend(everywhere(Kind::Stream, CAPTURE_PORT));
+        }
+        if self.capture == Capture::Datagrams {
+            listening.extend(everywhere(Kind::Datagram, CAPTURE_PORT));
+            listening.extend(everywhere(Kind::Raw, 0));
+        }
         if self.dns != Dns::Off {
-            listening.extend([at(Kind::Datagram, dns::PORT), at(Kind::Stream, dns::PORT)]);
+            match captures {
+                true => listening.extend(everywhere(Kind::Datagram, dns::PORT)),
+                false => listening.push(at(Kind::Datagram, dns::PORT)),
+            }
+            listening.push(at(Kind::Stream, dns::PORT));
         }
         listening.extend(self.services().into_iter().map(|address| Listening { kind: Kind::Stream, address }));
         listening
@@ -280,6 +300,8 @@ impl Plan {
     pub fn lists(&self) -> IpLists {
         match (self.wall, self.has_forwarder()) {
             (WallKind::Address, false) => self.rules.clone(),
+            // The filter would drop what is captured, and close the app's own loopback.
+            (WallKind::Namespace, _) => IpLists::default(),
             (_, false) => IpLists::only(Vec::new()),
             (_, true) => {
                 let own = network::host(*self.address.ip());
@@ -292,6 +314,7 @@ impl Plan {
     /// The forwarder's own sockets are in the same namespace as those of [`Self::services`].
     fn refuse_clash(&self) -> Result<()> {
         let own = |at: &SocketAddr| match at.port() {
+            CAPTURE_PORT if self.capture != Capture::Off => Some("the forwarder itself, at every address,"),
             _ if at.ip() != *self.address.ip() => None,
             port if port == self.address.port() => Some("the forwarder itself"),
             dns::PORT if self.dns != Dns::Off => Some("its DNS"),
@@ -361,9 +384,6 @@ fn choose_wall(
         }
         return Ok((WallKind::Namespace, rules));
     }
-    if asked == Some(WallKind::Namespace) {
-        bail!("--wall namespace is not there yet: it comes with a later version; --wall strict is the closest");
-    }
     let plain = *via == Via::None;
     if !plain {
         let wall = asked.unwrap_or(WallKind::Strict);
@@ -372,8 +392,8 @@ fn choose_wall(
                 "--deny adds nothing here: behind a forwarder everything else is denied; plain rules go with --via none"
             );
         }
-        if wall == WallKind::Strict && !rules.allow.is_empty() {
-            bail!("--allow needs --wall address: in the strict wall the app reaches the forwarder alone");
+        if wall != WallKind::Address && !rules.allow.is_empty() {
+            bail!("--allow needs --wall address: in the {} wall the app reaches the forwarder alone", wall.as_str());
         }
         canary(&rules)?;
         return Ok((wall, rules));
@@ -384,19 +404,43 @@ fn choose_wall(
                 "--wall address with --via none needs rules: --deny NET, or leave --wall out for no network whatever"
             );
         }
-        return Ok((WallKind::Strict, rules));
+        return Ok((asked.unwrap_or(WallKind::Strict), rules));
     }
     if rules.deny.is_empty() {
         bail!("allows alone restrict nothing: add --deny any");
     }
-    if asked == Some(WallKind::Strict) {
-        bail!("--allow and --deny need --wall address: the strict wall has no other network to allow");
+    if let Some(wall @ (WallKind::Strict | WallKind::Namespace)) = asked {
+        bail!("--allow and --deny need --wall address: the {} wall has no other network to allow", wall.as_str());
     }
     let canary = canary(&rules)?;
     if rules.passes(IpAddr::V4(canary)) {
         rules.deny.push(network::host(canary));
     }
     Ok((WallKind::Address, rules))
+}
+
+/// What is captured: every connection, where the wall can. What a captured datagram's answer would be sent by
+/// is a raw socket, which no socket unit makes: here they are refused at once, and QUIC falls back to TCP.
+fn choose_capture(args: &LaunchArgs, wall: WallKind, supervisor: Supervisor, via: &Via) -> Result<Capture> {
+    match (wall, via) {
+        (WallKind::Namespace, Via::None) if args.capture => {
+            bail!("--capture leads connections to the forwarder, and --via none has none")
+        }
+        (WallKind::Namespace, Via::None) => Ok(Capture::Off),
+        (WallKind::Namespace, _) if args.no_capture => Ok(Capture::Off),
+        // Answers to datagrams are sent by a raw socket, which a socket unit cannot make.
+        (WallKind::Namespace, _) if supervisor != Supervisor::System && via.carries_datagrams() => {
+            Ok(Capture::Datagrams)
+        }
+        (WallKind::Namespace, _) => Ok(Capture::Streams),
+        _ if args.capture => {
+            bail!(
+                "--capture needs --wall namespace: the IP filter of the {} wall drops what is captured",
+                wall.as_str()
+            )
+        }
+        _ => Ok(Capture::Off),
+    }
 }
 
 /// The address by which the proof will show that the filter is in force.

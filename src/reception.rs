@@ -1,11 +1,12 @@
 //! The launcher's end of the control socket: receives `inside`'s report and sends it the order.
 
 use std::cell::Cell;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use rustix::net::sockopt::socket_peercred;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{UnixListener, UnixStream};
 
@@ -201,6 +202,26 @@ impl std::fmt::Display for Unheard {
 }
 
 impl std::error::Error for Unheard {}
+
+/// What a process of root's that is over has left at the control socket: why it failed. Nobody else is heard, as
+/// other processes of the app's user can connect as well.
+#[must_use]
+pub fn refusal_of_root(control: &std::os::unix::net::UnixListener) -> Option<anyhow::Error> {
+    // The socket doesn't block: the end of what is there is an error.
+    while let Ok((stream, _)) = control.accept() {
+        if !socket_peercred(&stream).is_ok_and(|peer| peer.uid.is_root()) {
+            continue;
+        }
+        let mut line = Vec::new();
+        // Whether its end or, of one that is not over, no more for now.
+        let _ = stream.set_nonblocking(true);
+        let _ = stream.take(MAX_REPORT as u64).read_to_end(&mut line);
+        if let Ok(report) = serde_json::from_slice(&line) {
+            return Some(refusal(report));
+        }
+    }
+    None
+}
 
 /// The connection to `inside`.
 #[derive(Debug)]

@@ -1,7 +1,7 @@
 //! What the kernel tells of TCP sockets, to whoever shares their network namespace (sock_diag(7)).
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use netlink_packet_core::Nla as _;
 use netlink_packet_sock_diag::SockDiagMessage;
@@ -36,8 +36,9 @@ pub fn cgroup_of(client: SocketAddr, local: SocketAddr) -> io::Result<Option<u64
 ///
 /// # Errors
 /// The kernel cannot be asked.
-pub fn listens(address: SocketAddrV4) -> io::Result<bool> {
-    let (local, anybody) = (address.into(), SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0).into());
+pub fn listens(address: SocketAddr) -> io::Result<bool> {
+    let nobody: IpAddr = if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let (local, anybody) = (address, SocketAddr::new(nobody, 0));
     let response = ask(local, anybody)?.filter(|response| is_of(response, local, anybody));
     Ok(response.is_some_and(|response| response.header.state == TCP_LISTEN))
 }
@@ -79,7 +80,7 @@ mod tests {
 
     #[test]
     fn a_listener_is_known_by_its_exact_address() {
-        let address = |ip: Ipv4Addr, port| SocketAddrV4::new(ip, port);
+        let address = |ip: Ipv4Addr, port| SocketAddr::from((ip, port));
         let (own, other) = (Ipv4Addr::new(127, 100, 3, 1), Ipv4Addr::new(127, 100, 3, 2));
         let listener = TcpListener::bind((own, 0)).unwrap();
         let port = listener.local_addr().unwrap().port();

@@ -119,9 +119,8 @@ fn joins(unit: &str, asked: &[String], held: &OwnedValue) -> Result<()> {
 pub fn service(unit: &Unit, read: &Properties) -> Result<()> {
     settings(unit, read)?;
     for name in MUST_BE_EMPTY {
-        if let Some(value) = read.get(name)
-            && !is_empty(value)
-        {
+        // One of ours was compared, as the only one.
+        if unit.get(name).is_none() && read.get(name).is_some_and(|value| !is_empty(value)) {
             bail!("{}: {name}= is set, which leads round the wall", unit.name);
         }
     }
@@ -169,7 +168,8 @@ fn holds(setting: &Setting, read: &Properties) -> bool {
     };
     match &setting.value {
         Value::Descriptor(_) => true,
-        Value::Exec(command) => executes(held, command),
+        Value::Exec(command) => executes(held, command, &transient::EXEC),
+        Value::Privileged(command) => executes(held, command, &transient::PRIVILEGED),
         Value::Words(asked) => words(held) == asked.iter().cloned().collect(),
         // systemd expands sets of system calls.
         Value::Filter { allow, names } if names.iter().any(|name| name.starts_with('@')) => {
@@ -183,14 +183,14 @@ fn holds(setting: &Setting, read: &Properties) -> bool {
     }
 }
 
-/// Exactly one command, with this path and these arguments, and no flag but the one we set.
-fn executes(held: &Variant<'_>, command: &[String]) -> bool {
+/// Exactly one command, with this path and these arguments, and no flag but those we set.
+fn executes(held: &Variant<'_>, command: &[String], asked: &[&str]) -> bool {
     let Variant::Array(commands) = held else { return false };
     let [Variant::Structure(only)] = commands.inner() else { return false };
     let [Variant::Str(path), Variant::Array(argv), Variant::Array(flags), ..] = only.fields() else { return false };
     let argv: Vec<&str> = argv.inner().iter().filter_map(|word| <&str>::try_from(word).ok()).collect();
     let flags: Vec<&str> = flags.inner().iter().filter_map(|word| <&str>::try_from(word).ok()).collect();
-    command.first().is_some_and(|first| first == path.as_str()) && argv == command && flags == ["no-env-expand"]
+    command.first().is_some_and(|first| first == path.as_str()) && argv == command && flags == asked
 }
 
 fn filter(held: &Variant<'_>) -> Option<(bool, BTreeSet<String>)> {
@@ -290,7 +290,7 @@ mod tests {
         let command = ("/x".to_owned(), vec!["/x".to_owned()], vec!["no-env-expand".to_owned()]);
         let one = Variant::new(vec![command.clone()]);
         let two = Variant::new(vec![command.clone(), command]);
-        assert!(executes(&one, &["/x".to_owned()]));
-        assert!(!executes(&two, &["/x".to_owned()]));
+        assert!(executes(&one, &["/x".to_owned()], &transient::EXEC));
+        assert!(!executes(&two, &["/x".to_owned()], &transient::EXEC));
     }
 }

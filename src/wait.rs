@@ -11,6 +11,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
 use tokio::sync::mpsc;
 
+use crate::cli::Capture;
 use crate::control;
 use crate::forward::Report;
 use crate::keeper::Keeper;
@@ -202,7 +203,10 @@ impl Attendance<'_> {
             say.plain(&sentence);
         }
         if code != 0 && plan.has_forwarder() {
-            let why = keeper.without_forwarder().await.or_else(|| (!forwarder.used).then(|| unused(plan)));
+            let why = keeper
+                .without_forwarder()
+                .await
+                .or_else(|| (!forwarder.used && plan.capture == Capture::Off).then(|| unused(plan)));
             if let Some(why) = why {
                 say.plain(&why);
             }
@@ -213,10 +217,7 @@ impl Attendance<'_> {
 
 /// Said where a program failed without having made a request: most likely it ignores the variables.
 fn unused(plan: &Plan) -> String {
-    format!(
-        "{} never used the proxy; a later version's --wall namespace captures programs that ignore the variables",
-        plan.program()
-    )
+    format!("{} never used the proxy; --wall namespace captures programs that ignore the variables", plan.program())
 }
 
 fn name_what_stayed(plan: &Plan, say: &Say, processes: Vec<(u32, String)>) {

@@ -34,7 +34,7 @@ fn what_cannot_be_run_is_125_and_one_sentence() {
         (LAUNCHER, "--via socks6://203.0.113.20 curl", "appfw-run: `socks6://` is no scheme"),
         (LAUNCHER, "--via direct --via none curl", "appfw-run: `direct` and `none` stand alone"),
         (LAUNCHER, "--via @/absent/file curl", "/absent/file"),
-        (LAUNCHER, "--via direct --system --capture curl", "appfw-run: --capture is not there yet"),
+        (LAUNCHER, "--via direct --system --capture curl", "appfw-run: --capture needs --wall namespace"),
         (APPFW, "forward --listen 127.0.0.1:0 --via direct --dns host", "use --dns-listen ADDRESS:PORT"),
         (APPFW, "forward --listen 127.0.0.1:0 --via tor://127.0.0.1:9 --dns host", "past tor://127.0.0.1:9"),
         (APPFW, "forward --dns-listen 127.0.0.1:0 --via direct", "nothing to listen on"),

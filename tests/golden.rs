@@ -134,6 +134,7 @@ fn read(text: &str) -> File {
 fn directive(property: &str) -> &str {
     match property {
         "ExecStartEx" => "ExecStart",
+        "ExecStartPreEx" => "ExecStartPre",
         "TimeoutStopUSec" => "TimeoutStopSec",
         "TriggerLimitIntervalUSec" => "TriggerLimitIntervalSec",
         "RestartUSec" => "RestartSec",
@@ -205,6 +206,11 @@ fn from_text(directive: &str, values: &[String]) -> Vec<String> {
         },
         // Their separator counts outside quotes alone (load-fragment.c).
         "BindPaths" => all(":"),
+        "ExecStartPre" => {
+            let command = one();
+            let command = command.strip_prefix("+:").expect("as root, and `$` is not expanded");
+            [vec!["privileged".to_owned()], split(command, "")].concat()
+        }
         "ExecStart" => split(one().strip_prefix(':').expect("`$` is not expanded"), ""),
         _ => all(""),
     }
@@ -257,9 +263,10 @@ fn from_item(signature: &str, item: &Variant<'_>) -> Vec<String> {
         }
         ("a(ss)", [name, value]) => vec![format!("{}:{}", string(name), string(value))],
         ("a(sasas)", [path, argv, flags]) => {
-            assert_eq!(strings(flags), ["no-env-expand"]);
+            let mut flags = strings(flags);
+            assert_eq!(flags.pop().unwrap(), "no-env-expand");
             assert_eq!(string(path), strings(argv)[0]);
-            strings(argv)
+            [flags, strings(argv)].concat()
         }
         (signature, fields) => panic!("no rule for {signature}: {fields:?}"),
     }
@@ -334,7 +341,7 @@ fn write_verifiable(directory: &Path, unit: &Unit) -> PathBuf {
     // Of systemd 257: older ones do not know it.
     unit.kind.retain(|setting| setting.directive != "PrivatePIDs");
     for setting in &mut unit.kind {
-        if let Value::Exec(command) = &mut setting.value {
+        if let Value::Exec(command) | Value::Privileged(command) = &mut setting.value {
             command[0] = "/bin/true".to_owned();
         }
     }

@@ -12,6 +12,7 @@ fn main() -> ExitCode {
     };
     let outcome = match args.subcommand {
         Subcommand::Inside(args) => return inside::run(&args),
+        Subcommand::Network(args) => return inside::make_network(&args),
         Subcommand::Lifeline(_) => return lifeline::run(),
         Subcommand::Forward(args) => forward::run(args),
         Subcommand::Stop { name } => stop::run(&name),

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use clap::Parser;
 
-use super::{ForwardArgs, InsideArgs, LifelineArgs};
+use super::{ForwardArgs, InsideArgs, LifelineArgs, NetworkArgs};
 
 /// Manage confined programs started by appfw-run
 #[derive(Debug, Parser)]
@@ -28,6 +28,9 @@ pub enum Subcommand {
     /// Inner part: prove the wall, then become the app
     #[command(hide = true)]
     Inside(InsideArgs),
+    /// Inner part: make the network of the app's namespace
+    #[command(hide = true)]
+    Network(NetworkArgs),
     /// Inner part: end a launch when its launcher dies
     #[command(hide = true)]
     Lifeline(LifelineArgs),

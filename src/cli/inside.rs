@@ -13,8 +13,7 @@ use crate::listening::Listening;
 pub enum WallKind {
     /// A private network namespace that holds the forwarder's socket alone, and the IP filter on top.
     Strict,
-    /// Its own loopback, with capture (a later version).
-    #[value(hide = true)]
+    /// A private network namespace with its own loopback open, with capture or without.
     Namespace,
     /// The host's network namespace under the IP filter.
     Address,
@@ -44,6 +43,29 @@ pub enum Capture {
     Datagrams,
 }
 
+impl Capture {
+    /// As it is written after `--capture` of the inner parts.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Streams => "streams",
+            Self::Datagrams => "datagrams",
+        }
+    }
+}
+
+/// Make the network of the app's network namespace, before anything else runs there.
+#[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
+pub struct NetworkArgs {
+    /// What is captured
+    #[arg(long, value_enum, default_value_t)]
+    pub capture: Capture,
+    /// The socket at which the launcher hears why it failed
+    #[arg(long, value_name = "PATH")]
+    pub control: PathBuf,
+}
+
 /// Prove the wall from inside, then become the app. What it expects stands in its arguments, so
 /// that `systemctl cat` shows it.
 #[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
@@ -54,6 +76,9 @@ pub struct InsideArgs {
     /// Where the forwarder must answer
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub forwarder: Option<SocketAddrV4>,
+    /// What is captured in this namespace
+    #[arg(long, value_enum, default_value_t)]
+    pub capture: Capture,
     /// IPAddressAllow= of this unit
     #[arg(long, value_name = "NET")]
     pub allow: Vec<IpNet>,
@@ -69,9 +94,6 @@ pub struct InsideArgs {
     /// Build the wall first: no PID 1 has
     #[arg(long)]
     pub build: bool,
-    /// What of the app's traffic is captured
-    #[arg(long, value_enum, default_value_t)]
-    pub capture: Capture,
     /// With a PID namespace of its own: the launcher's process, which this one ends with
     #[arg(long, value_name = "PID", requires = "build")]
     pub launcher: Option<i32>,

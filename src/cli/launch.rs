@@ -58,9 +58,15 @@ pub struct LaunchArgs {
     #[arg(long, value_name = "NET", help_heading = "IP wall")]
     pub deny: Vec<String>,
 
-    /// strict: its own network namespace (default); address: the host's, filtered
-    #[arg(long, value_enum, value_name = "strict|address", hide_possible_values = true, help_heading = "Wall")]
+    /// strict (default), namespace: captures, address: the host's network
+    #[arg(long, value_enum, value_name = "KIND", hide_possible_values = true, help_heading = "Wall")]
     pub wall: Option<WallKind>,
+    /// Lead every connection to the forwarder: the namespace wall's default
+    #[arg(long, conflicts_with = "no_capture", hide = true, help_heading = "Wall")]
+    pub capture: bool,
+    /// In the namespace wall: lead nothing to the forwarder but what asks for it
+    #[arg(long, help_heading = "Wall")]
+    pub no_capture: bool,
     /// The forwarder's address in the address wall, in 127.0.0.0/8
     #[arg(long, value_name = "IP[:PORT]", help_heading = "Wall")]
     pub address: Option<String>,
@@ -186,11 +192,8 @@ pub enum LogDestinations {
 /// takes, and what to do instead.
 struct Later(&'static str, usize, &'static str);
 
-const NAMESPACE: &str = "it comes with --wall namespace in a later version";
-const LATER: [Later; 10] = [
-    Later("capture", 0, NAMESPACE),
-    Later("no-capture", 0, NAMESPACE),
-    Later("publish", 1, NAMESPACE),
+const LATER: [Later; 8] = [
+    Later("publish", 1, "inbound ports come with a later version"),
     Later("ingress-filter", 1, "custom BPF programs come with a later version"),
     Later("egress-filter", 1, "custom BPF programs come with a later version"),
     Later("dbus", 1, "every bus is hidden from the app; a filtered one comes with a later version"),

@@ -1,14 +1,21 @@
 //! The sockets that the forwarder serves in the app's namespace. It can make none there itself: they
 //! are made here and handed to the launcher.
 
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use anyhow::{Context, Result, bail};
+use nix::sys::socket::{setsockopt, sockopt};
+use rustix::net::sockopt::set_ipv6_v6only;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, ipproto, listen, socket_with};
 
 use crate::control::{self, Report, acknowledged};
 use crate::listening::{Kind, Listening};
+use crate::plan::CAPTURE_PORT;
+
+/// Connections that wait to be accepted, as the socket unit has it.
+const BACKLOG: i32 = 4096;
 
 /// Makes them and hands them over; returns when the launcher holds them.
 ///
@@ -25,10 +32,46 @@ pub fn hand_over(wanted: &[Listening], launcher: &UnixStream) -> Result<()> {
 }
 
 fn open(wanted: &Listening) -> Result<OwnedFd> {
-    let Listening { kind, address } = wanted;
-    let failed = || format!("cannot listen at {address} in the app's namespace");
-    match kind {
-        Kind::Stream => TcpListener::bind::<SocketAddr>(*address).map(OwnedFd::from).with_context(failed),
-        Kind::Datagram => UdpSocket::bind::<SocketAddr>(*address).map(OwnedFd::from).with_context(failed),
+    made(wanted).with_context(|| format!("cannot make the forwarder's socket {wanted} in the app's namespace"))
+}
+
+fn made(wanted: &Listening) -> Result<OwnedFd> {
+    let Listening { kind, address } = *wanted;
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let (kind, protocol) = match kind {
+        Kind::Stream => (SocketType::STREAM, None),
+        Kind::Datagram => (SocketType::DGRAM, None),
+        Kind::Raw => return Ok(socket_with(family, SocketType::RAW, SocketFlags::CLOEXEC, Some(ipproto::RAW))?),
+    };
+    let socket = socket_with(family, kind, SocketFlags::CLOEXEC, protocol)?;
+    // With capture those at every address take what was sent to any.
+    if address.ip().is_unspecified() {
+        at_every_address(&socket, address, kind)?;
     }
+    bind(&socket, &address)?;
+    if kind == SocketType::STREAM {
+        // The kernel's own limit (net.core.somaxconn) is less, or the same.
+        listen(&socket, BACKLOG)?;
+    }
+    Ok(socket)
+}
+
+/// What the socket unit has as Transparent=, BindIPv6Only= and PassPacketInfo=. That tells DNS which server
+/// was asked; of captured datagrams another option tells where each was sent to. Only one of them: the
+/// forwarder has room for one answer.
+fn at_every_address(socket: &OwnedFd, address: SocketAddr, kind: SocketType) -> Result<()> {
+    // Both families have the one flag.
+    setsockopt(socket, sockopt::IpTransparent, &true)?;
+    if address.is_ipv6() {
+        set_ipv6_v6only(socket, true)?;
+    }
+    if kind == SocketType::DGRAM {
+        match (address.is_ipv6(), address.port() == CAPTURE_PORT) {
+            (false, false) => setsockopt(socket, sockopt::Ipv4PacketInfo, &true)?,
+            (true, false) => setsockopt(socket, sockopt::Ipv6RecvPacketInfo, &true)?,
+            (false, true) => setsockopt(socket, sockopt::Ipv4OrigDstAddr, &true)?,
+            (true, true) => setsockopt(socket, sockopt::Ipv6OrigDstAddr, &true)?,
+        }
+    }
+    Ok(())
 }

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use crate::cli::InsideArgs;
+use crate::cli::{InsideArgs, NetworkArgs};
 use crate::control::{self, Order, Report, receive_with};
 use crate::exit::{self, NotExecuted};
 use crate::say;
@@ -61,6 +61,20 @@ pub fn run(args: &InsideArgs) -> ExitCode {
         Err(error) => say::failure("appfw inside", &error),
     }
     ExitCode::from(code)
+}
+
+/// The story of the unit's ExecStartPre=+ in the namespace wall: as root, in the app's network namespace, before
+/// the app. The launcher hears of a failure as soon as systemd tells it that there is one.
+#[must_use]
+pub fn make_network(args: &NetworkArgs) -> ExitCode {
+    let Err(error) = network::set_up(args.capture) else { return ExitCode::SUCCESS };
+    say::failure("appfw network", &error);
+    let launcher = UnixStream::connect(&args.control).context("cannot reach the launcher");
+    let told = launcher.and_then(|launcher| Report::Refused { message: format!("{error:#}") }.send(&launcher));
+    if let Err(error) = told {
+        say::failure("appfw network", &error);
+    }
+    ExitCode::from(exit::OURS)
 }
 
 /// The launcher takes a report from the unit's own processes alone, and whose it is can't be told

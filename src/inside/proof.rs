@@ -3,6 +3,8 @@
 //! (src/core/cgroup.c, exec-invoke.c), so that nothing but traffic shows whether it is there.
 //! Nothing sent here can leave the machine: targets are loopback, or the socket is bound to lo.
 
+mod namespace;
+
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::os::unix::fs::MetadataExt;
@@ -33,16 +35,19 @@ pub fn prove(args: &InsideArgs) -> Result<()> {
         own_cgroup(cgroup)?;
     }
     if args.wall != WallKind::Address {
-        private_namespace(args.outside)?;
+        let has_pair = args.wall == WallKind::Namespace && (args.build || args.forwarder.is_some());
+        namespace::is_closed(args.outside, has_pair)?;
     }
     private_users(args.outside_user)?;
     if args.wall == WallKind::Namespace {
-        return args.forwarder.map_or(Ok(()), forwarder);
+        // It has no filter: there is nothing to keep out.
+        namespace::leads_nowhere(args.capture)?;
+    } else {
+        egress(&lists, args)?;
+        ingress(&lists, args)?;
     }
-    egress(&lists, args)?;
-    ingress(&lists, args)?;
     if let Some(address) = args.forwarder {
-        forwarder(address)?;
+        forwarder(address.into())?;
     }
     Ok(())
 }
@@ -57,22 +62,6 @@ fn own_cgroup(expected: &str) -> Result<()> {
             "there is no unified cgroup hierarchy, which the wall needs: boot with systemd.unified_cgroup_hierarchy=1"
         ),
     }
-}
-
-fn private_namespace(outside: Option<u64>) -> Result<()> {
-    let own = std::fs::metadata("/proc/self/ns/net").context("cannot tell the own network namespace")?.ino();
-    if outside == Some(own) {
-        bail!(
-            "systemd gave the app no network namespace of its own, the host's network is open to it; namespaces are not permitted here (a container?), so nothing was run"
-        );
-    }
-    let interfaces = nix::net::if_::if_nameindex().context("cannot list network interfaces")?;
-    let names: Vec<String> =
-        interfaces.iter().map(|interface| interface.name().to_string_lossy().into_owned()).collect();
-    if names != ["lo"] && names != ["lo", "appfw0", "appfw1"] {
-        bail!("the app's network namespace holds {}, expected lo alone", names.join(", "));
-    }
-    Ok(())
 }
 
 /// Without a user namespace of its own the app reaches the same user's other processes.
@@ -164,7 +153,7 @@ fn neighbour(forwarder: Option<SocketAddrV4>, lists: &IpLists) -> Option<Ipv4Add
 
 /// The forwarder's socket listens here, in this very namespace. It isn't connected to: the first
 /// connection starts the forwarder, and that the way there is open was shown by datagrams.
-fn forwarder(address: SocketAddrV4) -> Result<()> {
+fn forwarder(address: SocketAddr) -> Result<()> {
     match sock_diag::listens(address) {
         Ok(true) => Ok(()),
         Ok(false) => bail!("nothing listens at {address}: the app is not in the namespace of the forwarder's socket"),
@@ -217,7 +206,7 @@ mod tests {
     #[test]
     fn a_namespace_without_the_forwarders_socket_is_told() {
         let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let std::net::SocketAddr::V4(address) = listener.local_addr().unwrap() else { unreachable!() };
+        let address = listener.local_addr().unwrap();
         forwarder(address).unwrap();
         drop(listener);
         assert!(forwarder(address).unwrap_err().to_string().contains("nothing listens"));

@@ -73,7 +73,23 @@ fn what_cannot_be_honoured_is_refused_with_what_can() {
         ("--via none --dns synthetic x", "is the forwarder's, and --via none has none; use --dns host"),
         ("--via none --deny any --dns tcp://9.9.9.9 x", "is the forwarder's, and --via none has none"),
         ("--via none --dns host x", "--dns host has no network to go with"),
-        ("--via direct --wall namespace x", "--wall namespace is not there yet"),
+        ("--via direct --capture x", "--capture needs --wall namespace: the IP filter of the strict wall drops"),
+        (
+            "--via direct --wall address --capture x",
+            "--capture needs --wall namespace: the IP filter of the address wall",
+        ),
+        (
+            "--via none --wall namespace --capture x",
+            "--capture leads connections to the forwarder, and --via none has none",
+        ),
+        ("--via direct --wall namespace --allow any x", "--allow needs --wall address: in the namespace wall"),
+        ("--via direct --wall namespace --deny any x", "--deny adds nothing here"),
+        ("--via none --wall namespace --deny any x", "need --wall address: the namespace wall has no other network"),
+        ("--via direct --wall namespace --address 127.0.0.9 x", "--address goes with --wall address"),
+        (
+            "--via direct --wall namespace --allow-destination 127.0.0.1:1081 x",
+            "--allow-destination 127.0.0.1:1081: in the program's namespace the forwarder itself, at every address, listens there",
+        ),
         (
             "--via direct --allow-destination 127.100.90.50:1080 x",
             "--allow-destination 127.100.90.50:1080: in the program's namespace the forwarder itself listens there; let the service",
@@ -95,8 +111,6 @@ fn an_empty_word_is_no_command() {
 #[test]
 fn options_of_later_versions_are_refused_by_name_and_come_first() {
     for option in [
-        "--capture",
-        "--no-capture",
         "--publish 80",
         "--ingress-filter /x",
         "--egress-filter /x",
@@ -214,6 +228,25 @@ fn the_wall_and_its_lists_follow_from_the_way_out() {
         assert_eq!((plan.wall, plan.resolver), (wall, resolver), "{line}");
         assert_eq!((words(&lists.allow).as_str(), words(&lists.deny).as_str()), (allow, deny), "{line}");
         assert!(lists.canary().is_some(), "{line}: nothing to prove the filter by");
+    }
+}
+
+#[test]
+fn the_namespace_wall_captures_unless_told_not_to_and_has_no_lists() {
+    for (line, capture, resolver) in [
+        ("--via direct --wall namespace x", Capture::Streams, Resolver::Forwarder),
+        ("--via tor --wall namespace --capture --dns off x", Capture::Streams, Resolver::Off),
+        ("--via tor --wall namespace --no-capture x", Capture::Off, Resolver::Forwarder),
+        ("--via none --wall namespace x", Capture::Off, Resolver::Off),
+        ("--via none --wall namespace --no-capture x", Capture::Off, Resolver::Off),
+    ] {
+        let plan = plan(line).unwrap_or_else(|error| panic!("{line}: {error:#}"));
+        assert_eq!((plan.wall, plan.capture, plan.resolver), (WallKind::Namespace, capture, resolver), "{line}");
+        assert_eq!(plan.lists(), IpLists::default(), "{line}");
+        assert_eq!(plan.address, ADDRESS, "{line}");
+    }
+    for line in ["--via direct x", "--via direct --no-capture x", "--via none --deny any x"] {
+        assert_eq!(plan(line).unwrap().capture, Capture::Off, "{line}");
     }
 }
 

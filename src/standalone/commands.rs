@@ -1,5 +1,6 @@
 //! What is started, as command lines: pure, and what `--dry-run` prints.
 
+use crate::cli::Capture;
 use crate::host::Host;
 use crate::plan::{Plan, Stdio};
 use crate::units::{self, Places};
@@ -34,6 +35,9 @@ fn inside(plan: &Plan, host: &Host, appfw: String) -> Vec<String> {
     command.push(format!("--launcher={}", host.process));
     if plan.has_forwarder() {
         command.push(format!("--forwarder={}", plan.address));
+    }
+    if plan.capture != Capture::Off {
+        command.push(format!("--capture={}", plan.capture.as_str()));
     }
     command.extend(plan.listening().iter().map(|listening| format!("--listen={listening}")));
     command.push(format!("--outside={}", host.network_namespace));

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Places, Setting, Unit, Value, appfw, word, words};
-use crate::cli::WallKind;
+use crate::cli::{Capture, WallKind};
 use crate::confinement;
 use crate::host::Host;
 use crate::network::IpLists;
@@ -34,6 +34,9 @@ pub(super) fn unit(plan: &Plan, host: &Host, places: &Places) -> Unit {
     unit.kind("Type", word("exec"));
     unit.kind("ExitType", word(if plan.exit_with_main { "main" } else { "cgroup" }));
     unit.kind("TimeoutStopSec", Value::Span(STOP_TIMEOUT));
+    if plan.supervisor == Supervisor::System && plan.wall == WallKind::Namespace && plan.has_forwarder() {
+        unit.kind("ExecStartPre", Value::Privileged(network(plan, host, places)));
+    }
     let (appfw, bind) = match plan.supervisor {
         Supervisor::System => appfw(host, places.state.join("appfw")),
         // The user's own manager makes no mounts that could be relied on, and needs none.
@@ -64,6 +67,16 @@ pub(super) fn unit(plan: &Plan, host: &Host, places: &Places) -> Unit {
     unit
 }
 
+/// In the app's network namespace, but none of its mounts: where `appfw` is.
+fn network(plan: &Plan, host: &Host, places: &Places) -> Vec<String> {
+    vec![
+        host.appfw.display().to_string(),
+        "network".to_owned(),
+        format!("--capture={}", plan.capture.as_str()),
+        format!("--control={}", places.state.join("control").display()),
+    ]
+}
+
 fn inside(plan: &Plan, host: &Host, places: &Places, appfw: String) -> Vec<String> {
     let lists = match plan.supervisor {
         Supervisor::System => plan.lists(),
@@ -76,6 +89,9 @@ fn inside(plan: &Plan, host: &Host, places: &Places, appfw: String) -> Vec<Strin
     if plan.supervisor == Supervisor::User {
         command.push("--build".to_owned());
         command.extend(plan.listening().iter().map(|listening| format!("--listen={listening}")));
+    }
+    if plan.capture != Capture::Off {
+        command.push(format!("--capture={}", plan.capture.as_str()));
     }
     command.extend(lists.allow.iter().map(|network| format!("--allow={network}")));
     command.extend(lists.deny.iter().map(|network| format!("--deny={network}")));

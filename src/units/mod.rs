@@ -72,6 +72,8 @@ pub enum Value {
     Listen(Vec<Listening>),
     /// `ExecStart=`, without expansion of `$` and `%`.
     Exec(Vec<String>),
+    /// `ExecStartPre=+`: as root, by the unit's namespaces alone; without expansion as well.
+    Privileged(Vec<String>),
     /// A descriptor of the launcher, by its place in the list passed along.
     Descriptor(usize),
 }

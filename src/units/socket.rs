@@ -1,10 +1,10 @@
-//! The forwarder's listening sockets: in the strict wall inside the app's namespace, in the address
-//! wall on the host's loopback.
+//! The forwarder's listening sockets: in the address wall on the host's loopback, in the others inside the
+//! app's namespace, and there, with capture, also those that take what is sent anywhere.
 
 use std::time::Duration;
 
-use super::{Places, Unit, Value, lists, words};
-use crate::cli::WallKind;
+use super::{Places, Unit, Value, lists, word, words};
+use crate::cli::{Capture, WallKind};
 use crate::network::{self, IpLists};
 use crate::plan::Plan;
 
@@ -18,6 +18,13 @@ pub(super) fn unit(plan: &Plan, places: &Places) -> Unit {
     // It goes when the last unit that requires it has gone: the app, or before that the life-line.
     unit.unit("StopWhenUnneeded", Value::Bool(true));
     unit.kind("Listen", Value::Listen(plan.listening()));
+    if plan.capture != Capture::Off {
+        // Connections to any address are taken, and answers sent from it.
+        unit.kind("Transparent", Value::Bool(true));
+        unit.kind("BindIPv6Only", word("ipv6-only"));
+        // Which server was asked is the one that answers.
+        unit.kind("PassPacketInfo", Value::Bool(true));
+    }
     // More than the default of an accept queue in systemd (SOMAXCONN is the kernel's own limit).
     unit.kind("Backlog", Value::Number(4096));
     // An app that makes its forwarder crash has it back each time; one that can't start at all is given

@@ -88,11 +88,14 @@ fn lines(setting: &Setting) -> Vec<String> {
             addresses.iter().map(|one| format!("Listen{}={}", one.kind.as_str(), one.address)).collect()
         }
         // `:` switches off expansion of `$`; specifiers have no switch.
-        Value::Exec(command) => {
-            vec![assign(format!(":{}", command.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ")))]
-        }
+        Value::Exec(command) => vec![assign(format!(":{}", line(command)))],
+        Value::Privileged(command) => vec![assign(format!("+:{}", line(command)))],
         Value::Descriptor(_) => vec![format!("# {directive}= is a descriptor of the launcher")],
     }
+}
+
+fn line(command: &[String]) -> String {
+    command.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ")
 }
 
 /// `%` is a specifier in every value (systemd.unit(5), "Specifiers").

@@ -34,6 +34,7 @@ pub fn name(setting: &Setting) -> &'static str {
         ("StandardOutput", Value::Descriptor(_)) => "StandardOutputFileDescriptor",
         ("StandardError", Value::Descriptor(_)) => "StandardErrorFileDescriptor",
         ("ExecStart", _) => "ExecStartEx",
+        ("ExecStartPre", _) => "ExecStartPreEx",
         ("TimeoutStopSec", _) => "TimeoutStopUSec",
         ("RestartSec", _) => "RestartUSec",
         ("StartLimitIntervalSec", _) => "StartLimitIntervalUSec",
@@ -70,14 +71,20 @@ pub fn plain(value: &Value) -> Variant<'_> {
         Value::Listen(addresses) => Variant::new(
             addresses.iter().map(|one| (one.kind.as_str().to_owned(), one.address.to_string())).collect::<Vec<_>>(),
         ),
-        Value::Exec(command) => Variant::new(vec![(
-            command.first().cloned().unwrap_or_default(),
-            command.clone(),
-            // Else `$FOO` in an argument would be rewritten.
-            vec!["no-env-expand".to_owned()],
-        )]),
+        Value::Exec(command) => exec(command, &EXEC),
+        Value::Privileged(command) => exec(command, &PRIVILEGED),
         Value::Descriptor(_) => Variant::from(false),
     }
+}
+
+/// The flags of a command: else `$FOO` in an argument would be rewritten.
+pub const EXEC: [&str; 1] = ["no-env-expand"];
+/// Those of `+`, in the order in which systemd tells them.
+pub const PRIVILEGED: [&str; 2] = ["privileged", "no-env-expand"];
+
+fn exec<'a>(command: &[String], flags: &[&str]) -> Variant<'a> {
+    let flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
+    Variant::new(vec![(command.first().cloned().unwrap_or_default(), command.to_vec(), flags)])
 }
 
 const MS_REC: u64 = 16384;

@@ -381,8 +381,6 @@ def test_no_way_out_is_a_question(lab):
 @pytest.mark.parametrize("words, says", [
     (["--user"], "--user is not there yet"),
     (["--standalone"], "--standalone is not there yet"),
-    (["--capture"], "--capture is not there yet"),
-    (["--no-capture"], "--no-capture is not there yet"),
     (["--publish", "8080"], "--publish is not there yet"),
     (["--ingress-filter", "/x"], "--ingress-filter is not there yet"),
     (["--egress-filter", "/x"], "--egress-filter is not there yet"),
@@ -391,7 +389,6 @@ def test_no_way_out_is_a_question(lab):
     (["--profile", "x"], "--profile is not there yet"),
     (["--no-profile"], "--no-profile is not there yet"),
     (["--own-profile"], "--own-profile is not there yet"),
-    (["--wall", "namespace"], "--wall namespace is not there yet"),
 ])
 def test_option_of_a_later_version_is_refused_never_ignored(lab, words, says):
     assert says in refusal(lab, *DIRECT, *words)

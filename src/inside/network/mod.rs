@@ -156,12 +156,25 @@ fn without_ipv6(result: io::Result<()>) -> io::Result<()> {
     })
 }
 
+/// Runs `test` in a network namespace of its own, which only root can make in a process of many threads.
+#[cfg(test)]
+pub(super) fn in_namespace(test: impl FnOnce() + Send + 'static) {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("not tried: needs root");
+        return;
+    }
+    let thread = std::thread::spawn(move || {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+        test();
+    });
+    thread.join().unwrap();
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Read;
     use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 
-    use nix::sched::{CloneFlags, unshare};
     use nix::sys::socket::{
         AddressFamily, Backlog, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, listen, setsockopt, socket,
         sockopt,
@@ -170,19 +183,6 @@ mod tests {
 
     use super::*;
     use crate::plan::CAPTURE_PORT;
-
-    /// Runs `test` in a network namespace of its own, which only root can make in a process of many threads.
-    fn in_namespace(test: impl FnOnce() + Send + 'static) {
-        if !nix::unistd::geteuid().is_root() {
-            eprintln!("not tried: needs root");
-            return;
-        }
-        let thread = std::thread::spawn(move || {
-            unshare(CloneFlags::CLONE_NEWNET).unwrap();
-            test();
-        });
-        thread.join().unwrap();
-    }
 
     fn transparent_listener(address: &str) -> TcpListener {
         let address: SocketAddr = address.parse().unwrap();
