@@ -28,7 +28,7 @@ use crate::units::{Places, Units, text};
 use crate::via::Via;
 use crate::view::View;
 use crate::wait::{Attendance, Reports, Signals, Watch};
-use crate::{lifeline, tor, verify};
+use crate::{browser, lifeline, tor, verify};
 
 /// Runs the command of `args` behind its wall; returns the exit code.
 ///
@@ -41,6 +41,11 @@ pub async fn launch(args: &LaunchArgs) -> Result<u8> {
     let mut plan = Plan::new(args, via, &host)?; // the last point where the user's input can be wrong
     if let Some(warning) = plan.warning() {
         say.warning(&warning);
+    }
+    if args.own_profile {
+        browser::own_profile(&mut plan, &host)?;
+    } else if !args.dry_run {
+        browser::refuse_running(&plan, &host, &std::env::args_os().skip(1).collect::<Vec<_>>())?;
     }
     let reservation = settle(&mut plan, &host)?;
     let base = state::base(Path::new("/"), &host)?;

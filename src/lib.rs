@@ -21,6 +21,8 @@ pub mod host;
 pub mod listening;
 pub mod plan;
 
+pub mod browser;
+
 pub mod confinement;
 pub mod environment;
 pub mod units;

@@ -63,6 +63,8 @@ pub struct Plan {
     /// The scheme of the proxy variables' values and what they hold.
     pub proxy_variables: Vec<(String, String)>,
     scheme: crate::cli::EnvScheme,
+    /// `--own-profile`: a directory that `inside` makes, if it isn't there.
+    pub own_directory: Option<PathBuf>,
     /// `--env`.
     pub env: Vec<(OsString, OsString)>,
     /// What the app's descriptors 0-2 are.
@@ -199,6 +201,7 @@ impl Plan {
             umask: host.umask,
             proxy_variables: Vec::new(),
             scheme: args.env_scheme.unwrap_or_default(),
+            own_directory: None,
             env: parse_env(&args.env, host)?,
             stdio: choose_stdio(args.detach, host.terminals),
             dns,

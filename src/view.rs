@@ -155,6 +155,8 @@ pub struct View {
     pub sessions: Vec<PathBuf>,
     /// The same where they are sockets: the caller's environment says so.
     pub sockets: Vec<PathBuf>,
+    /// A directory of the app's user, made and closed to others.
+    pub own: Option<PathBuf>,
 }
 
 impl View {
@@ -168,6 +170,7 @@ impl View {
             empty: ["/run/systemd", BOOTED].into_iter().chain(EMPTY).chain([INNER]).map(PathBuf::from).collect(),
             shown: vec![SHOWN_OF_SYSTEMD.into()],
             hidden: AGENTS.map(PathBuf::from).to_vec(),
+            own: plan.own_directory.clone(),
             ..Self::default()
         };
         if user.is_root() {

@@ -84,6 +84,9 @@ pub struct LaunchArgs {
     #[arg(long, value_name = "USER", help_heading = "Who runs it")]
     pub uid: Option<String>,
 
+    /// Give a browser or Electron program a profile of its own, kept per --via
+    #[arg(long, help_heading = "Program")]
+    pub own_profile: bool,
     /// Set K to V for the program, or keep the caller's K; repeatable
     #[arg(long, value_name = "K[=V]", help_heading = "Program")]
     pub env: Vec<String>,
@@ -192,7 +195,7 @@ pub enum LogDestinations {
 /// takes, and what to do instead.
 struct Later(&'static str, usize, &'static str);
 
-const LATER: [Later; 8] = [
+const LATER: [Later; 7] = [
     Later("publish", 1, "inbound ports come with a later version"),
     Later("ingress-filter", 1, "custom BPF programs come with a later version"),
     Later("egress-filter", 1, "custom BPF programs come with a later version"),
@@ -200,7 +203,6 @@ const LATER: [Later; 8] = [
     Later("property", 1, "unit properties come with a later version"),
     Later("profile", 1, "profiles come with a later version"),
     Later("no-profile", 0, "there are no profiles to leave out yet"),
-    Later("own-profile", 0, "browser profiles come with a later version"),
 ];
 
 /// Options that later versions bring: parsed, so that none is taken for the command or ignored.

@@ -2,10 +2,10 @@
 //! the paths of [`View`] are places, not names.
 
 use std::ffi::CString;
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -16,7 +16,7 @@ use rustix::mount::{
     MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, mount, mount_bind_recursive, mount_change,
     mount_remount, move_mount, open_tree,
 };
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, umask};
+use rustix::process::{Resource, Rlimit, geteuid, getrlimit, setrlimit, umask};
 
 use super::hiding;
 use crate::view::{Bind, View};
@@ -34,6 +34,9 @@ pub fn make(view: &View) -> Result<()> {
     // What is mounted outside later is seen, an unplugged disk isn't held; nothing of ours gets out.
     mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
         .context("cannot separate the app's mounts from the host's")?;
+    if let Some(own) = &view.own {
+        make_own(own).with_context(|| format!("cannot make {}", own.display()))?;
+    }
     let _descriptors = Descriptors::raised()?;
     let hidden = hiding::places(view)?;
     read_only(&view.read_only)?;
@@ -65,6 +68,15 @@ pub fn make(view: &View) -> Result<()> {
     }
     umask(callers);
     Ok(())
+}
+
+/// Made by the user whose it is: root, who follows links of other users', never walks there.
+fn make_own(directory: &Path) -> Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+    if directory.metadata()?.uid() != geteuid().as_raw() {
+        bail!("it is another user's");
+    }
+    Ok(fs::set_permissions(directory, Permissions::from_mode(0o700))?)
 }
 
 /// The limit of open files, raised as long as this lives: each entry of a sealed directory takes one.

@@ -118,7 +118,6 @@ fn options_of_later_versions_are_refused_by_name_and_come_first() {
         "--property A=b",
         "--profile x",
         "--no-profile",
-        "--own-profile",
     ] {
         let name = option.split(' ').next().unwrap();
         let message = plan(&format!("--via direct --wall namespace {option} x")).unwrap_err().to_string();

@@ -388,7 +388,6 @@ def test_no_way_out_is_a_question(lab):
     (["-p", "MemoryMax=1G"], "--property is not there yet"),
     (["--profile", "x"], "--profile is not there yet"),
     (["--no-profile"], "--no-profile is not there yet"),
-    (["--own-profile"], "--own-profile is not there yet"),
 ])
 def test_option_of_a_later_version_is_refused_never_ignored(lab, words, says):
     assert says in refusal(lab, *DIRECT, *words)
