@@ -110,7 +110,7 @@ if [ -n "$all" ]; then
     export APPFW_ALL=1
     # g++: what libFuzzer is built with
     install chromium dante-server default-jdk-headless firefox-esr g++ git golang-go libnss3-tools microsocks \
-        netcat-openbsd openssh-client python3-httpx python3-requests wget
+        netcat-openbsd openssh-client python3-httpx python3-requests wget xvfb
 fi
 own_target
 rm -rf "$logs"
