@@ -9,6 +9,7 @@ use ipnet::IpNet;
 
 use crate::cli::EnvScheme;
 use crate::plan::{Identity, Plan};
+use crate::session::Session;
 
 /// What another user's program keeps of the caller's environment.
 const KEPT_FOR_OTHERS: [&str; 6] = ["PATH", "LANG", "TZ", "TERM", "COLORTERM", "NO_COLOR"];
@@ -18,7 +19,7 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin";
 
 /// Variables of the caller that would lead round the forwarder, into a hidden service, or that
 /// belong to the launcher's own unit. `*_PROXY` in any case is dropped as well.
-const DROPPED: [&str; 22] = [
+const DROPPED: [&str; 23] = [
     "NODE_USE_ENV_PROXY",
     "SOCKS_SERVER",
     "SOCKS_VERSION",
@@ -28,6 +29,8 @@ const DROPPED: [&str; 22] = [
     "SSH_AUTH_SOCK",
     "SSH_AGENT_PID",
     "GPG_AGENT_INFO",
+    // The number of a descriptor that the app does not get.
+    "WAYLAND_SOCKET",
     // The launcher's own unit, if it has one (systemd.exec(5), "Environment Variables").
     "NOTIFY_SOCKET",
     "LISTEN_FDS",
@@ -92,6 +95,11 @@ pub fn app_environment(plan: &Plan, caller: &[(OsString, OsString)]) -> Vec<(OsS
         set(&mut app, "SHELL", user.shell.as_os_str());
         set(&mut app, "USER", &user.name);
         set(&mut app, "LOGNAME", &user.name);
+    }
+    let session = Session::new(plan, caller);
+    app.retain(|(name, _)| !session.dropped.contains(name));
+    for (name, value) in &session.variables {
+        set(&mut app, name, value);
     }
     if user.is_root() {
         // Root's app sees no /run/user at all (confinement).

@@ -25,6 +25,7 @@ pub mod browser;
 
 pub mod confinement;
 pub mod environment;
+pub mod session;
 pub mod units;
 pub mod view;
 

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::host::Host;
 use crate::plan::{Plan, Resolver};
+use crate::session::{self, Session};
 use crate::units::{INNER, Places};
 
 /// Where daemons have their sockets. A mount on a socket itself is dropped when its daemon unlinks it
@@ -145,6 +146,8 @@ pub struct View {
     /// An ordinary user's own directory there, private; all else of it that isn't the host's is then
     /// read-only, as `inside` runs as that user.
     pub runtime: Option<PathBuf>,
+    /// Files of the caller's session seen in it, where there and no directories.
+    pub session: Vec<Bind>,
     /// Seen there all the same, where there.
     pub shown: Vec<PathBuf>,
     /// Another file in its place.
@@ -177,8 +180,9 @@ impl View {
             view.read_only = READ_ONLY_FOR_ROOT.iter().chain(&KERNEL_READ_ONLY).map(PathBuf::from).collect();
             view.hidden.extend(KERNEL_HIDDEN.map(PathBuf::from));
         } else {
-            // A runtime directory with nothing of the session in it.
-            view.runtime = Some(format!("/run/user/{}", user.uid).into());
+            // A runtime directory with nothing of the session in it but what a window and its sound need.
+            view.runtime = session::runtime_directory(plan);
+            view.session = Session::new(plan, &host.environment).shown;
         }
         match plan.resolver {
             Resolver::Host => view.shown.push(RESOLVED.into()),

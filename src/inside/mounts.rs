@@ -46,6 +46,11 @@ pub fn make(view: &View) -> Result<()> {
     for path in &view.shown {
         kept.extend(taken(path)?.map(|what| Kept { what, place: path.clone() }));
     }
+    let mut session = Vec::new();
+    for Bind { source, target } in &view.session {
+        let what = taken(source)?.filter(|what| !matches!(what, What::Tree { is_directory: true, .. }));
+        session.extend(what.map(|what| Kept { what, place: target.clone() }));
+    }
     for Bind { source, target } in &view.replaced {
         match taken(source)? {
             Some(what) => kept.push(Kept { what, place: target.clone() }),
@@ -62,6 +67,8 @@ pub fn make(view: &View) -> Result<()> {
     hiding::hide(&hidden, &view.sealed)?;
     if let Some(runtime) = &view.runtime {
         cover(runtime, 0o700)?;
+        umask(Mode::from_raw_mode(0o077));
+        session.iter().try_for_each(Kept::put)?;
         let flags = MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
         mount_remount(&view.sealed, flags, "")
             .with_context(|| format!("cannot make {} read-only", view.sealed.display()))?;

@@ -110,6 +110,11 @@ def test_chromium_is_kept_from_the_one_outside(lab, world, user):
             assert w.events(server="socks5") == []
         done = run(lab, *launch, "--own-profile", *CHROMIUM, "--headless", "--dump-dom", "http://web.test/", timeout=120)
         assert done.returncode == 0 and b"world " in done.stdout, done.stderr.decode()
+        # With a window too: the display's socket is a file.
+        window = ["appfw-run", *launch, "--env", f"DISPLAY={DISPLAY}", "--own-profile", *CHROMIUM, "http://web.test/"]
+        with world.watch() as w, started(lab, window, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
+            names = lambda: {event["name"] for event in w.events(server="socks5", kind="socks")}
+            wait_until(lambda: "web.test" in names(), 30, "the window's request")
 
 
 @pytest.mark.slow
