@@ -81,6 +81,12 @@ impl LaunchName {
         format!("/sys/fs/cgroup{}", self.cgroup())
     }
 
+    /// The same under the manager of this user (user@.service, systemd.special(7)).
+    #[must_use]
+    pub fn cgroup_of_user(&self, uid: u32) -> String {
+        format!("/sys/fs/cgroup/user.slice/user-{uid}.slice/user@{uid}.service{}", self.cgroup())
+    }
+
     /// The app's cgroup as `/proc/PID/cgroup` shows it.
     #[must_use]
     pub fn cgroup(&self) -> String {

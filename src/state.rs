@@ -16,7 +16,7 @@ use crate::destination::Pattern;
 use crate::dns::Dns;
 use crate::host::{Host, User};
 use crate::name::LaunchName;
-use crate::plan::{Plan, Resolver};
+use crate::plan::{Plan, Resolver, Supervisor};
 
 /// A launch's directory, held by a lock as long as its launcher lives.
 #[derive(Debug)]
@@ -41,6 +41,7 @@ struct Record<'a> {
     version: &'static str,
     name: String,
     launcher: u32,
+    supervisor: &'static str,
     command: Vec<String>,
     user: &'a str,
     wall: &'static str,
@@ -86,7 +87,7 @@ impl State {
     /// The name is in use; the directory cannot be written.
     pub fn create(base: &Path, plan: &Plan, host: &Host) -> Result<Self> {
         make_own(base, &host.caller)?;
-        remove_stale(base);
+        remove_stale(base, host.caller.uid);
         let directory = base.join(plan.name.to_string());
         let failed = || format!("cannot write {}", directory.display());
         match DirBuilder::new().mode(0o700).create(&directory) {
@@ -165,6 +166,14 @@ impl State {
     }
 }
 
+/// Who supervises the launch of this name, if there is one here.
+#[must_use]
+pub fn supervisor(base: &Path, name: &LaunchName) -> Option<Supervisor> {
+    let record = fs::read_to_string(base.join(name.to_string()).join("plan.json")).ok()?;
+    let record: serde_json::Value = serde_json::from_str(&record).ok()?;
+    Supervisor::ALL.into_iter().find(|supervisor| record["supervisor"] == supervisor.as_str())
+}
+
 /// Root's can be passed through, not listed: an app of another user connects to its launch's socket.
 fn make_own(base: &Path, caller: &User) -> Result<()> {
     let mode = if caller.is_root() { 0o711 } else { 0o700 };
@@ -190,13 +199,13 @@ fn lock(directory: &Path) -> Result<Option<Flock<File>>> {
 }
 
 /// Removes the directories of launches that have neither a launcher nor a running unit.
-fn remove_stale(base: &Path) {
+fn remove_stale(base: &Path, uid: u32) {
     let Ok(entries) = fs::read_dir(base) else { return };
     for directory in entries.flatten().map(|entry| entry.path()) {
         // Only what we wrote: a launch's directory has its name, and a plan in it.
         let name = directory.file_name().and_then(|name| LaunchName::new(name.to_str()?).ok());
         let Some(name) = name.filter(|_| directory.join("plan.json").is_file()) else { continue };
-        let running = Path::new(&name.cgroup_directory()).is_dir();
+        let running = [name.cgroup_directory(), name.cgroup_of_user(uid)].iter().any(|path| Path::new(path).is_dir());
         if !running && matches!(lock(&directory), Ok(Some(_))) {
             let _ = fs::remove_dir_all(&directory);
         }
@@ -218,6 +227,7 @@ fn record(plan: &Plan) -> Record<'_> {
         version: env!("CARGO_PKG_VERSION"),
         name: plan.name.to_string(),
         launcher: std::process::id(),
+        supervisor: plan.supervisor.as_str(),
         command: plan.command.iter().map(|word| word.to_string_lossy().into_owned()).collect(),
         user: &plan.app.user().name,
         wall: plan.wall.as_str(),

@@ -1,12 +1,16 @@
 //! `appfw stop NAME`: ends a launch and all its processes.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
 use nix::sys::signal::Signal;
 
+use crate::host::Host;
 use crate::manager::{self, Kind, Manager, Who};
 use crate::name::LaunchName;
+use crate::plan::Supervisor;
+use crate::state;
 
 /// How long the app may take after SIGTERM before it is killed.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -27,7 +31,11 @@ pub fn run(name: &str) -> Result<()> {
 pub async fn stop(name: &str) -> Result<()> {
     let name = LaunchName::new(name)?;
     let unit = name.app();
-    let bus = manager::connect().await?;
+    let host = Host::read(Path::new("/"))?;
+    let bus = match (state::supervisor(&state::base(Path::new("/"), &host)?, &name), &host.user_bus) {
+        (Some(Supervisor::User), Some(bus)) => manager::connect_to(bus).await?,
+        _ => manager::connect().await?,
+    };
     let manager = Manager::new(&bus).await?;
     if is_over(&manager, &unit).await? {
         bail!("there is no launch {name}; appfw-run --unit {name} … would start one");

@@ -130,6 +130,7 @@ const KERNEL_READ_ONLY: [&str; 12] = [
     "/proc/timer_stats",
     "/sys",
 ];
+const CGROUPS: &str = "/sys/fs/cgroup";
 const KERNEL_HIDDEN: [&str; 6] =
     ["/proc/apm", "/proc/kallsyms", "/proc/kcore", "/proc/kmsg", "/dev/kmsg", "/usr/lib/modules"];
 
@@ -180,6 +181,8 @@ impl View {
             view.read_only = READ_ONLY_FOR_ROOT.iter().chain(&KERNEL_READ_ONLY).map(PathBuf::from).collect();
             view.hidden.extend(KERNEL_HIDDEN.map(PathBuf::from));
         } else {
+            // Its user's manager has lent that user a part of it: an app that moved there would outlive its launch.
+            view.read_only = vec![CGROUPS.into()];
             // A runtime directory with nothing of the session in it but what a window and its sound need.
             view.runtime = session::runtime_directory(plan);
             view.session = Session::new(plan, &host.environment).shown;
@@ -325,7 +328,7 @@ mod tests {
         for place in ["/proc/kcore", "/proc/kmsg", "/dev/kmsg", "/proc/kallsyms"] {
             assert!(has(&root.hidden, place), "{place}");
         }
-        assert!(view("--via direct --uid alice x", &host()).read_only.is_empty());
+        assert_eq!(view("--via direct --uid alice x", &host()).read_only, [PathBuf::from(CGROUPS)]);
     }
 
     #[test]

@@ -17,6 +17,9 @@ pub enum Supervisor {
 }
 
 impl Supervisor {
+    /// All there are.
+    pub const ALL: [Self; 3] = [Self::System, Self::User, Self::Standalone];
+
     /// As asked, else what there is: root has the system manager, an ordinary user their own, and who has
     /// none does without.
     ///

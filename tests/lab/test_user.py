@@ -1,0 +1,167 @@
+"""Launches of an ordinary user by their own systemd: the default, with nothing configured."""
+
+import re
+import signal
+import subprocess
+import time
+
+import pytest
+
+from launching import HOLD, SOCKS, launched, text_of, unique
+from test_escapes import Baits, PYTHON, TAKEOVER, reached, results_of, seen_by_world, write_handle
+from waiting import wait_until
+from world_map import UPSTREAM
+
+BOB = {"user": "bob"}
+MANAGER = "systemctl --user"
+
+
+def units(lab):
+    """Those of launches that bob's manager knows."""
+    listed = lab.run([*MANAGER.split(), "list-units", "--all", "--plain", "--no-legend", "appfw-*"], **BOB, check=True)
+    return [line.split()[0] for line in listed.stdout.decode().splitlines() if line.strip()]
+
+
+def all_gone(lab):
+    return not units(lab) and not list(lab.path("/run/user/1001/appfw").iterdir())
+
+
+def run(lab, *words, **options):
+    return lab.run(["appfw-run", *words], **BOB, **options)
+
+
+# What the wall lets through
+
+def test_programs_reach_the_upstream_by_name_with_and_without_the_variables(lab, world):
+    for more in [], ["--noproxy", "*"]:
+        with world.watch() as w:
+            done = run(lab, "--via", SOCKS, "curl", "-sS", *more, "http://web.test/", check=True)
+        assert done.stdout.startswith(b"world ")
+        assert [event["name"] for event in w.events(server="socks5", kind="socks")] == ["web.test"]
+        assert seen_by_world(w, [(UPSTREAM, 1080)]) == set()
+
+
+def test_who_runs_it_is_said(lab):
+    done = run(lab, "--verbose", "--via=direct", "true", check=True)
+    assert b"in the namespace wall, via direct; who runs it: user" in done.stderr
+
+
+def test_nothing_whatever_without_a_way_out(lab, world):
+    with world.watch() as w:
+        done = run(lab, "--via=none", "sh", "-c", "curl -sS --max-time 5 http://203.0.113.10/; curl http://web.test/")
+    assert done.returncode == 6, done.stderr
+    assert w.packets() == []
+
+
+def test_its_own_loopback_is_its_own(lab):
+    script = f"{PYTHON} -m http.server --bind 127.0.0.1 8077 >/dev/null 2>&1 & " \
+             "until curl -sS --noproxy '*' -o /dev/null http://127.0.0.1:8077/; do sleep 0.1; done 2>/dev/null; " \
+             "curl -sS --noproxy '*' -o /dev/null -w '%{http_code}' http://127.0.0.1:8077/; kill $!"
+    assert run(lab, "--via=direct", "sh", "-c", script, check=True, timeout=30).stdout == b"200"
+
+
+# What it does not
+
+# Captured: the forwarder's listener takes the connection, and what it refuses is reset. The world saw none of them.
+TAKEN_BY_THE_FORWARDER = {
+    "dns-direct-tcp", "dns-direct-udp", "host-resolver-stub-udp", "host-wildcard-by-own-v4", "host-wildcard-by-own-v6",
+    "mptcp-origin-v4", "tcp-link-local", "tcp-local-network", "tcp-origin-v4", "tcp-origin-v4-mapped", "tcp-origin-v6",
+    "tcp-public-v4", "tcp-public-v6", "static-binary", "unshare-user",
+}
+BY_THE_UPSTREAM = {"udp-origin-v4", "udp-origin-v6", "udp-public-v4"}  # it has UDP ASSOCIATE
+OPEN = {
+    "getaddrinfo": "the forwarder answers with an address that stands for the name, and asks nobody",
+    "udp-multicast": "sent to its own namespace, where nobody is",
+}
+
+
+def probed(lab, *words):
+    script = f'exec {PYTHON} {TAKEOVER} --json --forwarder="${{http_proxy#http://}}" all'
+    done = run(lab, "--via", SOCKS, *words, "--", "sh", "-fc", script, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return results_of(done.stdout)
+
+
+@pytest.mark.parametrize("words, opened", [
+    (["--no-capture"], {"getaddrinfo"}),
+    ([], TAKEN_BY_THE_FORWARDER | BY_THE_UPSTREAM | set(OPEN)),
+])
+def test_what_a_launch_reaches_is_what_is_open_by_design(lab, world, words, opened):
+    write_handle(lab)
+    with Baits(lab) as baits, world.watch() as w:
+        results = probed(lab, *words)
+    assert len(results) > 100
+    assert {name: results[name]["detail"] for name in reached(results) ^ opened} == {}
+    assert seen_by_world(w, [(UPSTREAM, None)]) == set()
+    assert baits.servers == set()
+    assert w.events(server="dns") == []
+    errors = {name: result["detail"] for name, result in results.items() if result["outcome"] == "error"}
+    errors.pop("resolver-resolvectl", None)  # not every lab has it
+    assert errors == {}
+
+
+def test_nothing_of_the_proof_is_left_to_the_app(lab):
+    status = text_of(lab, "--via=direct", "cat", "/proc/self/status", **BOB)
+    found = dict(re.findall(r"^(Cap\w+|NoNewPrivs|Seccomp):\s+(\w+)$", status, re.M))
+    bounding = int(found.pop("CapBnd"), 16)
+    assert bounding & ~0x218405FF == 0
+    assert found == {"CapInh": "0" * 16, "CapPrm": "0" * 16, "CapEff": "0" * 16, "CapAmb": "0" * 16,
+                     "NoNewPrivs": "1", "Seccomp": "2"}
+
+
+# Life
+
+@pytest.mark.parametrize("script, code", [("exit 7", 7), ("exit 255", 255), ("kill -TERM $$", 143), ("kill -SEGV $$", 139)])
+def test_exit_codes(lab, script, code):
+    assert run(lab, "--via=direct", "sh", "-c", script).returncode == code
+
+
+def test_what_is_not_there_is_127(lab):
+    assert run(lab, "--via=direct", "no-such-program").returncode == 127
+    assert run(lab, "--via=direct", "/etc/passwd").returncode == 126
+
+
+def test_a_launch_ends_with_its_launcher(lab):
+    with launched(lab, "--via", SOCKS, "--", *HOLD, **BOB) as launch:
+        launch.send_signal(signal.SIGKILL)
+        wait_until(lambda: not units(lab), 5, "the end of all units")
+
+
+def test_the_forwarder_comes_back_and_serves_on(lab, world):
+    script = "curl -sS http://web.test/ && echo ready && read line && curl -sS --noproxy '*' http://web.test/"
+    with launched(lab, "--via", SOCKS, "--", "sh", "-c", script, stdin=subprocess.PIPE, **BOB) as launch:
+        show = [*MANAGER.split(), "show", "-P", "MainPID", f"appfw-{launch.name}-forward.service"]
+        before = lab.run(show, **BOB, check=True).stdout.strip()
+        lab.run(["kill", "-9", before.decode()], check=True)
+        wait_until(lambda: lab.run(show, **BOB).stdout.strip() not in (before, b"0"), 5, "another forwarder")
+        launch.stdin.write(b"\n")
+        launch.stdin.flush()
+        launch.shown.until(b"world ")
+
+
+def test_a_detached_launch_goes_on_and_is_ended_by_its_name(lab):
+    name = unique("detached")
+    script = "curl -sS --noproxy '*' http://web.test/ > /tmp/$0; sleep 1; curl -sS http://web.test/ >> /tmp/$0; sleep 60"
+    run(lab, "--detach", "--via", SOCKS, "--unit", name, "sh", "-c", script, name, check=True)
+    wait_until(lambda: lab.path(f"/tmp/{name}").read_text().count("world ") == 2, 10, "both answers")
+    # What another launch takes for stale is not removed under its feet.
+    run(lab, "--via=none", "true", check=True)
+    assert lab.path(f"/run/user/1001/appfw/{name}").exists()
+    lab.run(["appfw", "stop", name], **BOB, check=True, timeout=20)
+    assert units(lab) == []
+
+
+def test_what_the_app_starts_elsewhere_stays_in_its_unit(lab):
+    """The user's manager has lent that user its part of the cgroup tree."""
+    script = "for procs in $(find /sys/fs/cgroup -name cgroup.procs); do echo 0 >$procs; done 2>/dev/null; cat /proc/self/cgroup"
+    assert re.search(r"appfw\.slice/appfw-\S+\.service$", text_of(lab, "--via=none", "sh", "-c", script, **BOB), re.M)
+
+
+def test_a_hundred_at_once(lab):
+    script = "for i in $(seq 100); do appfw-run --via=direct sh -c 'exit 3' & pids=\"$pids $!\"; done; " \
+             "for pid in $pids; do wait $pid; echo $?; done"
+    started = time.monotonic()
+    done = lab.run(["bash", "-c", script], **BOB, check=True, timeout=120)
+    assert done.stdout.split() == [b"3"] * 100, done.stderr
+    wait_until(lambda: all_gone(lab), 10, "the end of all launches")
+    print(f"100 launches took {time.monotonic() - started:.1f} s")
