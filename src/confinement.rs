@@ -1,6 +1,8 @@
 //! What the app may not do. TO BE AUDITED, with view.rs: the wall's network settings and the
 //! hardening round it (facts with versions and sources: docs/security.md). Pure.
 
+pub mod property;
+
 use std::collections::BTreeMap;
 
 use crate::cli::WallKind;

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 
 use crate::cli::{Capture, Isolate, LaunchArgs, LogDestinations, WallKind};
+use crate::confinement::property;
 use crate::destination::{Destination, Pattern, Rules, inside_address};
 use crate::dns::{self, Dns};
 use crate::environment::proxy_variables;
@@ -17,6 +18,7 @@ use crate::host::{Host, User};
 use crate::listening::{Kind, Listening};
 use crate::name::LaunchName;
 use crate::network::{self, IpLists};
+use crate::units::Setting;
 use crate::via::Via;
 
 pub use supervisor::Supervisor;
@@ -75,6 +77,8 @@ pub struct Plan {
     pub resolver: Resolver,
     /// Whether the forwarder's log says where the app went.
     pub log_destinations: LogDestinations,
+    /// `--property`: what the caller sets of the app's unit.
+    pub properties: Vec<Setting>,
     /// Return once the program is executed.
     pub detach: bool,
     /// End the launch with its main process.
@@ -207,6 +211,7 @@ impl Plan {
             dns,
             resolver,
             log_destinations: args.log_destinations.unwrap_or_default(),
+            properties: property::parse(&args.property, supervisor)?,
             detach: args.detach,
             exit_with_main: args.exit_with_main,
         };

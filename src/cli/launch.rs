@@ -80,6 +80,9 @@ pub struct LaunchArgs {
     /// Nobody but the launcher: where there is no systemd
     #[arg(long, help_heading = "Who runs it")]
     pub standalone: bool,
+    /// Set a property of its unit: MemoryMax, CPUQuota, TasksMax …; repeatable
+    #[arg(long, short, value_name = "K=V", help_heading = "Who runs it")]
+    pub property: Vec<String>,
     /// Run the program as this user
     #[arg(long, value_name = "USER", help_heading = "Who runs it")]
     pub uid: Option<String>,
@@ -195,12 +198,11 @@ pub enum LogDestinations {
 /// takes, and what to do instead.
 struct Later(&'static str, usize, &'static str);
 
-const LATER: [Later; 7] = [
+const LATER: [Later; 6] = [
     Later("publish", 1, "inbound ports come with a later version"),
     Later("ingress-filter", 1, "custom BPF programs come with a later version"),
     Later("egress-filter", 1, "custom BPF programs come with a later version"),
     Later("dbus", 1, "every bus is hidden from the app; a filtered one comes with a later version"),
-    Later("property", 1, "unit properties come with a later version"),
     Later("profile", 1, "profiles come with a later version"),
     Later("no-profile", 0, "there are no profiles to leave out yet"),
 ];
@@ -226,7 +228,6 @@ impl clap::Args for LaterArgs {
     fn augment_args(command: clap::Command) -> clap::Command {
         command.args(LATER.iter().map(|Later(name, values, _)| {
             let arg = clap::Arg::new(*name).long(*name).hide(true);
-            let arg = if *name == "property" { arg.short('p') } else { arg };
             match values {
                 0 => arg.action(clap::ArgAction::SetTrue),
                 _ => arg.action(clap::ArgAction::Append),

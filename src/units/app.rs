@@ -63,6 +63,7 @@ pub(super) fn unit(plan: &Plan, host: &Host, places: &Places) -> Unit {
             unit.kind("IgnoreSIGPIPE", Value::Bool(false));
         }
     }
+    unit.kind.extend(plan.properties.iter().cloned());
     unit.kind.extend(bind.map(|bind| Setting { directive: "BindPaths", value: Value::Binds(vec![bind]) }));
     unit
 }

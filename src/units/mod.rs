@@ -41,6 +41,19 @@ pub enum Value {
     Word(String),
     /// A number.
     Number(u32),
+    /// A number, or `infinity`, which is the largest.
+    Unsigned(u64),
+    /// A number that may be negative.
+    Signed(i32),
+    /// Per cent of one CPU.
+    Quota(u64),
+    /// A word in text, a number on the bus.
+    Choice {
+        /// As unit files have it.
+        word: &'static str,
+        /// As the kernel has it.
+        number: i32,
+    },
     /// A time span, microseconds on the bus.
     Span(Duration),
     /// A list; in text one line, blank-separated.

@@ -379,13 +379,10 @@ def test_no_way_out_is_a_question(lab):
 
 
 @pytest.mark.parametrize("words, says", [
-    (["--user"], "--user is not there yet"),
-    (["--standalone"], "--standalone is not there yet"),
     (["--publish", "8080"], "--publish is not there yet"),
     (["--ingress-filter", "/x"], "--ingress-filter is not there yet"),
     (["--egress-filter", "/x"], "--egress-filter is not there yet"),
     (["--dbus", "session"], "--dbus is not there yet"),
-    (["-p", "MemoryMax=1G"], "--property is not there yet"),
     (["--profile", "x"], "--profile is not there yet"),
     (["--no-profile"], "--no-profile is not there yet"),
 ])
@@ -482,8 +479,9 @@ def test_something_else_on_tors_port_is_not_tor(bare_lab):
 
 # Ordinary users
 
-def test_ordinary_user_is_told_of_system(lab):
-    assert "--system" in refusal(lab, *DIRECT, user="bob")
+@pytest.mark.parametrize("wall", ["strict", "address"])
+def test_an_ordinary_users_wall_is_never_another_than_was_asked_for(lab, wall):
+    assert f"--wall {wall} needs the system manager" in refusal(lab, "--via=direct", f"--wall={wall}", user="bob")
 
 
 @pytest.mark.parametrize("wall", ["strict", "address"])

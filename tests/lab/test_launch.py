@@ -405,7 +405,7 @@ def test_dry_run_masks_passwords(lab):
 def test_verbose_says_what_is_done_and_quiet_says_nothing(lab):
     name = unique("said")
     said = run(lab, "--verbose", "--unit", name, "--via", SOCKS, "true")
-    assert f"launch {name} in the strict wall, via {SOCKS}\n" in said.stderr.decode()
+    assert f"launch {name} in the strict wall, via {SOCKS}; who runs it: system\n" in said.stderr.decode()
     assert run(lab, "--via", SOCKS, "true").stderr == b""
     quiet = run(lab, "--quiet", "--via", f"http://{UPSTREAM}:9", *CURL, "-o", "/dev/null", "http://web.test/")
     assert (quiet.returncode, quiet.stderr) == (0, b"")
