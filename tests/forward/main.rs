@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 mod broken_hops;
+mod captured;
 mod chains;
 mod dns;
 mod endurance;

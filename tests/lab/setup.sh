@@ -9,7 +9,7 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 lab=$(cd "$here/../.." && pwd)/target/lab
 
-host_packages="python3 python3-pytest debootstrap tor iproute2 openssl curl gcc libc6-dev procps
+host_packages="python3 python3-pytest debootstrap tor iproute2 nftables openssl curl gcc libc6-dev procps
 systemd dbus dbus-user-session libpam-systemd polkitd"
 tree_packages="systemd,systemd-sysv,systemd-resolved,libnss-resolve,libpam-systemd,dbus,dbus-user-session,\
 polkitd,nscd,iproute2,curl,procps,python3"

@@ -34,7 +34,7 @@ async fn resolving(via: &str, allowed: &[&str], dns: &str) -> (SocketAddr, Socke
     (proxy_address, address)
 }
 
-fn query(name: &str, kind: RecordType) -> Message {
+pub fn query(name: &str, kind: RecordType) -> Message {
     let mut message = Message::new(0x1234, MessageType::Query, OpCode::Query);
     message.metadata.recursion_desired = true;
     message.add_query(Query::query(Name::from_ascii(name).unwrap(), kind));
@@ -71,19 +71,19 @@ async fn ask_by_tcp(dns: SocketAddr, message: &Message) -> Message {
     hear_framed(&mut stream).await
 }
 
-async fn say_framed(stream: &mut TcpStream, message: &[u8]) {
+pub async fn say_framed(stream: &mut TcpStream, message: &[u8]) {
     let length = u16::try_from(message.len()).unwrap();
     stream.write_all(&[&length.to_be_bytes(), message].concat()).await.unwrap();
 }
 
-async fn hear_framed(stream: &mut TcpStream) -> Message {
+pub async fn hear_framed(stream: &mut TcpStream) -> Message {
     let length = timeout(PATIENCE, stream.read_u16()).await.expect("no answer").unwrap();
     let mut answer = vec![0; length.into()];
     stream.read_exact(&mut answer).await.unwrap();
     Message::from_vec(&answer).unwrap()
 }
 
-fn address(answer: &Message) -> IpAddr {
+pub fn address(answer: &Message) -> IpAddr {
     match answer.answers.iter().map(|record| &record.data).collect::<Vec<_>>()[..] {
         [RData::A(address)] => address.0.into(),
         [RData::AAAA(address)] => address.0.into(),

@@ -14,7 +14,7 @@ use crate::lab::*;
 mod bounds;
 mod direct;
 mod log;
-mod upstream;
+pub mod upstream;
 
 /// One association and its client.
 struct Client {
@@ -90,7 +90,7 @@ fn name(name: &str, port: u16) -> Vec<u8> {
 }
 
 /// What a server received, and from whom.
-type Heard = Arc<Mutex<Vec<(String, SocketAddr)>>>;
+pub type Heard = Arc<Mutex<Vec<(String, SocketAddr)>>>;
 
 fn payloads(heard: &Heard) -> Vec<String> {
     heard.lock().unwrap().iter().map(|(payload, _)| payload.clone()).collect()
@@ -112,7 +112,7 @@ async fn echo_at(at: SocketAddr) -> (SocketAddr, Heard) {
     (address, heard)
 }
 
-async fn udp_echo() -> (SocketAddr, Heard) {
+pub async fn udp_echo() -> (SocketAddr, Heard) {
     echo_at("127.0.0.1:0".parse().unwrap()).await
 }
 

@@ -7,20 +7,20 @@ use super::*;
 
 /// How a fake upstream takes an ASSOCIATE.
 #[derive(Clone, Copy)]
-struct Manner {
-    login: Option<(&'static str, &'static str)>,
-    code: u8,
+pub struct Manner {
+    pub login: Option<(&'static str, &'static str)>,
+    pub code: u8,
     /// Where it says that it takes datagrams; by itself, at its own address.
-    bound: Option<[u8; 4]>,
+    pub bound: Option<[u8; 4]>,
     /// What its answers are from: this address, or the name that was asked for.
-    from: Option<[u8; 4]>,
+    pub from: Option<[u8; 4]>,
 }
 
-const GOOD: Manner = Manner { login: None, code: 0, bound: None, from: Some([192, 0, 2, 7]) };
+pub const GOOD: Manner = Manner { login: None, code: 0, bound: None, from: Some([192, 0, 2, 7]) };
 
 /// A SOCKS5 server that echoes datagrams as if each destination did, or whatever address they ask for, and writes
 /// down what it sees.
-async fn udp_upstream(manner: Manner) -> (SocketAddr, Seen) {
+pub async fn udp_upstream(manner: Manner) -> (SocketAddr, Seen) {
     let log = Seen::default();
     let kept = Arc::clone(&log);
     let address = server(move |stream| {
