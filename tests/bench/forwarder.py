@@ -6,8 +6,10 @@
 Compared are `appfw forward` with rules, bounds and logs on; the example server of fast-socks5, the library that its
 SOCKS5 rests on; microsocks and dante's danted, those of them that are there. Each round takes every measure of each one
 in turn, so that what slows the machine slows all; what is printed are medians over the rounds, and ratios to
-fast-socks5's. What idle connections hold is measured once, at the end. SCALE makes every measure smaller: to see that it
-runs, not for figures. --assert fails where a threshold is missed.
+fast-socks5's. What idle connections hold is measured once, at the end. As root also what capture costs: clients that
+know no proxy, in a network namespace of their own, beside SOCKS through the same forwarder from there, to which its
+ratio is. SCALE makes every measure smaller: to see that it runs, not for figures. --assert fails where a threshold is
+missed.
 """
 
 import argparse
@@ -27,10 +29,12 @@ import time
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY / "tests/lab"))
 
+from namespaces import network_namespace  # noqa: E402
 from waiting import wait_until  # noqa: E402
 
 OURS, PEER = "appfw", "fast-socks5"
 HTTP, CHAINED = "appfw, HTTP CONNECT", "appfw, through a hop"
+CAPTURED, INSIDE = "appfw, captured", "appfw, in a namespace"
 LIMIT = 120  # seconds for one measure
 
 GIB = 1 << 30
@@ -42,6 +46,20 @@ IDLE = 4000
 # What must hold at the end: a measure, its bound against the peer (or by itself), and what better means.
 RATIOS = [("bulk1", ">=", 1.4), ("bulk4", ">=", 1.25), ("cpu", "<=", 0.5), ("rate", ">=", 1.0), ("trip", "<=", 1.05)]
 IDLE_BYTES = 2560
+# And what must hold of capture against SOCKS through the same forwarder.
+CAPTURE_RATIOS = [("bulk1", ">=", 0.95), ("bulk4", ">=", 0.95), ("rate", ">=", 0.95)]
+
+# Where the origin and the forwarder are, and where the clients are: namespaces of two machines.
+ORIGIN = "203.0.113.10"
+WORLD = f"ip link set lo up && ip address add {ORIGIN} dev lo"
+APP = """ip link set lo up && ip route add local default dev lo src 127.100.90.50 && nft '
+table ip appfw {
+    chain prerouting {
+        type filter hook prerouting priority mangle
+        ip daddr != 127.0.0.0/8 meta l4proto tcp tproxy to :1081 accept
+    }
+}'"""
+HANDED = 200  # the first descriptor of those handed over
 
 DANTE = """
 internal: 127.0.0.1 port = {port}
@@ -118,14 +136,73 @@ class Proxy:
         return total
 
 
-class Load:
-    """The program that makes it."""
+class Namespace:
+    """A network namespace, made by a script that runs in it. Ends with the `with` block."""
 
-    def __init__(self, program, scale):
+    def __init__(self, script):
+        self._script = script
+
+    def __enter__(self):
+        command = ["unshare", "--net", "sh", "-c", f"{self._script} && echo made && exec cat"]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        if self._process.stdout.readline() != b"made\n":
+            sys.exit(f"a network namespace cannot be made: {self._script}")
+        return self
+
+    def __exit__(self, *_):
+        self._process.communicate()
+
+    def entered(self):
+        """What is started in the block is in it."""
+        return network_namespace(self._process.pid)
+
+
+class Handed(Proxy):
+    """A forwarder in `world` with sockets in `app`: the proxy's, and the one where what is captured is led to."""
+
+    def __init__(self, command, world, app):
+        super().__init__(INSIDE, command, 1080)
+        self._world, self._app = world, app
+        self._address = ("127.100.90.50", 1080)
+        self.way = "socks5://127.100.90.50:1080"
+
+    def __enter__(self):
+        with self._app.entered():
+            listeners = [socket.create_server(self._address, backlog=4096), socket.socket()]
+            listeners[1].setsockopt(socket.SOL_IP, socket.IP_TRANSPARENT, 1)
+            listeners[1].bind(("0.0.0.0", 1081))
+            listeners[1].listen(4096)
+        handed = [os.dup2(listener.fileno(), number) for number, listener in enumerate(listeners, HANDED)]
+        self._log = tempfile.TemporaryFile()
+        environment = {**os.environ, "LISTEN_FDS": str(len(handed)), "LISTEN_FDS_FIRST_FD": str(HANDED)}
+        with self._world.entered():
+            self._process = subprocess.Popen(list(map(str, self._command)), stdin=subprocess.DEVNULL, stdout=self._log,
+                                             stderr=self._log, start_new_session=True, pass_fds=handed, env=environment)
+        for descriptor in handed:
+            os.close(descriptor)
+        for listener in listeners:
+            listener.close()
+        return self
+
+    def listens(self):
+        """Its sockets do already: who is early waits."""
+        return self._process.poll() is None
+
+
+class Load:
+    """The program that makes it: an origin at `address`, and clients; in these namespaces, if it isn't in this one."""
+
+    def __init__(self, program, scale, address="127.0.0.1", world=None, app=None):
         self._program = program
         self._scale = scale
-        self._process = subprocess.Popen([program, "origin"], stdout=subprocess.PIPE, text=True)
+        self._app = app
+        with world.entered() if world else contextlib.nullcontext():
+            command = [program, "origin", f"{address}:0"]
+            self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         self.origin = self._process.stdout.readline().strip()
+
+    def _among_clients(self):
+        return self._app.entered() if self._app else contextlib.nullcontext()
 
     def stop(self):
         self._process.kill()
@@ -135,8 +212,9 @@ class Load:
         return max(1, int(count * self._scale))
 
     def _seconds(self, kind, way, *words):
-        done = subprocess.run([self._program, kind, way, self.origin, *map(str, words)], check=True, text=True,
-                              stdout=subprocess.PIPE, timeout=LIMIT)
+        with self._among_clients():
+            done = subprocess.run([self._program, kind, way, self.origin, *map(str, words)], check=True, text=True,
+                                  stdout=subprocess.PIPE, timeout=LIMIT)
         return float(done.stdout)
 
     def measure(self, way, proxy):
@@ -159,7 +237,9 @@ class Load:
         self._seconds("rate", way, CLIENTS, self.scaled(CONNECTIONS))
         before = proxy.resident()
         command = [self._program, "idle", way, self.origin, str(count)]
-        with subprocess.Popen(command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as load:
+        with self._among_clients():
+            load = subprocess.Popen(command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        with load:
             if not select.select([load.stdout], [], [], LIMIT)[0]:
                 load.kill()
                 sys.exit(f"{proxy.name}: {count} idle connections could not be opened in {LIMIT} s")
@@ -190,45 +270,68 @@ def find_proxies(options, place):
         yield Proxy("dante", ["danted", "-f", configuration], 7806)
 
 
+def find_captured(options, stack):
+    """What is measured in namespaces, where they can be made: both ways through one forwarder."""
+    if os.geteuid() != 0 or not shutil.which("nft"):
+        print("capture is not measured: it needs root and nft", file=sys.stderr)
+        return
+    world, app = (stack.enter_context(Namespace(script)) for script in (WORLD, APP))
+    command = [options.appfw, "forward", "--via", "direct", "--allow-destination", ORIGIN, "--only", ORIGIN]
+    proxy = stack.enter_context(Handed(command, world, app))
+    load = Load(options.load, options.scale, ORIGIN, world, app)
+    stack.callback(load.stop)
+    yield INSIDE, load, proxy.way, proxy
+    yield CAPTURED, load, "direct", proxy
+
+
+def find_subjects(options, place, stack):
+    """What is measured: a name, a load, its way, and the proxy that is on it, if any."""
+    load = Load(options.load, options.scale)
+    stack.callback(load.stop)
+    proxies = [stack.enter_context(proxy) for proxy in find_proxies(options, place)]
+    yield "direct", load, "direct", None
+    yield from ((proxy.name, load, proxy.way, proxy) for proxy in proxies)
+    yield from find_captured(options, stack)
+
+
 def measure(options, place):
     """Medians by name and measure."""
-    load = Load(options.load, options.scale)
     rounds = {}
     with contextlib.ExitStack() as stack:
-        stack.callback(load.stop)
-        proxies = [stack.enter_context(proxy) for proxy in find_proxies(options, place)]
-        for proxy in proxies:
-            wait_until(proxy.listens, LIMIT, f"{proxy.name} to listen")
-        wanted = [proxy for proxy in proxies if not options.only or proxy.name in options.only]
+        subjects = list(find_subjects(options, place, stack))
+        for name, _, _, proxy in subjects:
+            if proxy:
+                wait_until(proxy.listens, LIMIT, f"{name} to listen")
+        wanted = [each for each in subjects if not options.only or each[0] in ["direct", *options.only]]
         for number in range(options.rounds):
-            for proxy in [None, *wanted]:
-                found = load.measure(proxy.way if proxy else "direct", proxy)
-                rounds.setdefault(proxy.name if proxy else "direct", []).append(found)
-        for proxy in wanted:
-            rounds[proxy.name].append(load.measure_idle(proxy.way, proxy))
+            for name, load, way, proxy in wanted:
+                rounds.setdefault(name, []).append(load.measure(way, proxy))
+        for name, load, way, proxy in wanted:
+            if proxy and name != INSIDE:  # the other way has it: what is freed there would be taken anew here
+                rounds[name].append(load.measure_idle(way, proxy))
     return {name: {key: statistics.median(found[key] for found in each if key in found)
                    for key in MEASURES if any(key in found for found in each)}
             for name, each in rounds.items()}
 
 
 def report(medians):
-    peer = medians.get(PEER, {})
     for key, (title, unit, form) in MEASURES.items():
         print(f"{title}{', ' if unit else ''}{unit}")
         for name, found in medians.items():
             if key in found:
+                peer = medians.get(INSIDE if name == CAPTURED else PEER, {})
                 ratio = f"{found[key] / peer[key]:6.2f}" if peer.get(key) else ""
                 print(f"    {name:<24}{form.format(found[key]):>10}{ratio}")
 
 
 def missed(medians):
     """A sentence for each threshold that does not hold."""
-    ours, peer = medians[OURS], medians[PEER]
-    for key, sign, bound in RATIOS:
-        ratio = ours[key] / peer[key]
-        if not (ratio >= bound if sign == ">=" else ratio <= bound):
-            yield f"{MEASURES[key][0]}: {ratio:.2f} of fast-socks5's, and must be {sign} {bound}"
-    for name in OURS, HTTP, CHAINED:
+    for name, other, ratios in (OURS, PEER, RATIOS), (CAPTURED, INSIDE, CAPTURE_RATIOS):
+        for key, sign, bound in ratios:
+            ratio = medians[name][key] / medians[other][key]
+            if not (ratio >= bound if sign == ">=" else ratio <= bound):
+                yield f"{name}: {MEASURES[key][0]}: {ratio:.2f} of that of {other}, and must be {sign} {bound}"
+    for name in OURS, HTTP, CHAINED, CAPTURED:
         if medians[name]["idle"] > IDLE_BYTES:
             yield f"{name}: an idle connection holds {medians[name]['idle']:.0f} bytes, and may hold {IDLE_BYTES}"
         if medians[name]["alive"] != IDLE:
@@ -254,6 +357,8 @@ def main():
         if PEER not in medians:
             sys.exit("fast-socks5's example server is missing: cargo install fast-socks5 --version 1.0.0 "
                      "--example server --root target/tools")
+        if CAPTURED not in medians:
+            sys.exit("capture was not measured: run it as root, with nft")
         failures = list(missed(medians))
         if failures:
             sys.exit("\n".join(failures))

@@ -2,7 +2,7 @@
 //! stream, with as few system calls as there can be, so that what is between them is what takes the time.
 //!
 //! ```text
-//! load origin                               listens, prints its address, serves until it is killed
+//! load origin ADDRESS                       listens there, prints its address, serves until it is killed
 //! load bulk WAY ORIGIN STREAMS BYTES        BYTES in all by STREAMS connections; prints seconds
 //! load rate WAY ORIGIN CLIENTS COUNT        COUNT connections, CLIENTS at a time; prints seconds
 //! load trip WAY ORIGIN COUNT                one byte there and back, COUNT times; prints the median's seconds
@@ -41,7 +41,7 @@ fn main() -> Result<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     match words[..] {
-        ["origin"] => serve(),
+        ["origin", address] => serve(address.parse()?),
         ["bulk", way, origin, streams, bytes] => {
             print_seconds(bulk(Way::parse(way)?, origin.parse()?, streams.parse()?, bytes.parse()?)?)
         }
@@ -116,8 +116,8 @@ fn connect(stream: &mut TcpStream, origin: SocketAddr) -> Result<()> {
     Ok(())
 }
 
-fn serve() -> Result<()> {
-    let listener = TcpListener::bind("127.0.0.1:0")?;
+fn serve(address: SocketAddr) -> Result<()> {
+    let listener = TcpListener::bind(address)?;
     println!("{}", listener.local_addr()?);
     for stream in listener.incoming() {
         // A client that gave up is no end of this.
