@@ -17,6 +17,7 @@ use crate::host::Host;
 use crate::keeper::{Keeper, Unit};
 use crate::manager::{self, Manager};
 use crate::name::cgroup;
+use crate::packaged::{self, Flatpak};
 use crate::plan::{Directory, Plan, Supervisor, program_of};
 use crate::reception::{self, Reached};
 use crate::say::Say;
@@ -42,6 +43,7 @@ pub async fn launch(args: &LaunchArgs) -> Result<u8> {
     if let Some(warning) = plan.warning() {
         say.warning(&warning);
     }
+    let flatpak = packaged::judge(&plan, &host)?;
     if args.own_profile {
         browser::own_profile(&mut plan, &host)?;
     } else if !args.dry_run {
@@ -51,8 +53,10 @@ pub async fn launch(args: &LaunchArgs) -> Result<u8> {
     let base = state::base(Path::new("/"), &host)?;
     let places = Places::new(&base, &plan);
     match plan.supervisor {
-        Supervisor::System | Supervisor::User => by_units(args, &plan, host, &places, reservation, &say).await,
-        Supervisor::Standalone => by_processes(args, &plan, &host, &places, &say).await,
+        Supervisor::System | Supervisor::User => {
+            by_units(args, &plan, host, &places, reservation, flatpak.as_ref(), &say).await
+        }
+        Supervisor::Standalone => by_processes(args, &plan, &host, &places, flatpak.as_ref(), &say).await,
     }
 }
 
@@ -63,6 +67,7 @@ async fn by_units(
     mut host: Host,
     places: &Places,
     reservation: Option<Reservation>,
+    flatpak: Option<&Flatpak>,
     say: &Say,
 ) -> Result<u8> {
     if !args.dry_run {
@@ -80,7 +85,7 @@ async fn by_units(
     if args.dry_run {
         return print(&text::all(&units));
     }
-    let launch = Launch { plan, view: &units.view, host: &host, say };
+    let launch = Launch { plan, view: &units.view, host: &host, say, flatpak };
     launch.announce();
     let bus = bus?;
     let manager = Manager::new(&bus).await?;
@@ -104,12 +109,19 @@ async fn by_units(
 }
 
 /// The launch as processes of the launcher's own.
-async fn by_processes(args: &LaunchArgs, plan: &Plan, host: &Host, places: &Places, say: &Say) -> Result<u8> {
+async fn by_processes(
+    args: &LaunchArgs,
+    plan: &Plan,
+    host: &Host,
+    places: &Places,
+    flatpak: Option<&Flatpak>,
+    say: &Say,
+) -> Result<u8> {
     let commands = Commands::new(plan, host, places);
     if args.dry_run {
         return print(&standalone::text(&commands));
     }
-    let launch = Launch { plan, view: &commands.view, host, say };
+    let launch = Launch { plan, view: &commands.view, host, say, flatpak };
     launch.announce();
     let mut signals = Signals::new()?;
     let streams = Streams::open(plan)?;
@@ -157,12 +169,21 @@ fn settle(plan: &mut Plan, host: &Host) -> Result<Option<Reservation>> {
     Ok(Some(reservation))
 }
 
+/// Resolves if a sandbox that the program was to make came up elsewhere.
+async fn left_the_wall(flatpak: Option<&Flatpak>) -> anyhow::Error {
+    match flatpak {
+        Some(flatpak) => flatpak.left().await,
+        None => std::future::pending().await,
+    }
+}
+
 /// A launch under way.
 struct Launch<'a> {
     plan: &'a Plan,
     view: &'a View,
     host: &'a Host,
     say: &'a Say,
+    flatpak: Option<&'a Flatpak>,
 }
 
 impl Launch<'_> {
@@ -255,7 +276,10 @@ impl Launch<'_> {
             Ok(Reached::Executed(mut app)) => {
                 let reports = forwards(&mut keeper, std::mem::take(&mut app.sockets))?;
                 let attendance = Attendance { plan: self.plan, say: self.say, terminal: terminal.as_ref() };
-                attendance.until_over(&mut keeper, signals, app, reports).await
+                tokio::select! {
+                    code = attendance.until_over(&mut keeper, signals, app, reports) => code,
+                    error = left_the_wall(self.flatpak) => Err(error),
+                }
             }
             Ok(Reached::Ended(code)) => Ok(code),
             Err(error) => Err(self.hint(error)),

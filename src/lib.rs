@@ -22,6 +22,7 @@ pub mod listening;
 pub mod plan;
 
 pub mod browser;
+pub mod packaged;
 
 pub mod confinement;
 pub mod environment;

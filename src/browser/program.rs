@@ -54,15 +54,8 @@ impl Program {
     /// The program of a command, if it is one of these.
     #[must_use]
     pub fn find(command: &[OsString], surroundings: &Surroundings) -> Option<Self> {
-        let mut scripts = MAX_SCRIPTS;
-        let first = command.first()?;
-        let is_runner = Path::new(first).file_name().is_some_and(|name| RUNNERS.iter().any(|runner| name == *runner));
-        let last = if is_runner { command.len() } else { 1 };
-        (0..last).find_map(|word| {
-            let (engine, file, mut arguments) = follow(&command[word], surroundings, &mut scripts)?;
-            arguments.extend_from_slice(&command[word + 1..]);
-            Some(Self { engine, file, arguments, word })
-        })
+        let Traced { what: engine, file, arguments, word } = trace(command, surroundings, &engine)?;
+        Some(Self { engine, file, arguments, word })
     }
 
     /// Its name, for messages.
@@ -93,22 +86,57 @@ impl Program {
     }
 }
 
-/// The program that `word` runs, and what wrappers add to its arguments.
-fn follow(word: &OsStr, surroundings: &Surroundings, scripts: &mut usize) -> Option<(Engine, PathBuf, Vec<OsString>)> {
+/// What a command runs in the end.
+#[derive(Debug)]
+pub(crate) struct Traced<T> {
+    /// What it was found to be.
+    pub what: T,
+    /// The executable itself.
+    pub file: PathBuf,
+    /// Its arguments: those that wrappers add come first.
+    pub arguments: Vec<OsString>,
+    /// Which word of the command starts it.
+    pub word: usize,
+}
+
+/// The first executable that a command leads to and of which `judge` says something.
+pub(crate) fn trace<T>(
+    command: &[OsString],
+    surroundings: &Surroundings,
+    judge: &dyn Fn(&Path) -> Option<T>,
+) -> Option<Traced<T>> {
+    let mut scripts = MAX_SCRIPTS;
+    let first = command.first()?;
+    let is_runner = Path::new(first).file_name().is_some_and(|name| RUNNERS.iter().any(|runner| name == *runner));
+    let last = if is_runner { command.len() } else { 1 };
+    (0..last).find_map(|word| {
+        let (what, file, mut arguments) = follow(&command[word], surroundings, judge, &mut scripts)?;
+        arguments.extend_from_slice(&command[word + 1..]);
+        Some(Traced { what, file, arguments, word })
+    })
+}
+
+/// What `word` runs, and what wrappers add to its arguments.
+fn follow<T>(
+    word: &OsStr,
+    surroundings: &Surroundings,
+    judge: &dyn Fn(&Path) -> Option<T>,
+    scripts: &mut usize,
+) -> Option<(T, PathBuf, Vec<OsString>)> {
     let called = find(word, surroundings)?;
     let file = called.canonicalize().ok()?;
     let head = read(&file, 4)?;
     if head.starts_with(b"\x7fELF") {
-        return Some((engine(&file)?, file, Vec::new()));
+        return Some((judge(&file)?, file, Vec::new()));
     }
     if !head.starts_with(b"#!") || *scripts == 0 {
         return None;
     }
     *scripts -= 1;
     script::commands(&file, surroundings).into_iter().find_map(|(word, added)| {
-        let (engine, file, mut arguments) = follow(&word, surroundings, scripts)?;
+        let (what, file, mut arguments) = follow(&word, surroundings, judge, scripts)?;
         arguments.extend(added);
-        Some((engine, file, arguments))
+        Some((what, file, arguments))
     })
 }
 
