@@ -7,6 +7,7 @@ use std::net::SocketAddrV4;
 
 use ipnet::IpNet;
 
+use crate::buses::Buses;
 use crate::cli::EnvScheme;
 use crate::plan::{Identity, Plan};
 use crate::session::Session;
@@ -98,7 +99,7 @@ pub fn app_environment(plan: &Plan, caller: &[(OsString, OsString)]) -> Vec<(OsS
     }
     let session = Session::new(plan, caller);
     app.retain(|(name, _)| !session.dropped.contains(name));
-    for (name, value) in &session.variables {
+    for (name, value) in session.variables.iter().chain(&Buses::variables(plan)) {
         set(&mut app, name, value);
     }
     if user.is_root() {

@@ -1,6 +1,6 @@
 //! What the plan must know of the machine and of the caller, read once.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::IsTerminal;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -98,6 +98,8 @@ pub struct Host {
     pub booted: bool,
     /// The bus of the caller's own systemd.
     pub user_bus: Option<PathBuf>,
+    /// The program that filters a message bus, where it is installed.
+    pub dbus_proxy: Option<PathBuf>,
     /// systemd's major version, if it could be asked.
     pub systemd: Option<u32>,
     /// The group of a path, if it exists.
@@ -144,10 +146,18 @@ impl Host {
             random: random()?,
             booted,
             user_bus: std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).and_then(user_bus).filter(|_| booted),
+            dbus_proxy: Some(root.join("usr/bin/xdg-dbus-proxy")).filter(|program| program.is_file()),
             systemd: None,
             group_of: |path| path.metadata().ok().map(|found| found.gid()),
             find_user: User::find,
         })
+    }
+
+    /// A variable of the caller's, unless it is empty.
+    #[must_use]
+    pub fn variable(&self, name: &str) -> Option<&OsStr> {
+        let found = self.environment.iter().find(|(found, _)| found == name);
+        found.map(|(_, value)| value.as_os_str()).filter(|value| !value.is_empty())
     }
 }
 

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use tokio::net::UnixListener;
 
 use crate::address::{self, Reservation};
+use crate::buses::Proxy;
 use crate::cli::{LaunchArgs, WallKind};
 use crate::confinement;
 use crate::control::Order;
@@ -42,6 +43,9 @@ pub async fn launch(args: &LaunchArgs) -> Result<u8> {
     let mut plan = Plan::new(args, via, &host)?; // the last point where the user's input can be wrong
     if let Some(warning) = plan.warning() {
         say.warning(&warning);
+    }
+    if let Some(warning) = plan.buses.warning() {
+        say.warning(warning);
     }
     let flatpak = packaged::judge(&plan, &host)?;
     if args.own_profile {
@@ -94,6 +98,7 @@ async fn by_units(
     let state = State::create(places.base(), plan, &host)?;
     let sockets = state.sockets(plan.app.user())?;
     let lifeline = streams.lifeline.try_clone().context("cannot duplicate a pipe")?;
+    let _proxy = Proxy::start(&plan.buses, &state.directory).inspect_err(|_| state.remove())?;
     let outcome = launch.run_units(&units, &manager, &mut signals, streams, sockets, reservation).await;
     lifeline::release(&lifeline);
     drop(lifeline);
@@ -126,6 +131,7 @@ async fn by_processes(
     let mut signals = Signals::new()?;
     let streams = Streams::open(plan)?;
     let state = State::create(places.base(), plan, host)?;
+    let _proxy = Proxy::start(&plan.buses, &state.directory).inspect_err(|_| state.remove())?;
     let outcome = launch.run_processes(&commands, &mut signals, streams, &state).await;
     state.remove();
     outcome

@@ -24,6 +24,7 @@ pub mod plan;
 pub mod browser;
 pub mod packaged;
 
+pub mod buses;
 pub mod confinement;
 pub mod environment;
 pub mod session;

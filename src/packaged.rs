@@ -14,6 +14,7 @@ use std::time::Duration;
 use anyhow::{Error, Result, anyhow, bail};
 
 use crate::browser::{Surroundings, trace};
+use crate::buses::Buses;
 use crate::host::Host;
 use crate::plan::Plan;
 use crate::session;
@@ -52,6 +53,9 @@ pub fn judge(plan: &Plan, host: &Host) -> Result<Option<Flatpak>> {
         }
         Packager::Flatpak if plan.detach => {
             bail!("flatpak run is looked at after its start, for which --detach leaves no time; leave --detach out")
+        }
+        Packager::Flatpak if matches!(plan.buses, Buses::Session(_)) => {
+            bail!("flatpak run asks the session bus for a scope out of the wall; use --dbus filtered")
         }
         Packager::Flatpak => match session::runtime_directory(plan) {
             Some(runtime) => Ok(Some(Flatpak::new(runtime.join(".flatpak")))),

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 
+use crate::buses::Buses;
 use crate::cli::{Capture, Isolate, LaunchArgs, LogDestinations, WallKind};
 use crate::confinement::property;
 use crate::destination::{Destination, Pattern, Rules, inside_address};
@@ -65,6 +66,8 @@ pub struct Plan {
     /// The scheme of the proxy variables' values and what they hold.
     pub proxy_variables: Vec<(String, String)>,
     scheme: crate::cli::EnvScheme,
+    /// What the app has of the message buses.
+    pub buses: Buses,
     /// `--own-profile`: a directory that `inside` makes, if it isn't there.
     pub own_directory: Option<PathBuf>,
     /// `--env`.
@@ -167,6 +170,7 @@ impl Plan {
             None => host.caller.clone(),
         };
         let app = if user.uid == host.caller.uid { Identity::Caller(user) } else { Identity::Other(user) };
+        let buses = Buses::choose(args.dbus, &app, args.detach, host)?;
         let name = match &args.unit {
             Some(name) => LaunchName::new(name)?,
             None => LaunchName::for_command(program.as_ref(), host.random),
@@ -205,6 +209,7 @@ impl Plan {
             umask: host.umask,
             proxy_variables: Vec::new(),
             scheme: args.env_scheme.unwrap_or_default(),
+            buses,
             own_directory: None,
             env: parse_env(&args.env, host)?,
             stdio: choose_stdio(args.detach, host.terminals),

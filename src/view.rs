@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize};
 
+use crate::buses::{Buses, SYSTEM_BUS};
 use crate::host::Host;
 use crate::plan::{Plan, Resolver};
 use crate::session::{self, Session};
@@ -186,6 +187,10 @@ impl View {
             // A runtime directory with nothing of the session in it but what a window and its sound need.
             view.runtime = session::runtime_directory(plan);
             view.session = Session::new(plan, &host.environment).shown;
+            view.session.extend(Buses::shown(plan, places));
+        }
+        if plan.buses == Buses::System {
+            view.shown.push(SYSTEM_BUS.into());
         }
         match plan.resolver {
             Resolver::Host => view.shown.push(RESOLVED.into()),

@@ -71,6 +71,10 @@ pub struct LaunchArgs {
     #[arg(long, value_name = "IP[:PORT]", help_heading = "Wall")]
     pub address: Option<String>,
 
+    /// What it has of D-Bus: none, filtered (default for windows), session, system
+    #[arg(long, value_enum, value_name = "BUS", hide_possible_values = true, help_heading = "Wall")]
+    pub dbus: Option<Bus>,
+
     /// The system manager (root's default; others are asked by polkit)
     #[arg(long, conflicts_with_all = ["user", "standalone"], help_heading = "Who runs it")]
     pub system: bool,
@@ -160,6 +164,19 @@ impl EnvScheme {
     }
 }
 
+/// What the program has of the message buses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Bus {
+    /// Nothing.
+    None,
+    /// Notifications, file portals, settings and input methods of the session's.
+    Filtered,
+    /// The session's, all of it.
+    Session,
+    /// The system's, all of it.
+    System,
+}
+
 /// What shares Tor's circuits.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum Isolate {
@@ -198,11 +215,10 @@ pub enum LogDestinations {
 /// takes, and what to do instead.
 struct Later(&'static str, usize, &'static str);
 
-const LATER: [Later; 6] = [
+const LATER: [Later; 5] = [
     Later("publish", 1, "inbound ports come with a later version"),
     Later("ingress-filter", 1, "custom BPF programs come with a later version"),
     Later("egress-filter", 1, "custom BPF programs come with a later version"),
-    Later("dbus", 1, "every bus is hidden from the app; a filtered one comes with a later version"),
     Later("profile", 1, "profiles come with a later version"),
     Later("no-profile", 0, "there are no profiles to leave out yet"),
 ];

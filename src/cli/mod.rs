@@ -8,7 +8,7 @@ mod launch;
 pub use appfw::{Appfw, Subcommand};
 pub use forward::ForwardArgs;
 pub use inside::{Capture, InsideArgs, LifelineArgs, NetworkArgs, WallKind};
-pub use launch::{EnvScheme, Isolate, LaunchArgs, LogDestinations};
+pub use launch::{Bus, EnvScheme, Isolate, LaunchArgs, LogDestinations};
 
 use std::ffi::OsString;
 

@@ -1,0 +1,137 @@
+"""--dbus: what a program of an ordinary user's reaches of its session bus. The services are the test's own, all of
+them on one connection, as a desktop's shell has them."""
+
+import subprocess
+
+import pytest
+
+from launching import SOCKS, Output, run, started
+from waiting import wait_until
+
+# Answers every call that reaches it, and says which.
+SERVE = """
+import sys
+from gi.repository import Gio, GLib
+bus = Gio.bus_get_sync(Gio.BusType.SESSION)
+def answer(connection, message, incoming):
+    if incoming and message.get_message_type() == Gio.DBusMessageType.METHOD_CALL:
+        print('called', message.get_interface(), message.get_member(), flush=True)
+        connection.send_message(Gio.DBusMessage.new_method_reply(message), Gio.DBusSendMessageFlags.NONE)
+        return None
+    return message
+bus.add_filter(answer)
+for name in sys.argv[1:]:
+    args = GLib.Variant('(su)', (name, 4))
+    dbus = 'org.freedesktop.DBus'
+    reply = bus.call_sync(dbus, '/org/freedesktop/DBus', dbus, 'RequestName', args, None, 0, -1, None)
+    assert reply.unpack() == (1,), name
+print('ready', bus.get_unique_name(), flush=True)
+GLib.MainLoop().run()
+"""
+NAMES = ["org.freedesktop.Notifications", "org.freedesktop.portal.Desktop", "org.gnome.Shell",
+         "org.freedesktop.impl.portal.desktop.gtk", "org.gnome.Terminal", "org.gtk.vfs.Daemon"]
+NOTIFICATIONS, PORTAL, SHELL, BACKEND, TERMINAL, GVFS = NAMES
+DESKTOP = "/org/freedesktop/portal/desktop"
+OPEN = [
+    (NOTIFICATIONS, "/org/freedesktop/Notifications", "org.freedesktop.Notifications.Notify"),
+    (PORTAL, DESKTOP, "org.freedesktop.portal.FileChooser.OpenFile"),
+    (PORTAL, DESKTOP, "org.freedesktop.portal.Settings.ReadAll"),
+    (PORTAL, DESKTOP, "org.freedesktop.DBus.Properties.Get"),
+]
+CLOSED = [
+    (PORTAL, DESKTOP, "org.freedesktop.portal.OpenURI.OpenURI"),
+    (PORTAL, DESKTOP, "org.freedesktop.portal.Email.ComposeEmail"),
+    (PORTAL, DESKTOP, "org.freedesktop.DBus.Properties.Set"),
+    (NOTIFICATIONS, "/org/gnome/Shell", "org.gnome.Shell.Eval"),
+    (SHELL, "/org/gnome/Shell", "org.gnome.Shell.Eval"),
+    (BACKEND, DESKTOP, "org.freedesktop.impl.portal.FileChooser.OpenFile"),
+    (TERMINAL, "/org/gnome/Terminal/Factory0", "org.gnome.Terminal.Factory0.CreateInstance"),
+    (GVFS, "/org/gtk/vfs/mounttracker", "org.gtk.vfs.MountTracker.MountLocation"),
+    ("org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager.ListUnits"),
+]
+
+
+@pytest.fixture()
+def services(lab):
+    """Services on bob's bus; their connection, and what they say."""
+    if lab.version != "252":
+        pytest.xfail("xdg-dbus-proxy is installed on this machine, whose systemd is the other one")
+    with started(lab, ["/usr/bin/python3", "-c", SERVE, *NAMES], user="bob", stdout=subprocess.PIPE) as process:
+        first = process.stdout.readline().split()
+        assert first[0] == b"ready"
+        yield first[1].decode(), Output(process.stdout.fileno())
+
+
+def call(name, path, method):
+    return f"gdbus call --session --timeout 5 --dest {name} --object-path {path} --method {method} 2>&1"
+
+
+def calls(wanted):
+    return "; ".join(f"{call(*one)} | grep -q '^()$' && echo open || echo closed" for one in wanted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("manager", ["--user", "--standalone"])
+def test_filtered_bus_has_notifications_and_files_and_no_way_out(lab, services, manager):
+    unique_name, said = services
+    by_connection = [(unique_name, path, method) for name, path, method in CLOSED if name in NAMES]
+    # Outside everything but systemd's list, which is no empty answer, is open.
+    outside = lab.run(["sh", "-c", calls(OPEN + CLOSED[:-1])], user="bob", check=True).stdout.split()
+    assert set(outside) == {b"open"}, outside
+    said.more(1)
+    said.seen = b""
+    done = lab.run(["appfw-run", manager, "--via", SOCKS, "--dbus", "filtered", "sh", "-c",
+                    calls(OPEN + CLOSED + by_connection)], user="bob", timeout=120)
+    answers = done.stdout.decode().split()
+    assert answers == ["open"] * len(OPEN) + ["closed"] * (len(CLOSED) + len(by_connection)), done
+    said.more(1)
+    called = [line.split()[1:] for line in said.seen.decode().splitlines()]
+    assert [".".join(one) for one in called if one[0] != "org.freedesktop.DBus.Peer"] == [one[2] for one in OPEN]
+
+
+@pytest.mark.slow
+def test_no_name_is_owned_and_only_open_ones_are_seen(lab, services):
+    dbus = "gdbus call --session --dest org.freedesktop.DBus --object-path /org/freedesktop/DBus --method org.freedesktop.DBus"
+    done = lab.run(["appfw-run", "--via", SOCKS, "--dbus", "filtered", "sh", "-c",
+                    f"{dbus}.ListNames; {dbus}.RequestName org.test.Own 4 2>&1"], user="bob")
+    said = done.stdout.decode()
+    assert NOTIFICATIONS in said and PORTAL in said and "DBus.Error.ServiceUnknown" in said, said
+    for name in [SHELL, BACKEND, TERMINAL, GVFS, "systemd1"]:
+        assert name not in said, said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("manager", ["--user", "--standalone"])
+def test_proxy_ends_with_the_launch_however_that_ends(lab, services, manager):
+    proxies = ["sh", "-c", "cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' ' | grep -o 'xdg-dbus-prox[y] --fd' | wc -l"]
+    count = lambda: int(lab.run(proxies, check=True).stdout)
+    for end in ["by itself", "killed"]:
+        words = ["appfw-run", manager, "--via", SOCKS, "--dbus", "filtered", "sh", "-c", "echo ready; sleep 30"]
+        with started(lab, words, user="bob", stdout=subprocess.PIPE) as process:
+            Output(process.stdout.fileno()).until(b"ready")
+            assert count() == 1
+            if end == "killed":
+                process.kill()
+            else:
+                process.terminate()
+            process.wait(10)
+            wait_until(lambda: count() == 0, 5, f"the end of the proxy of a launch that ended {end}")
+
+
+@pytest.mark.slow
+def test_display_alone_brings_the_filter_and_none_takes_it(lab, services):
+    ask = call(*OPEN[0])
+    for display, option, answer in [(":9", [], b"()\n"), (None, [], b""), (":9", ["--dbus", "none"], b"")]:
+        environment = {"DISPLAY": display} if display else {}
+        done = lab.run(["appfw-run", "--via", SOCKS, *option, "sh", "-c", f"{ask} | grep '^()$'"], user="bob",
+                       env=environment)
+        assert done.stdout == answer, (display, option, done)
+
+
+@pytest.mark.slow
+def test_open_buses_are_open_and_warned_of(lab, services):
+    listed = call(*CLOSED[-1]) + " | grep -c -- -.slice"
+    done = lab.run(["appfw-run", "--via", SOCKS, "--dbus", "session", "sh", "-c", listed], user="bob")
+    assert done.stdout == b"1\n" and b"warning: --dbus session is a way round the wall" in done.stderr, done
+    done = run(lab, "--via", SOCKS, "--dbus", "system", "busctl", "--system", "status", "org.freedesktop.systemd1")
+    assert done.returncode == 0 and b"warning: --dbus system is a way round the wall" in done.stderr, done
