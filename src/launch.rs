@@ -30,7 +30,7 @@ use crate::units::{Places, Units, text};
 use crate::via::Via;
 use crate::view::View;
 use crate::wait::{Attendance, Reports, Signals, Watch};
-use crate::{browser, lifeline, tor, verify};
+use crate::{browser, buses, lifeline, tor, verify};
 
 /// Runs the command of `args` behind its wall; returns the exit code.
 ///
@@ -44,6 +44,7 @@ pub async fn launch(args: &LaunchArgs) -> Result<u8> {
     if let Some(warning) = plan.warning() {
         say.warning(&warning);
     }
+    buses::settle(&mut plan, &host, args.dbus.is_some()).await?;
     if let Some(warning) = plan.buses.warning() {
         say.warning(warning);
     }

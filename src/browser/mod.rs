@@ -45,7 +45,7 @@ impl Surroundings {
         Self { environment, directory }
     }
 
-    fn variable(&self, name: &str) -> Option<&OsStr> {
+    pub(crate) fn variable(&self, name: &str) -> Option<&OsStr> {
         let found = self.environment.iter().find(|(found, _)| found == name);
         found.map(|(_, value)| value.as_os_str()).filter(|value| !value.is_empty())
     }
@@ -55,7 +55,7 @@ impl Surroundings {
     }
 
     /// A directory of the XDG Base Directory Specification, which wants relative ones ignored.
-    fn base_directory(&self, variable: &str, default: &str) -> PathBuf {
+    pub(crate) fn base_directory(&self, variable: &str, default: &str) -> PathBuf {
         let set = self.variable(variable).map(PathBuf::from).filter(|path| path.is_absolute());
         set.unwrap_or_else(|| self.home().join(default))
     }
@@ -132,7 +132,7 @@ fn read(file: &Path, most: u64) -> Option<Vec<u8>> {
 }
 
 /// A file of sections with keys, as Firefox and desktop files have them: (section, key, value).
-fn read_ini(file: &Path) -> Vec<(String, String, String)> {
+pub(crate) fn read_ini(file: &Path) -> Vec<(String, String, String)> {
     const MOST: u64 = 256 << 10;
     let Some(bytes) = read(file, MOST) else { return Vec::new() };
     let mut section = String::new();

@@ -1,6 +1,7 @@
 //! `--dbus`: what the app has of the message buses. Whoever speaks to one freely is past every wall: the
 //! user manager starts programs for who asks, portals open addresses. So there is none, or a filtered one.
 
+mod names;
 mod policy;
 mod proxy;
 
@@ -9,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 
+use crate::browser::{Program, Surroundings};
 use crate::cli::Bus;
 use crate::host::Host;
 use crate::plan::{Identity, Plan};
@@ -36,6 +38,8 @@ pub enum Buses {
         address: OsString,
         /// The program that filters.
         program: PathBuf,
+        /// Names that the app may own there.
+        own: Vec<String>,
     },
     /// The session's own socket.
     Session(PathBuf),
@@ -99,6 +103,35 @@ impl Buses {
     }
 }
 
+/// Settles which names the app may own. Where it was not `asked` for, a filtered bus is for programs that live
+/// with it: browsers, and those that get their name; others have none.
+///
+/// # Errors
+/// An instance outside has the name, and would take over.
+pub async fn settle(plan: &mut Plan, host: &Host, asked: bool) -> Result<()> {
+    let Buses::Filtered { address, .. } = &plan.buses else { return Ok(()) };
+    let surroundings = Surroundings::of(plan, host);
+    if Program::find(&plan.command, &surroundings).is_some() {
+        return Ok(());
+    }
+    let names = plan.command.first().map(|word| names::names(word, &surroundings)).unwrap_or_default();
+    let held = proxy::held(address, &names).await;
+    match held {
+        Some(name) if asked => {
+            bail!(
+                "{name} runs already, outside the wall, and would open this there; use --dbus none, which starts another"
+            )
+        }
+        None if asked || !names.is_empty() => {
+            if let Buses::Filtered { own, .. } = &mut plan.buses {
+                *own = names;
+            }
+        }
+        _ => plan.buses = Buses::None,
+    }
+    Ok(())
+}
+
 /// Where the app finds its session bus: in the usual place.
 fn socket(plan: &Plan) -> Option<PathBuf> {
     session::runtime_directory(plan).map(|runtime| runtime.join("bus"))
@@ -127,7 +160,7 @@ fn filtered(app: &Identity, detach: bool, host: &Host) -> Result<Buses> {
         bail!("--dbus filtered ends with the launcher, which --detach doesn't wait for; leave one of them out");
     }
     match &host.dbus_proxy {
-        Some(program) => Ok(Buses::Filtered { address, program: program.clone() }),
+        Some(program) => Ok(Buses::Filtered { address, program: program.clone(), own: Vec::new() }),
         None => bail!("--dbus filtered needs /usr/bin/xdg-dbus-proxy: install xdg-dbus-proxy, or use --dbus none"),
     }
 }

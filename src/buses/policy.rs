@@ -1,8 +1,8 @@
 //! What a filtered session bus lets through, as xdg-dbus-proxy(1) takes it. TO BE AUDITED. Pure.
 //!
 //! Calls by interface and path, and never a whole name (`--talk`): rules go by connection, and a desktop's
-//! shell has many names on one, with methods among them that run programs. No name may be owned (`--own`):
-//! it would give the calls to whoever has it outside, players that open addresses among them.
+//! shell has many names on one, with methods among them that run programs. To own a name is to
+//! speak to whoever has it as well, players that open addresses among them: names.rs says which.
 
 /// Calls let through: name, then interface and path as in the proxy's rules.
 const CALLS: [(&str, &str); 9] = [
@@ -31,10 +31,11 @@ const SIGNALS: [(&str, &str); 5] = [
     ("org.freedesktop.portal.Fcitx", "org.fcitx.Fcitx.InputContext1.*"),
 ];
 
-/// The proxy's arguments after address and socket.
+/// The proxy's arguments after address and socket, for an app that may own these names.
 #[must_use]
-pub fn arguments() -> Vec<String> {
+pub fn arguments(own: &[String]) -> Vec<String> {
+    let own = own.iter().map(|name| format!("--own={name}"));
     let calls = CALLS.iter().map(|(name, rule)| format!("--call={name}={rule}"));
     let signals = SIGNALS.iter().map(|(name, rule)| format!("--broadcast={name}={rule}"));
-    std::iter::once("--filter".to_owned()).chain(calls).chain(signals).collect()
+    std::iter::once("--filter".to_owned()).chain(own).chain(calls).chain(signals).collect()
 }

@@ -1,5 +1,6 @@
 //! The process that filters: outside the wall, as the caller, no longer than the launcher.
 
+use std::ffi::OsStr;
 use std::io::{ErrorKind, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -28,7 +29,7 @@ impl Proxy {
     /// # Errors
     /// It does not come up.
     pub fn start(buses: &Buses, state: &Path) -> Result<Option<Self>> {
-        let Buses::Filtered { address, program } = buses else { return Ok(None) };
+        let Buses::Filtered { address, program, own } = buses else { return Ok(None) };
         let failed = || format!("cannot start {}; use --dbus none, or repair it", program.display());
         let (mut life, theirs) = UnixStream::pair().with_context(failed)?;
         // xdg-dbus-proxy(1): a byte when it listens; it ends when the other side is closed.
@@ -36,7 +37,7 @@ impl Proxy {
             .arg("--fd=0")
             .arg(address)
             .arg(state.join(SOCKET))
-            .args(arguments())
+            .args(arguments(own))
             .env_clear()
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::null())
@@ -62,5 +63,28 @@ impl Drop for Proxy {
         // It may have ended by itself.
         let _ = self.process.kill();
         let _ = self.process.wait();
+    }
+}
+
+/// The first of the names that somebody on the bus has; or would, for all that can be told of a bus that does
+/// not answer.
+pub async fn held(address: &OsStr, names: &[String]) -> Option<String> {
+    if names.is_empty() {
+        return None;
+    }
+    let asked = async {
+        let bus = zbus::connection::Builder::address(address.to_str()?).ok()?.build().await.ok()?;
+        let dbus = zbus::fdo::DBusProxy::new(&bus).await.ok()?;
+        for name in names {
+            let bus_name = zbus::names::BusName::try_from(name.as_str()).ok()?;
+            if dbus.name_has_owner(bus_name).await.ok()? {
+                return Some(Some(name.clone()));
+            }
+        }
+        Some(None)
+    };
+    match tokio::time::timeout(STARTS, asked).await {
+        Ok(Some(held)) => held,
+        Ok(None) | Err(_) => names.first().cloned(),
     }
 }

@@ -93,8 +93,9 @@ fn the_app_finds_its_bus_in_its_own_runtime_directory() {
 
 #[test]
 fn the_policy_lets_no_name_be_owned_or_spoken_to_freely() {
-    let arguments = arguments();
+    let arguments = arguments(&[]);
     assert_eq!(arguments[0], "--filter");
+    assert!(super::arguments(&["org.test.Own".to_owned()]).contains(&"--own=org.test.Own".to_owned()));
     for argument in &arguments[1..] {
         let (kind, rule) = argument.split_once('=').unwrap();
         assert!(["--call", "--broadcast"].contains(&kind), "{argument}");

@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from launching import SOCKS, Output, run, started
+from launching import SOCKS, Output, run, started, unique
 from waiting import wait_until
 
 # Answers every call that reaches it, and says which.
@@ -118,14 +118,71 @@ def test_proxy_ends_with_the_launch_however_that_ends(lab, services, manager):
             wait_until(lambda: count() == 0, 5, f"the end of the proxy of a launch that ended {end}")
 
 
+APPLICATION = """#!/usr/bin/python3
+import sys
+from gi.repository import Gio
+app = Gio.Application(application_id='org.test.Own', flags=Gio.ApplicationFlags.HANDLES_OPEN)
+stays = "stay" in sys.argv[0]
+def opened(app, *_):
+    print('opened', flush=True)
+    stays and app.hold()
+app.connect('activate', opened)
+app.connect('open', opened)
+sys.exit(app.run(sys.argv))
+"""
+
+
+@pytest.fixture()
+def application(lab, services):
+    """A GTK-like program with a desktop file; its variables."""
+    home = f"/srv/{unique('home')}"
+    lab.run(["mkdir", "-p", f"{home}/.local/share/applications"], check=True)
+    for name in ["stay-own", "own"]:
+        lab.path(f"{home}/{name}").write_text(APPLICATION)
+        lab.path(f"{home}/{name}").chmod(0o755)
+        entry = f"[Desktop Entry]\nExec={home}/own %U\n"
+    lab.path(f"{home}/.local/share/applications/org.test.Own.desktop").write_text(entry)
+    lab.run(["chown", "-R", "bob:", home], check=True)
+    return home
+
+
 @pytest.mark.slow
-def test_display_alone_brings_the_filter_and_none_takes_it(lab, services):
-    ask = call(*OPEN[0])
-    for display, option, answer in [(":9", [], b"()\n"), (None, [], b""), (":9", ["--dbus", "none"], b"")]:
-        environment = {"DISPLAY": display} if display else {}
-        done = lab.run(["appfw-run", "--via", SOCKS, *option, "sh", "-c", f"{ask} | grep '^()$'"], user="bob",
-                       env=environment)
-        assert done.stdout == answer, (display, option, done)
+def test_application_that_owns_a_name_runs_and_hands_nothing_over(lab, application):
+    environment = {"HOME": application, "DISPLAY": ":9"}
+    options = ["appfw-run", "--via", SOCKS]
+    launch = lambda *words: lab.run([*options, *words, f"{application}/own", "http://web.test/"], user="bob",
+                                    env=environment)
+    alone = launch()
+    assert (alone.returncode, alone.stdout) == (0, b"opened\n"), alone
+    # With the bus: a program that doesn't get its name says so, and ends.
+    script = f"{call(*OPEN[0])} | grep '^()$'; exec {application}/own x"
+    done = lab.run([*options, "--dbus", "filtered", "sh", "-c", script], user="bob", env=environment)
+    assert b"Failed to register" in done.stderr, done
+    with started(lab, [f"{application}/stay-own"], user="bob", stdout=subprocess.PIPE) as outside:
+        shown = Output(outside.stdout.fileno())
+        shown.until(b"opened")
+        # One of its own, without a bus: what is outside is asked for nothing.
+        done = launch()
+        assert (done.returncode, done.stdout) == (0, b"opened\n"), done
+        refused = launch("--dbus", "filtered")
+        assert refused.returncode == 125 and b"org.test.Own runs already, outside the wall" in refused.stderr, refused
+        shown.more(1)
+        assert shown.seen.strip() == b"", shown.seen
+        # Without appfw-run it is.
+        lab.run([f"{application}/own", "http://web.test/"], user="bob", check=True)
+        shown.until(b"opened")
+
+
+@pytest.mark.slow
+def test_display_brings_the_filter_to_who_lives_with_it_and_none_takes_it(lab, application):
+    ask = f"#!/bin/sh\n{call(*OPEN[0])} | grep '^()$'\n"
+    for name, display, option, answer in [("own", ":9", [], b"()\n"), ("own", None, [], b""), ("other", ":9", [], b""),
+                                          ("own", ":9", ["--dbus", "none"], b"")]:
+        lab.path(f"{application}/{name}").write_text(ask)
+        lab.path(f"{application}/{name}").chmod(0o755)
+        environment = {"HOME": application, **({"DISPLAY": display} if display else {})}
+        done = lab.run(["appfw-run", "--via", SOCKS, *option, f"{application}/{name}"], user="bob", env=environment)
+        assert done.stdout == answer, (name, display, option, done)
 
 
 @pytest.mark.slow
