@@ -37,19 +37,25 @@ def instance(lab, home):
         yield
 
 
-def test_what_a_running_instance_would_take_over_is_not_run(lab, browser):
+@pytest.mark.parametrize("who", ["root", "bob"])
+def test_what_a_running_instance_would_take_over_is_not_run(lab, browser, who):
     program, home = browser
-    command = ["--via", SOCKS, "--uid", "bob", "--env", f"HOME={home}", program, "http://web.test/"]
+    as_bob = ["--uid", "bob"] if who == "root" else []
+    command = ["--via", SOCKS, *as_bob, "--env", f"HOME={home}", program, "http://web.test/"]
+
+    def text_of(*words):
+        return lab.run(["appfw-run", *words], user=who, check=True).stdout.decode()
+
     with instance(lab, home):
-        done = run(lab, *command)
+        done = lab.run(["appfw-run", *command], user=who)
         said = done.stderr.decode()
         assert (done.returncode, done.stdout) == (125, b""), said
         works = said.strip().rpartition(": appfw-run ")[2]
         assert said.startswith("appfw-run: chromium is running already (process 4711, profile ")
         # The command that it names does.
-        assert "--user-data-dir=" in text_of(lab, *works.split())
+        assert "--user-data-dir=" in text_of(*works.split())
     # Its links are there, and nobody answers.
-    assert text_of(lab, *command) == "http://web.test/\n"
+    assert text_of(*command) == "http://web.test/\n"
 
 
 def test_own_profile_is_the_users_alone_and_stays_for_the_next_launch(lab, browser):

@@ -41,20 +41,21 @@ def serving(lab, runtime):
             lab.run(["rm", "-f", *missing], check=True)
 
 
-@pytest.mark.parametrize("elsewhere", [False, True], ids=["usual", "elsewhere"])
-def test_display_and_sound_answer_and_no_other_socket_does(lab, elsewhere):
+@pytest.mark.parametrize("manager, elsewhere", [
+    ("--system", False), ("--system", True), ("--user", False), ("--standalone", False), ("--standalone", True)])
+def test_display_and_sound_answer_and_no_other_socket_does(lab, manager, elsewhere):
     usual = runtime_of(lab)
     runtime = f"/srv/{unique('runtime')}" if elsewhere else usual
     lab.run(["install", "-d", "-o", "bob", "-m", "700", runtime], check=True)
     environment = {"XDG_RUNTIME_DIR": runtime, "WAYLAND_DISPLAY": "wayland-7"}
     script = f"import os, sys; sys.argv[1:] = [os.environ['XDG_RUNTIME_DIR'] + '/' + n for n in sys.argv[1:]]\n{ASK}"
     with polkit_rule(lab, ALLOW_BOB), serving(lab, runtime):
-        words = ["--system", "--via", SOCKS, "python3", "-c", script, *SESSION, *NOT_SHOWN]
+        words = [manager, "--via", SOCKS, "--dbus", "none", "python3", "-c", script, *SESSION, *NOT_SHOWN]
         said = lab.run(["appfw-run", *words], user="bob", env=environment)
         assert said.returncode == 0, said.stderr.decode()
         expected = [f"open {usual}/{name}" for name in SESSION] + [f"closed {usual}/{name}" for name in NOT_SHOWN]
         assert said.stdout.decode().split("\n")[:-1] == expected
-        listed = lab.run(["appfw-run", "--system", "--via", SOCKS, "sh", "-c", "cd $XDG_RUNTIME_DIR; find . ! -type d; "
+        listed = lab.run(["appfw-run", manager, "--via", SOCKS, "--dbus", "none", "sh", "-c", "cd $XDG_RUNTIME_DIR; find . ! -type d; "
                           "stat -c %a . pulse"], user="bob", env=environment, check=True).stdout.decode()
         assert sorted(listed.split()) == sorted([f"./{name}" for name in SESSION] + ["700", "700"])
         # Not for root who runs it as bob, whose session it may be or not.
