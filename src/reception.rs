@@ -370,6 +370,22 @@ mod tests {
         }
     }
 
+    #[test]
+    fn what_a_process_of_roots_that_is_over_has_left_is_heard() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("control");
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        assert!(refusal_of_root(&listener).is_none());
+        Std::connect(&path).unwrap().write_all(b"{}\n").unwrap();
+        let refused = Report::Refused { message: "no nf_tables".into() };
+        refused.send(Std::connect(&path).unwrap()).unwrap();
+        let heard = refusal_of_root(&listener).map(|error| error.to_string());
+        // Nobody else is.
+        let expected = nix::unistd::geteuid().is_root().then(|| "no nf_tables".to_owned());
+        assert_eq!(heard, expected);
+    }
+
     #[tokio::test]
     async fn an_inside_that_is_stopped_does_not_hold_the_launcher() {
         let (ours, mut theirs) = Std::pair().unwrap();

@@ -61,6 +61,9 @@ pub struct NetworkArgs {
     /// What is captured
     #[arg(long, value_enum, default_value_t)]
     pub capture: Capture,
+    /// The inode number of the launcher's network namespace, which must not be this one
+    #[arg(long, value_name = "INODE")]
+    pub outside: u64,
     /// The socket at which the launcher hears why it failed
     #[arg(long, value_name = "PATH")]
     pub control: PathBuf,

@@ -67,7 +67,9 @@ pub fn run(args: &InsideArgs) -> ExitCode {
 /// the app. The launcher hears of a failure as soon as systemd tells it that there is one.
 #[must_use]
 pub fn make_network(args: &NetworkArgs) -> ExitCode {
-    let Err(error) = network::set_up(args.capture) else { return ExitCode::SUCCESS };
+    // systemd carries on without a namespace that it cannot make: what is made here would then be the host's.
+    let made = proof::is_new(args.outside).and_then(|()| network::set_up(args.capture));
+    let Err(error) = made else { return ExitCode::SUCCESS };
     say::failure("appfw network", &error);
     let launcher = UnixStream::connect(&args.control).context("cannot reach the launcher");
     let told = launcher.and_then(|launcher| Report::Refused { message: format!("{error:#}") }.send(&launcher));

@@ -52,6 +52,14 @@ pub fn prove(args: &InsideArgs) -> Result<()> {
     Ok(())
 }
 
+/// This process is in a network namespace that holds nothing yet, and not in `outside`.
+///
+/// # Errors
+/// Nothing may be made here.
+pub fn is_new(outside: u64) -> Result<()> {
+    namespace::is_closed(Some(outside), false)
+}
+
 /// PAM and AttachProcessesToUnit move processes out of the cgroup that is filtered.
 fn own_cgroup(expected: &str) -> Result<()> {
     let text = std::fs::read_to_string("/proc/self/cgroup").context("cannot tell the own cgroup")?;

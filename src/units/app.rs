@@ -74,6 +74,7 @@ fn network(plan: &Plan, host: &Host, places: &Places) -> Vec<String> {
         host.appfw.display().to_string(),
         "network".to_owned(),
         format!("--capture={}", plan.capture.as_str()),
+        format!("--outside={}", host.network_namespace),
         format!("--control={}", places.state.join("control").display()),
     ]
 }
