@@ -21,14 +21,35 @@ PYTHON = "/usr/bin/python3"
 PROBE, TAKEOVER = HERE / "probe.py", HERE / "probe_takeover.py"
 CORE_PATTERN = pathlib.Path("/proc/sys/kernel/core_pattern")
 USERS = ["root", "bob"]
-WALLS = ["strict", "address"]
+# What is captured is taken and refused, by --only, so that what is sent anywhere is nobody's.
+WALLS = {
+    "strict": ["--wall=strict", "--dns=synthetic"],
+    "namespace": ["--wall=namespace", "--dns=synthetic", "--only=nothing.test"],
+    "namespace-without-capture": ["--wall=namespace", "--no-capture", "--dns=synthetic"],
+    "address": ["--wall=address"],
+}
 
 # Every entry below is open on purpose, or as far as that systemd offers no means; docs/security.md says why. The lists
 # are compared as a whole, so that what opens, and what closes, is noticed.
 
+# Connections to anywhere, which the forwarder takes in the kernel's name before it judges them.
+CAPTURED = [
+    "tcp-origin-v4", "tcp-origin-v6", "tcp-origin-v4-mapped", "mptcp-origin-v4", "tcp-public-v4", "tcp-public-v6",
+    "tcp-local-network", "tcp-link-local", "dns-direct-tcp", "host-wildcard-by-own-v4", "host-wildcard-by-own-v6",
+    "static-binary",
+]
 OPEN_BY_DESIGN = {
     "strict": {
         "getaddrinfo": "the forwarder answers with an address that stands for the name, and asks nobody",
+    },
+    "namespace": {
+        **dict.fromkeys(CAPTURED, "captured, and refused"),
+        "dns-direct-udp": "the forwarder answers for every server, here that it refuses the name",
+        "host-resolver-stub-udp": "the same",
+        "udp-multicast": "sent, to its own loopback",
+    },
+    "namespace-without-capture": {
+        "getaddrinfo": "as in strict",
     },
     "address": {
         "unix-abstract": "abstract sockets belong to the host's network namespace",
@@ -54,6 +75,9 @@ def has_pid_namespaces(lab):
 def open_to(lab, wall, user):
     """Everything that a program of USER may reach in that wall."""
     wanted = set(OPEN_BY_DESIGN[wall])
+    if wall == "namespace" and user != "root":
+        # A user namespace of the app's own alone leaves it where it is: captured.
+        wanted.add("unshare-user")
     if user == "root":
         wanted |= set(OPEN_TO_ROOT)
         if not has_pid_namespaces(lab):
@@ -144,8 +168,7 @@ def confined(lab, wall, user, via="direct", program=TAKEOVER, names="all", more=
     """Runs probes as the app of a launch. They learn the forwarder's address as programs do."""
     script = f'exec {PYTHON} {program} --json --forwarder="${{http_proxy#http://}}" {names} {more}'
     # With direct alone the host's resolver would be asked, by the forwarder.
-    dns = ["--dns", "synthetic"] if wall == "strict" else []
-    command = ["appfw-run", "--via", via, *dns, "--wall", wall, "--uid", user, "--", "sh", "-fc", script]
+    command = ["appfw-run", "--via", via, *WALLS[wall], "--uid", user, "--", "sh", "-fc", script]
     done = lab.run(command, timeout=120)
     assert done.returncode == 0, done.stderr
     return results_of(done.stdout)
@@ -234,7 +257,7 @@ def write_from_inside(lab, wall, user, folders):
     """An app of USER tries to leave a file in each; those that the host then has, which are taken away again."""
     name = unique("escape") + ".service"
     script = f"for folder; do mkdir -p $folder; echo x >$folder/{name}; done 2>/dev/null; true"
-    done = lab.run(["appfw-run", "--via=direct", "--wall", wall, "--uid", user, "sh", "-c", script, "sh", *folders])
+    done = lab.run(["appfw-run", "--via=direct", *WALLS[wall], "--uid", user, "sh", "-c", script, "sh", *folders])
     assert done.returncode == 0, done.stderr
     there = [folder for folder in folders if lab.path(f"{folder}/{name}").exists()]
     for folder in there:
@@ -258,7 +281,7 @@ def test_no_capability_of_the_proof_is_left_to_the_app(lab, wall, user):
     limit = sets(lab.path("/proc/1/status").read_text())["CapBnd"] if user == "root" else -1
     bounding = 0x218405FF & limit
     held = bounding if user == "root" else 0
-    shown = lab.run(["appfw-run", "--via=direct", "--wall", wall, "--uid", user, "cat", "/proc/self/status"], check=True)
+    shown = lab.run(["appfw-run", "--via=direct", *WALLS[wall], "--uid", user, "cat", "/proc/self/status"], check=True)
     assert sets(shown.stdout.decode()) == {
         "CapInh": 0, "CapPrm": held, "CapEff": held, "CapBnd": bounding, "CapAmb": 0}
 

@@ -2,6 +2,7 @@
 the launch is left. What is run leaves a mark and goes out to the world, so that neither can be missed."""
 
 import contextlib
+import json
 import os
 import pathlib
 import socket
@@ -24,6 +25,7 @@ MARKS = "/run/appfw-lab/marks"
 GONE = 3  # seconds in which nothing of a launch may be left
 OURS = 125
 DIRECT = ["--via=direct"]
+NAMESPACE = [*DIRECT, "--wall=namespace"]
 WALLS = {
     "strict": DIRECT,
     "address": [*DIRECT, "--wall=address"],
@@ -154,6 +156,72 @@ def weak_lab(request):
 @pytest.mark.parametrize("wall", WALLS)
 def test_manager_without_capabilities_leaves_the_app_unrun(weak_lab, wall):
     assert refusal(weak_lab, *WALLS[wall])
+
+
+# The namespace wall, which has no filter
+
+@pytest.mark.parametrize("user", ["root", "bob"])
+@pytest.mark.parametrize("words", [NAMESPACE, [*NAMESPACE, "--no-capture"], ["--via=none", "--wall=namespace"]],
+                         ids=["capture", "no-capture", "none"])
+def test_the_namespace_wall_needs_no_bpf(lying_lab, words, user):
+    assert runs(lying_lab, *words, "--uid", user) == user
+
+
+def network_of(lab):
+    """The host's interfaces and its routes."""
+    links = json.loads(lab.run(["ip", "-j", "link"], check=True).stdout)
+    routes = lab.run(["ip", "-4", "route", "show", "table", "all"], check=True).stdout
+    return {link["ifname"] for link in links}, routes
+
+
+@pytest.mark.parametrize("words", [NAMESPACE, ["--via=none", "--wall=namespace"]], ids=["capture", "none"])
+def test_the_namespace_wall_is_no_wall_without_a_namespace(no_namespaces_lab, words):
+    # What makes the network there must not touch the host's, which is where it finds itself.
+    before = network_of(no_namespaces_lab)
+    assert refusal(no_namespaces_lab, *words)
+    assert network_of(no_namespaces_lab) == before
+
+
+@pytest.mark.parametrize("outside", ["own", "1"])
+def test_the_hosts_network_is_never_made_over(lab, outside):
+    """Whatever systemd has run there as root: in the launcher's namespace, or in one that something else is in."""
+    inode = lab.run(["stat", "-Lc", "%i", "/proc/self/ns/net"], check=True).stdout.decode().strip()
+    before = network_of(lab)
+    words = ["--capture=streams", f"--outside={inode if outside == 'own' else outside}", "--control=/nowhere"]
+    done = lab.run(["appfw", "network", *words])
+    assert done.returncode == OURS and b"network namespace" in done.stderr
+    assert network_of(lab) == before
+
+
+class NoNftablesLab(Lab):
+    """A systemd on a kernel without nf_tables."""
+
+    def _in_cgroup(self, part):
+        command = super()._in_cgroup(part)
+        return [*command, sys.executable, HERE / "deny_nftables.py"] if part == "systemd" else command
+
+
+@pytest.fixture(scope="module", params=VERSIONS)
+def no_nftables_lab(request):
+    if os.geteuid() != 0:
+        conftest.missing("the lab needs root")
+    booted = NoNftablesLab(request.param, binaries=BINARIES and pathlib.Path(BINARIES)).start()
+    yield booted
+    booted.stop()
+
+
+@pytest.mark.parametrize("user", ["root", "bob"])
+def test_without_nf_tables_there_is_no_capture_and_the_sentence_says_so(no_nftables_lab, user):
+    said = refusal(no_nftables_lab, *NAMESPACE, "--uid", user)
+    assert "nf_tables" in said and "--no-capture" in said
+    assert runs(no_nftables_lab, *NAMESPACE, "--no-capture", "--uid", user) == user
+
+
+@pytest.mark.parametrize("text", ["ExecStartPre=/bin/true", "ExecStartPre=; ExecStartPre=+/bin/true", "ExecStartPre="])
+def test_only_our_own_command_comes_before_the_namespaces_proof(lab, text):
+    with drop_in(lab, "appfw-.service", f"[Service]; {text}") as path:
+        said = refusal(lab, *NAMESPACE)
+        assert "ExecStartPre=" in said and path in said
 
 
 # What drop-ins change
