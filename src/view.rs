@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::buses::{Buses, SYSTEM_BUS};
 use crate::host::Host;
-use crate::plan::{Plan, Resolver};
+use crate::plan::{Identity, Plan, Resolver, Supervisor};
 use crate::session::{self, Session};
 use crate::units::{INNER, Places};
 
@@ -97,6 +97,11 @@ const AGENTS_AT_HOME: [&str; 8] = [
 /// tmux(1)'s, emacs's, the buses of dbus-launch(1).
 const SESSIONS: [&str; 4] = ["/tmp/ssh-", "/tmp/tmux-", "/tmp/emacs", "/tmp/dbus-"];
 
+/// Directories of configuration that ssh(1) refuses unless root or the user owns each file (readconf.c,
+/// SSHCONF_CHECKPERM), with those that Fedora's includes. In a user namespace of one user root's files
+/// are nobody's.
+const COPIED: [&str; 2] = ["/etc/ssh/ssh_config.d", "/etc/crypto-policies/back-ends"];
+
 /// Where files become commands that root runs outside the wall.
 const READ_ONLY_FOR_ROOT: [&str; 13] = [
     "/etc/systemd",
@@ -140,6 +145,8 @@ const KERNEL_HIDDEN: [&str; 6] =
 pub struct View {
     /// Read-only with all that is mounted below, where there.
     pub read_only: Vec<PathBuf>,
+    /// Directories seen as read-only copies that the app's user owns, where there.
+    pub copied: Vec<PathBuf>,
     /// Holds what it holds now, less what is hidden, and nothing that is made there later: a socket
     /// whose daemon is started or restarted while the app runs stays out of its sight.
     pub sealed: PathBuf,
@@ -191,6 +198,9 @@ impl View {
         }
         if plan.buses == Buses::System {
             view.shown.push(SYSTEM_BUS.into());
+        }
+        if plan.supervisor != Supervisor::System && matches!(&plan.app, Identity::Caller(user) if !user.is_root()) {
+            view.copied = COPIED.map(PathBuf::from).to_vec();
         }
         match plan.resolver {
             Resolver::Host => view.shown.push(RESOLVED.into()),
@@ -251,7 +261,7 @@ pub struct Bind {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fixture::{host, places, plan};
+    use crate::fixture::{host, host_of, places, plan, plan_on};
 
     fn view(line: &str, host: &Host) -> View {
         let plan = plan(line).unwrap();
@@ -304,6 +314,22 @@ mod tests {
             assert_eq!(found.cloned().collect::<Vec<_>>(), expected.collect::<Vec<_>>(), "{runtime}");
             let view = View::new(&plan, &host, &places);
             assert_eq!(has(&view.hidden, runtime), hidden.contains(&runtime), "{runtime}");
+        }
+    }
+
+    #[test]
+    fn ssh_has_its_configuration_from_the_user_where_root_is_nobody() {
+        let alice = Host { user_bus: Some("/run/user/1000/bus".into()), ..host_of("alice") };
+        for (host, line, copied) in [
+            (&alice, "--via direct x", true),
+            (&alice, "--standalone --via direct x", true),
+            (&alice, "--system --via direct x", false),
+            (&host(), "--uid alice --via direct x", false),
+            (&host(), "--standalone --uid alice --via direct x", false),
+        ] {
+            let plan = plan_on(host, &line.split(' ').collect::<Vec<_>>()).unwrap();
+            let view = View::new(&plan, host, &places(&plan, host));
+            assert_eq!(has(&view.copied, "/etc/ssh/ssh_config.d"), copied, "{line}");
         }
     }
 

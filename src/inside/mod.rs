@@ -1,6 +1,7 @@
 //! `appfw inside`: the app's main process until the wall is proven. It runs in the unit, as the
 //! app's user and without privileges, and becomes the app by execve, or exits with 125.
 
+mod copies;
 mod descriptors;
 mod hiding;
 mod init;

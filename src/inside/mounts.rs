@@ -18,7 +18,7 @@ use rustix::mount::{
 };
 use rustix::process::{Resource, Rlimit, geteuid, getrlimit, setrlimit, umask};
 
-use super::hiding;
+use super::{copies, hiding};
 use crate::view::{Bind, View};
 
 /// What systemd gives TemporaryFileSystem= (src/basic/mountpoint-util.h): a bound on what an app can
@@ -40,6 +40,7 @@ pub fn make(view: &View) -> Result<()> {
     let _descriptors = Descriptors::raised()?;
     let hidden = hiding::places(view)?;
     read_only(&view.read_only)?;
+    copies::make(&view.copied)?;
     // Held before the directory that they lie in is covered.
     let mut kept = Vec::new();
     keep(&view.sealed, view, &mut kept)?;
@@ -188,7 +189,7 @@ impl Kept {
 }
 
 /// Covers a directory with an empty file system.
-fn cover(directory: &Path, mode: u32) -> Result<()> {
+pub(super) fn cover(directory: &Path, mode: u32) -> Result<()> {
     let options = CString::new(format!("mode={mode:04o},{TMPFS_LIMITS}"))?;
     mount("tmpfs", directory, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, options.as_c_str())
         .with_context(|| format!("cannot cover {}", directory.display()))
