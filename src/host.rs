@@ -90,8 +90,6 @@ pub struct Host {
     pub resolv_conf: Option<PathBuf>,
     /// The text of /etc/nsswitch.conf, if there is one.
     pub nsswitch: Option<String>,
-    /// The launcher's own process.
-    pub process: u32,
     /// For the default name.
     pub random: u32,
     /// Whether a systemd is booted.
@@ -142,7 +140,6 @@ impl Host {
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
                 Err(error) => return Err(error).with_context(|| format!("cannot read {}", nsswitch.display())),
             },
-            process: std::process::id(),
             random: random()?,
             booted,
             user_bus: std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).and_then(user_bus).filter(|_| booted),

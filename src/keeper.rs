@@ -63,7 +63,11 @@ impl Mapping {
             bail!("appfw inside asks for a user mapping, which is not the launcher's to make")
         };
         for kind in ["uid_map", "gid_map"] {
-            let failed = || format!("cannot map users into the namespace of appfw inside ({kind})");
+            let failed = || {
+                format!(
+                    "cannot map users into the app's namespace ({kind}); root needs CAP_SETUID, CAP_SETGID and CAP_SETFCAP for that: in a container use --cap-add SETUID --cap-add SETGID --cap-add SETFCAP, or another user than root; nothing was run"
+                )
+            };
             let own = fs::read_to_string(format!("/proc/self/{kind}")).with_context(failed)?;
             fs::write(format!("/proc/{pid}/{kind}"), identity(&own)).with_context(failed)?;
         }

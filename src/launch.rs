@@ -22,7 +22,7 @@ use crate::packaged::{self, Flatpak};
 use crate::plan::{Directory, Plan, Supervisor, program_of};
 use crate::reception::{self, Reached};
 use crate::say::Say;
-use crate::standalone::{self, Commands, Process};
+use crate::standalone::{self, Commands, Log, Process, background};
 use crate::state::{self, Sockets, State};
 use crate::stdio::Streams;
 use crate::terminal::{Settings, Terminal};
@@ -127,13 +127,22 @@ async fn by_processes(
     if args.dry_run {
         return print(&standalone::text(&commands));
     }
+    standalone::refuse_nested()?;
+    if plan.detach && !args.background {
+        return background::launch();
+    }
+    if plan.detach {
+        background::leave_session()?;
+    }
     let launch = Launch { plan, view: &commands.view, host, say, flatpak };
     launch.announce();
     let mut signals = Signals::new()?;
     let streams = Streams::open(plan)?;
     let state = State::create(places.base(), plan, host)?;
+    let lifeline = streams.lifeline.try_clone().context("cannot duplicate a pipe")?;
     let _proxy = Proxy::start(&plan.buses, &state.directory).inspect_err(|_| state.remove())?;
     let outcome = launch.run_processes(&commands, &mut signals, streams, &state).await;
+    lifeline::release(&lifeline);
     state.remove();
     outcome
 }
@@ -249,18 +258,31 @@ impl Launch<'_> {
         &self,
         commands: &Commands,
         signals: &mut Signals,
-        streams: Streams,
+        mut streams: Streams,
         state: &State,
     ) -> Result<u8> {
+        let log = Log::new(state.log()?);
+        if self.plan.detach {
+            streams.app = log.streams(self.plan.app.user())?;
+        }
         let terminal = match streams.terminal {
-            Some(pty) => Some(Terminal::open(pty, Settings::of(std::io::stdin())?)?),
+            Some(pty) => {
+                let saved = Settings::of(std::io::stdin())?;
+                lifeline::start(&self.host.appfw, streams.lifeline_unit)?;
+                lifeline::remember(&streams.lifeline, &saved)?;
+                Some(Terminal::open(pty, saved)?)
+            }
             None => None,
         };
-        let (mut keeper, inside) = Process::start(commands, self.plan.app.user())?;
+        let (mut keeper, inside) = Process::start(commands, self.plan.app.user(), self.plan.detach)?;
         let order = self.order(&streams.app);
         let reached = reception::receive(&mut keeper, async { Ok(inside) }, &order, &streams.app, signals).await;
         drop(streams.app);
-        let forwards = |keeper: &mut Process, sockets| keeper.forwards(commands, sockets, state);
+        if self.plan.detach && matches!(reached, Ok(Reached::Executed(_))) {
+            self.say_detached("in the background");
+            background::let_caller_go(&log)?;
+        }
+        let forwards = |keeper: &mut Process, sockets| Ok(keeper.forwards(commands, sockets, log));
         self.attend(keeper, reached, forwards, signals, terminal).await
     }
 
@@ -275,9 +297,9 @@ impl Launch<'_> {
         terminal: Option<Terminal>,
     ) -> Result<u8> {
         let code = match reached {
-            Ok(Reached::Executed(mut app)) if self.plan.detach => {
+            Ok(Reached::Executed(mut app)) if self.plan.detach && self.plan.supervisor != Supervisor::Standalone => {
                 forwards(&mut keeper, std::mem::take(&mut app.sockets))?.handed_over().await?;
-                self.say.plain(&format!("{} runs as {}; appfw stop {0} ends it", self.plan.name, keeper.name()));
+                self.say_detached(&format!("as {}", keeper.name()));
                 return Ok(0);
             }
             Ok(Reached::Executed(mut app)) => {
@@ -295,6 +317,10 @@ impl Launch<'_> {
             terminal.drain();
         }
         code
+    }
+
+    fn say_detached(&self, how: &str) {
+        self.say.plain(&format!("{} runs {how}; appfw stop {0} ends it", self.plan.name));
     }
 
     /// What `inside` is told once the wall is proven.

@@ -2,7 +2,9 @@
 //! exits, what is bound to its unit is stopped.
 
 use std::io::{BufRead, Write, stdin, stdout};
-use std::process::ExitCode;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result};
 
@@ -26,9 +28,24 @@ pub fn release(mut pipe: impl Write) {
     let _ = writeln!(pipe, "{DONE}");
 }
 
+/// Where no systemd does it: starts one that reads the first of `descriptors` and restores the second, a terminal.
+///
+/// # Errors
+/// It cannot be started.
+pub fn start(appfw: &Path, descriptors: Vec<OwnedFd>) -> Result<()> {
+    let failed = "cannot start appfw lifeline";
+    let [pipe, terminal] = <[OwnedFd; 2]>::try_from(descriptors).ok().context(failed)?;
+    // It ends when the launcher has, and so with nobody who waits for it.
+    Command::new(appfw).arg("lifeline").stdin(pipe).stdout(terminal).spawn().context(failed)?;
+    Ok(())
+}
+
 /// The unit's side.
 #[must_use]
 pub fn run() -> ExitCode {
+    // In the launcher's session it would be stopped, as a background process that changes the terminal
+    // (tcsetattr(3)). A unit leads a session already.
+    let _ = nix::unistd::setsid();
     // Without capabilities it would be open to an app of root's: /proc/PID/root, ptrace(2).
     if let Err(error) = nix::sys::prctl::set_dumpable(false) {
         say::failure("appfw lifeline", &anyhow::Error::from(error).context("cannot close itself to others"));

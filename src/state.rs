@@ -178,14 +178,21 @@ pub fn supervisor(base: &Path, name: &LaunchName) -> Option<Supervisor> {
 fn make_own(base: &Path, caller: &User) -> Result<()> {
     let mode = if caller.is_root() { 0o711 } else { 0o700 };
     let made = DirBuilder::new().recursive(true).mode(mode).create(base);
-    made.with_context(|| format!("cannot make {}", base.display()))?;
+    let writable = |error: std::io::Error| match error.kind() {
+        ErrorKind::ReadOnlyFilesystem => anyhow::anyhow!(
+            "{} is on a read-only file system, and each launch keeps its files there; mount a tmpfs at {} (in a container: --tmpfs {1})",
+            base.display(),
+            base.parent().unwrap_or(base).display()
+        ),
+        _ => anyhow::Error::new(error).context(format!("cannot make {}", base.display())),
+    };
+    made.map_err(writable)?;
     let found = fs::symlink_metadata(base).with_context(|| format!("cannot look at {}", base.display()))?;
     if !found.is_dir() || found.uid() != caller.uid || found.mode() & 0o022 != 0 {
         bail!("{} is not a directory of the caller's alone; remove it", base.display());
     }
     // The caller's umask may have made it narrower.
-    fs::set_permissions(base, fs::Permissions::from_mode(mode))
-        .with_context(|| format!("cannot open {}", base.display()))
+    fs::set_permissions(base, fs::Permissions::from_mode(mode)).map_err(writable)
 }
 
 /// A lock on a launch's directory; `None` if another process holds it.
@@ -212,10 +219,39 @@ fn remove_stale(base: &Path, uid: u32) {
     }
 }
 
+/// A launch that its launcher keeps.
+#[derive(Debug)]
+pub struct Running {
+    directory: PathBuf,
+    /// The launcher's process.
+    pub launcher: u32,
+}
+
+impl Running {
+    /// The launch of that name below `base`, if there is one and no systemd keeps it.
+    #[must_use]
+    pub fn find(base: &Path, name: &LaunchName) -> Option<Self> {
+        let directory = base.join(name.to_string());
+        let record = recorded(&directory)?;
+        let is_standalone = record["supervisor"] == Supervisor::Standalone.as_str();
+        let launcher = u32::try_from(record["launcher"].as_u64()?).ok()?;
+        let running = Self { directory, launcher };
+        (is_standalone && running.is_running()).then_some(running)
+    }
+
+    /// Whether the launcher holds its directory, as it does for as long as it lives: the process is its then.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        matches!(lock(&self.directory), Ok(None))
+    }
+}
+
+fn recorded(directory: &Path) -> Option<serde_json::Value> {
+    serde_json::from_str(&fs::read_to_string(directory.join("plan.json")).ok()?).ok()
+}
+
 fn holder(directory: &Path) -> String {
-    let record = fs::read_to_string(directory.join("plan.json")).ok();
-    let record = record.and_then(|text| serde_json::from_str::<serde_json::Value>(&text).ok());
-    match record {
+    match recorded(directory) {
         Some(record) => format!("process {} running {}", record["launcher"], record["command"][0]),
         None => directory.display().to_string(),
     }

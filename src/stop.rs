@@ -10,7 +10,8 @@ use crate::host::Host;
 use crate::manager::{self, Kind, Manager, Who};
 use crate::name::LaunchName;
 use crate::plan::Supervisor;
-use crate::state;
+use crate::standalone;
+use crate::state::{self, Running};
 
 /// How long the app may take after SIGTERM before it is killed.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -30,15 +31,21 @@ pub fn run(name: &str) -> Result<()> {
 /// There is no such launch; systemd refuses.
 pub async fn stop(name: &str) -> Result<()> {
     let name = LaunchName::new(name)?;
-    let unit = name.app();
     let host = Host::read(Path::new("/"))?;
+    if let Some(running) = Running::find(&state::base(Path::new("/"), &host)?, &name) {
+        return standalone::stop(&running, PATIENCE).await;
+    }
+    if !host.booted {
+        bail!(absent(&name));
+    }
+    let unit = name.app();
     let bus = match (state::supervisor(&state::base(Path::new("/"), &host)?, &name), &host.user_bus) {
         (Some(Supervisor::User), Some(bus)) => manager::connect_to(bus).await?,
         _ => manager::connect().await?,
     };
     let manager = Manager::new(&bus).await?;
     if is_over(&manager, &unit).await? {
-        bail!("there is no launch {name}; appfw-run --unit {name} … would start one");
+        bail!(absent(&name));
     }
     manager.kill(&unit, Who::All, Signal::SIGTERM as i32).await?;
     let deadline = tokio::time::Instant::now() + PATIENCE;
@@ -49,6 +56,10 @@ pub async fn stop(name: &str) -> Result<()> {
         tokio::time::sleep(PAUSE).await;
     }
     manager.stop(&unit).await
+}
+
+fn absent(name: &LaunchName) -> String {
+    format!("there is no launch {name}; appfw-run --unit {name} … would start one")
 }
 
 async fn is_over(manager: &Manager<'_>, unit: &str) -> Result<bool> {

@@ -97,9 +97,10 @@ pub struct InsideArgs {
     /// Build the wall first: no PID 1 has
     #[arg(long)]
     pub build: bool,
-    /// With a PID namespace of its own: the launcher's process, which this one ends with
-    #[arg(long, value_name = "PID", requires = "build")]
-    pub launcher: Option<i32>,
+    /// The launch's directory, removed if the launcher ends first: this process is to stay outside a PID
+    /// namespace, and what is in it is this program again
+    #[arg(long, value_name = "PATH", requires = "build")]
+    pub state: Option<PathBuf>,
     /// A socket that the forwarder serves in the app's namespace, to be made and handed over
     #[arg(long, value_name = "KIND:ADDRESS:PORT", requires = "build")]
     pub listen: Vec<Listening>,
@@ -113,7 +114,7 @@ pub struct InsideArgs {
     #[arg(long)]
     pub init: bool,
     /// As init, end with the app's main process
-    #[arg(long, requires = "init")]
+    #[arg(long)]
     pub exit_with_main: bool,
     /// Take the terminal on standard input as the controlling one
     #[arg(long)]

@@ -109,6 +109,9 @@ pub struct LaunchArgs {
     /// Return once the program is executed; `appfw stop NAME` ends it
     #[arg(long, help_heading = "Program")]
     pub detach: bool,
+    /// Inner part: the launcher that goes on when the one with --detach returns
+    #[arg(long, hide = true, requires = "detach")]
+    pub background: bool,
     /// End the launch with its main process instead of its last one
     #[arg(long, help_heading = "Program")]
     pub exit_with_main: bool,
@@ -332,7 +335,7 @@ mod tests {
     fn no_option_is_there_beside_the_contract() {
         let known = |name: &str| OPTIONS.iter().any(|option| option.split(' ').next() == Some(name));
         for arg in LaunchArgs::command().get_arguments().filter_map(|arg| arg.get_long()) {
-            assert!(known(arg) || ["help", "version"].contains(&arg), "--{arg}");
+            assert!(known(arg) || ["help", "version", "background"].contains(&arg), "--{arg}");
         }
     }
 

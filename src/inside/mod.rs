@@ -42,7 +42,7 @@ pub fn run(args: &InsideArgs) -> ExitCode {
             return ExitCode::from(exit::OURS);
         }
     };
-    let outcome = if args.launcher.is_some() && !args.init {
+    let outcome = if args.state.is_some() && !args.init {
         enter_and_go_on(args, &launcher)
     } else {
         prove_and_become(args, &launcher)
@@ -106,16 +106,14 @@ fn enter_and_go_on(args: &InsideArgs, launcher: &UnixStream) -> Result<ExitCode>
     // Ctrl-C on the caller's terminal is the launcher's to pass on.
     nix::unistd::setsid().context("cannot leave the launcher's session")?;
     namespaces::enter(launcher, true)?;
-    namespaces::die_with_parent(args.launcher.and_then(rustix::process::Pid::from_raw))?;
-    namespaces::continue_as_init(launcher.try_clone().context("cannot hand the launcher's socket on")?)
+    namespaces::continue_as_init(launcher, args.state.as_deref())
 }
 
 /// Where no PID 1 has built it: the namespaces, what is in them, and the forwarder's sockets, before
 /// anything else is done.
 fn build(args: &InsideArgs, launcher: &UnixStream) -> Result<()> {
     if args.init {
-        // The parent is outside this PID namespace.
-        namespaces::die_with_parent(None)?;
+        namespaces::die_with_parent()?;
         namespaces::separate()?;
         namespaces::mount_proc()?;
     } else {
@@ -136,6 +134,10 @@ fn prove_and_become(args: &InsideArgs, launcher: &UnixStream) -> Result<ExitCode
     let first = receive_with(launcher, &mut streams)?;
     let order = Order::read(first.as_slice().chain(launcher))?;
     descriptors::install(&order, streams)?;
+    if !args.build {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).context("cannot make a mount namespace")?;
+        mounts::separate().context("cannot separate the app's mounts from the host's")?;
+    }
     mounts::make(&order.view)?;
     privileges::reduce(order.bounding)?;
     if args.terminal {

@@ -9,7 +9,6 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use nix::sched::{CloneFlags, unshare};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, StatxFlags, fstat, statx};
 use rustix::io::Errno;
 use rustix::mount::{
@@ -25,15 +24,20 @@ use crate::view::{Bind, View};
 /// fill memory with.
 const TMPFS_LIMITS: &str = "size=10%,nr_inodes=400k";
 
-/// Makes `view` the file system of this process and of what it becomes.
+/// In a new mount namespace: what is mounted outside later is seen, an unplugged disk isn't held; nothing of
+/// ours gets out.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn separate() -> rustix::io::Result<()> {
+    mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
+}
+
+/// Makes `view` the file system of this process and of what it becomes, in a mount namespace of its own.
 ///
 /// # Errors
 /// The kernel refuses one of the mounts, named. Nothing may then be run.
 pub fn make(view: &View) -> Result<()> {
-    unshare(CloneFlags::CLONE_NEWNS).context("cannot make a mount namespace")?;
-    // What is mounted outside later is seen, an unplugged disk isn't held; nothing of ours gets out.
-    mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
-        .context("cannot separate the app's mounts from the host's")?;
     if let Some(own) = &view.own {
         make_own(own).with_context(|| format!("cannot make {}", own.display()))?;
     }

@@ -23,16 +23,16 @@ impl Commands {
     pub fn new(plan: &Plan, host: &Host, places: &Places) -> Self {
         let appfw = host.appfw.display().to_string();
         Self {
-            inside: inside(plan, host, appfw.clone()),
+            inside: inside(plan, host, places, appfw.clone()),
             forwarder: plan.has_forwarder().then(|| forwarder(plan, places, appfw)),
             view: View::new(plan, host, places),
         }
     }
 }
 
-fn inside(plan: &Plan, host: &Host, appfw: String) -> Vec<String> {
+fn inside(plan: &Plan, host: &Host, places: &Places, appfw: String) -> Vec<String> {
     let mut command = vec![appfw, "inside".to_owned(), format!("--wall={}", plan.wall.as_str()), "--build".to_owned()];
-    command.push(format!("--launcher={}", host.process));
+    command.push(format!("--state={}", places.state.display()));
     if plan.has_forwarder() {
         command.push(format!("--forwarder={}", plan.address));
     }

@@ -2,8 +2,7 @@
 //! with the launch.
 
 use std::collections::VecDeque;
-use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
@@ -11,21 +10,19 @@ use std::task::Poll;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::{UdpSocket, UnixStream};
 use tokio::process::Command;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use super::log::Log;
 use crate::control;
 
 /// As the socket unit has it (TriggerLimitBurst=): an app that makes its forwarder crash has it back each
 /// time; one that can't start at all is given up.
 const STARTS: usize = 40;
 const IN: Duration = Duration::from_secs(10);
-/// Of the log, in bytes.
-const MAX_LOG: usize = 1 << 20;
 
 /// The keeping of one launch's forwarder. Its end is the forwarder's.
 pub struct Forwarders {
@@ -37,7 +34,7 @@ impl Forwarders {
     /// Keeps a forwarder that serves `sockets`; the launcher's connection to each one that is started
     /// comes by the receiver.
     #[must_use]
-    pub fn keep(command: Vec<String>, sockets: Vec<OwnedFd>, log: File) -> (Self, mpsc::Receiver<UnixStream>) {
+    pub fn keep(command: Vec<String>, sockets: Vec<OwnedFd>, log: Log) -> (Self, mpsc::Receiver<UnixStream>) {
         let (connections, receiver) = mpsc::channel(1);
         let failure = Arc::new(Mutex::new(None));
         let told = Arc::clone(&failure);
@@ -69,7 +66,7 @@ impl Drop for Forwarders {
 async fn keep(
     command: &[String],
     sockets: Vec<OwnedFd>,
-    log: &File,
+    log: &Log,
     connections: &mpsc::Sender<UnixStream>,
 ) -> anyhow::Error {
     let mut starts: VecDeque<Instant> = VecDeque::new();
@@ -111,12 +108,7 @@ async fn awaited(sockets: &[OwnedFd]) -> Result<()> {
 }
 
 /// Runs one forwarder until its end.
-async fn run(
-    command: &[String],
-    sockets: &[OwnedFd],
-    log: &File,
-    connections: &mpsc::Sender<UnixStream>,
-) -> Result<()> {
+async fn run(command: &[String], sockets: &[OwnedFd], log: &Log, connections: &mpsc::Sender<UnixStream>) -> Result<()> {
     let (ours, theirs) = std::os::unix::net::UnixStream::pair().context("cannot make a socket")?;
     let (program, arguments) = command.split_first().context("there is no command")?;
     let mut child = Command::new(program)
@@ -126,6 +118,8 @@ async fn run(
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .current_dir("/")
+        // Ctrl-C is the app's, which may go on after it.
+        .process_group(0)
         .kill_on_drop(true)
         .spawn()
         .context("cannot run it")?;
@@ -137,24 +131,7 @@ async fn run(
         let _ = connections.send(UnixStream::from_std(ours).context("cannot use a socket")?).await;
     }
     let errors = child.stderr.take().context("it has no standard error")?;
-    let (ended, _) = tokio::join!(child.wait(), write_down(errors, log));
+    let (ended, _) = tokio::join!(child.wait(), log.write_down(errors));
     ended.context("cannot wait for it")?;
     Ok(())
-}
-
-/// Keeps what it says, begun anew when it grows too long. What cannot be written is lost: the forwarder
-/// must not wait for it.
-async fn write_down(mut said: impl AsyncRead + Unpin, mut log: &File) {
-    let mut buffer = vec![0; 16 << 10];
-    let mut length = 0;
-    while let Ok(count) = said.read(&mut buffer).await
-        && count > 0
-    {
-        length += count;
-        if length > MAX_LOG {
-            let _ = log.set_len(0);
-            length = count;
-        }
-        let _ = log.write_all(&buffer[..count]);
-    }
 }

@@ -1,14 +1,17 @@
 //! A launch without a systemd: the launcher starts `appfw inside`, which builds the wall, and the
 //! forwarder, and ends both.
 
+pub mod background;
 mod commands;
 mod forwarder;
+mod log;
+mod stop;
 
 use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Stdio;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::net::UnixStream;
@@ -16,14 +19,16 @@ use tokio::process::{Child, Command};
 
 pub use commands::{Commands, text};
 use forwarder::Forwarders;
+pub use log::Log;
+pub use stop::stop;
 
 use crate::control::Pass;
 use crate::exit::Ended;
 use crate::host::User;
+use crate::inside::network;
 use crate::keeper::{Keeper, Mapping};
 use crate::manager::{Life, Who};
 use crate::reception::App;
-use crate::state::State;
 use crate::wait::Reports;
 
 /// The process that `inside` is, until the app is over.
@@ -39,7 +44,7 @@ impl Process {
     ///
     /// # Errors
     /// It cannot be started.
-    pub fn start(commands: &Commands, user: &User) -> Result<(Self, UnixStream)> {
+    pub fn start(commands: &Commands, user: &User, detached: bool) -> Result<(Self, UnixStream)> {
         let failed = "cannot start appfw inside";
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().context(failed)?;
         ours.set_nonblocking(true).context(failed)?;
@@ -48,6 +53,10 @@ impl Process {
         command.args(arguments).env_clear().stdin(OwnedFd::from(theirs)).kill_on_drop(true);
         // What it says before it is heard is for the caller; the app's own output comes with the order.
         command.stdout(Stdio::null());
+        if detached {
+            // Whoever reads the caller's errors to their end waits for the launcher alone.
+            command.stderr(Stdio::null());
+        }
         if user.uid != nix::unistd::geteuid().as_raw() {
             // Which leaves it none of root's groups either.
             command.uid(user.uid).gid(user.gid);
@@ -60,15 +69,26 @@ impl Process {
     }
 
     /// Has the forwarder started by the first connection to one of `sockets`; returns where it reports.
-    ///
-    /// # Errors
-    /// Its log cannot be written.
-    pub fn forwards(&mut self, commands: &Commands, sockets: Vec<OwnedFd>, state: &State) -> Result<Reports> {
-        let Some(command) = commands.forwarder.clone() else { return Ok(Reports::None) };
-        let (forwarders, reports) = Forwarders::keep(command, sockets, state.log()?);
+    #[must_use]
+    pub fn forwards(&mut self, commands: &Commands, sockets: Vec<OwnedFd>, log: Log) -> Reports {
+        let Some(command) = commands.forwarder.clone() else { return Reports::None };
+        let (forwarders, reports) = Forwarders::keep(command, sockets, log);
         self.forwarders = Some(forwarders);
-        Ok(Reports::Children(reports))
+        Reports::Children(reports)
     }
+}
+
+/// A launcher that is itself confined finds its directory hidden, and as root no capabilities to build with.
+///
+/// # Errors
+/// This process is in the namespace wall.
+pub fn refuse_nested() -> Result<()> {
+    if nix::net::if_::if_nametoindex(network::PAIR[0].name).is_ok() {
+        bail!(
+            "this is run by appfw-run already, and a launch within a launch has no way out: start it from outside, so nothing was run"
+        );
+    }
+    Ok(())
 }
 
 impl Keeper for Process {

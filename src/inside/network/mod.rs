@@ -25,7 +25,7 @@ use crate::cli::Capture;
 use crate::plan::ADDRESS;
 
 /// The pair's ends. Browsers take a machine for offline that has no interface but loopback.
-pub(super) const PAIR: [Interface; 2] =
+pub(crate) const PAIR: [Interface; 2] =
     [Interface { name: c"appfw0", index: 0x6170 }, Interface { name: c"appfw1", index: 0x6171 }];
 
 /// Of the pair's first end: of TEST-NET-1 (RFC 5737), which is nobody's, and alone in its network, so that
@@ -41,9 +41,9 @@ const VETH_INFO_PEER: u16 = 1;
 const NO_ADDRESSES: u8 = 1;
 
 /// One of our interfaces. Its number is chosen with it, beyond those that a namespace begins with.
-pub(super) struct Interface {
-    pub(super) name: &'static CStr,
-    pub(super) index: u32,
+pub(crate) struct Interface {
+    pub(crate) name: &'static CStr,
+    pub(crate) index: u32,
 }
 
 /// Makes the network of this process's network namespace, which must be a new one.
