@@ -20,6 +20,8 @@ use crate::wait::{Signal, Signals};
 const PATIENCE: Duration = Duration::from_secs(30);
 /// A report is a sentence.
 const MAX_REPORT: usize = 64 << 10;
+/// Of one read.
+const MAX_READ: usize = 4 << 10;
 
 /// What `inside` has done of its part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -137,7 +139,7 @@ async fn converse(
     streams: &[OwnedFd],
     stage: &Cell<Stage>,
 ) -> Result<App> {
-    let mut inside = App { stream: inside, stays: false, sockets: Vec::new(), line: Vec::new() };
+    let mut inside = App { stream: inside, stays: false, sockets: Vec::new(), said: Vec::new() };
     let mut report = inside.next().await?;
     if report == Some(Report::Unmapped) {
         mapping.write()?;
@@ -231,8 +233,9 @@ pub struct App {
     stays: bool,
     /// Those for the forwarder that `inside` made.
     pub sockets: Vec<OwnedFd>,
-    /// The beginning of a line: who waits for its end may be called away.
-    line: Vec<u8>,
+    /// What came and was not taken yet: who waits for a line's end may be called away, and more than one line
+    /// may have come.
+    said: Vec<u8>,
 }
 
 impl App {
@@ -269,20 +272,23 @@ impl App {
 
     /// The next report: one line, which `inside` writes as a whole.
     async fn next(&mut self) -> Result<Option<Report>> {
-        loop {
-            // A byte at a time: what is after the line is another report's.
-            let byte = match control::received_with(&self.stream, 1, &mut self.sockets).await {
+        let end = loop {
+            if let Some(end) = self.said.iter().position(|byte| *byte == b'\n') {
+                break end;
+            }
+            let more = match control::received_with(&self.stream, MAX_READ, &mut self.sockets).await {
                 Err(error) if error.downcast_ref().is_some_and(is_end) => Vec::new(),
                 read => read.context("cannot read from appfw inside")?,
             };
-            match byte.first() {
-                None if self.line.is_empty() => return Ok(None),
-                Some(b'\n') => break,
-                Some(byte) if self.line.len() < MAX_REPORT => self.line.push(*byte),
-                _ => bail!("appfw inside sent half a report"),
+            if more.is_empty() && self.said.is_empty() {
+                return Ok(None);
             }
-        }
-        let line = std::mem::take(&mut self.line);
+            if more.is_empty() || self.said.len() > MAX_REPORT {
+                bail!("appfw inside sent half a report");
+            }
+            self.said.extend(more);
+        };
+        let line: Vec<u8> = self.said.drain(..=end).take(end).collect();
         let report = serde_json::from_slice(&line);
         report.map(Some).with_context(|| format!("appfw inside sent {:?}", String::from_utf8_lossy(&line)))
     }

@@ -21,8 +21,12 @@ const MAX_SESSIONS: usize = 4096;
 /// There are more than can be hidden.
 pub fn places(view: &View) -> Result<Vec<PathBuf>> {
     let mut named = view.hidden.clone();
-    for stem in &view.sessions {
-        named.extend(sessions(stem));
+    let mut directories: Vec<_> = view.sessions.iter().filter_map(|stem| stem.parent()).collect();
+    directories.dedup();
+    for directory in directories {
+        let stems = view.sessions.iter().filter(|stem| stem.parent() == Some(directory));
+        let stems: Vec<_> = stems.filter_map(|stem| stem.file_name()?.to_str()).collect();
+        named.extend(sessions(directory, &stems));
     }
     if named.len() > MAX_SESSIONS {
         bail!("{} sockets of sessions are to be hidden from the app, too many; clean up /tmp", named.len());
@@ -65,18 +69,15 @@ fn behind(path: &Path) -> Option<PathBuf> {
     (found != path).then_some(found)
 }
 
-/// What is called `stem` and a word, in the stem's directory. What belongs to another ordinary user
+/// What is called one of `stems` and a word, in `directory`, which anybody may have filled. What belongs to another ordinary user
 /// is none that this one can use, and can be made by anybody in any number; and a link of somebody else's
 /// could make root's app miss anything that it leads to.
-fn sessions(stem: &Path) -> Vec<PathBuf> {
-    let (Some(directory), Some(stem)) = (stem.parent(), stem.file_name().and_then(|name| name.to_str())) else {
-        return Vec::new();
-    };
+fn sessions(directory: &Path, stems: &[&str]) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
     let own = geteuid();
     let is_one = |entry: &fs::DirEntry| {
         let name = entry.file_name();
-        let rest = name.to_str().and_then(|name| name.strip_prefix(stem));
+        let rest = name.to_str().and_then(|name| stems.iter().find_map(|stem| name.strip_prefix(stem)));
         let is_our_concern = |found: Metadata| {
             let is_anybodys = own.is_root() && !found.file_type().is_symlink();
             is_anybodys || found.uid() == 0 || found.uid() == own.as_raw()

@@ -36,6 +36,7 @@ struct Kind(&'static str, &'static str);
 const USER: Kind = Kind("user", "user");
 const NETWORK: Kind = Kind("network", "net");
 const MOUNT: Kind = Kind("mount", "mnt");
+const IPC: Kind = Kind("IPC", "ipc");
 const PID: Kind = Kind("PID", "pid");
 
 /// Enters a user namespace of its own and, if `with_pids`, makes this process's next child the first of
@@ -45,7 +46,7 @@ const PID: Kind = Kind("PID", "pid");
 /// The kernel permits no such namespace: says which of its settings may be in the way.
 pub fn enter(launcher: &UnixStream, with_pids: bool) -> Result<()> {
     // Of each user namespace its own: in the new one nobody sees these any more.
-    if let Some(kind) = [NETWORK, MOUNT, PID].into_iter().find(|kind| limit(*kind) == Some(0)) {
+    if let Some(kind) = [NETWORK, MOUNT, IPC, PID].into_iter().find(|kind| limit(*kind) == Some(0)) {
         return Err(refused(kind, Errno::ENOSPC));
     }
     let pids = if with_pids { CloneFlags::CLONE_NEWPID } else { CloneFlags::empty() };
@@ -74,12 +75,13 @@ fn write(file: &str, text: &str) -> Result<()> {
     fs::write(file, text).map_err(|error| refused(USER, Errno::from_raw(error.raw_os_error().unwrap_or_default())))
 }
 
-/// Makes a network and a mount namespace, whose mounts the host's don't follow.
+/// Makes a network namespace, one for System V's shared memory and queues, and a mount namespace, whose mounts the host's don't follow.
 ///
 /// # Errors
 /// As [`enter`]'s.
 pub fn separate() -> Result<()> {
     unshare(CloneFlags::CLONE_NEWNET).map_err(|error| refused(NETWORK, error))?;
+    unshare(CloneFlags::CLONE_NEWIPC).map_err(|error| refused(IPC, error))?;
     unshare(CloneFlags::CLONE_NEWNS).map_err(|error| refused(MOUNT, error))?;
     mounts::separate().context(
         "the kernel permits no mounts for the app alone; in a container use --security-opt seccomp=unconfined --security-opt apparmor=unconfined, so nothing was run",

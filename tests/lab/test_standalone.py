@@ -109,6 +109,18 @@ def test_what_a_launch_reaches_is_what_is_open_by_design(lab, world, caller):
     assert errors == {}
 
 
+@AS
+def test_shared_memory_of_others_is_not_there(lab, caller):
+    """System V's has no place in the file system that could be hidden: who has the number, or looks, has it."""
+    made = lab.run(["ipcmk", "--shmem", "4096", "--mode", "0666"], user="bob", check=True).stdout.decode().split()[-1]
+    try:
+        count = ["sh", "-c", "grep -c . /proc/sysvipc/shm"]
+        assert int(lab.run(count, check=True).stdout) >= 2
+        assert alone(lab, caller, "--via=none", *count, check=True).stdout == b"1\n"
+    finally:
+        lab.run(["ipcrm", "--shmem-id", made], check=True)
+
+
 # Without the wall they get out: the ones of test_escapes.py have tests of their own there.
 FREE = {
     "root": {"others-visible", "init-descriptors", "init-getfd", "init-ptrace", "double-fork", "mount",

@@ -6,8 +6,8 @@ import pathlib
 import pytest
 
 from launching import SOCKS, unique
-from test_escapes import results_of
-from test_standalone import PROBES, PYTHON
+from test_escapes import reached, results_of, seen_by_world
+from test_standalone import OPEN_BY_DESIGN, OPEN_TO_ROOT, PROBES, PYTHON
 from test_standalone_life import left
 from waiting import wait_until
 from world_map import ORIGIN, UPSTREAM
@@ -55,7 +55,7 @@ def limited(kind, value):
 
 
 @USERS
-@pytest.mark.parametrize("kind", ["net", "mnt", "pid"])
+@pytest.mark.parametrize("kind", ["net", "mnt", "ipc", "pid"])
 def test_a_limit_of_namespaces_is_named_and_raising_it_helps(lab, user, kind):
     said = refused(lab, limited(kind, 0), user, f"user.max_{kind}_namespaces", "set it to 1000")
     assert "No space" in said
@@ -73,9 +73,6 @@ def test_without_user_namespaces_root_does_without(lab):
 
 
 def test_what_root_reaches_without_a_user_namespace_is_what_it_reaches_with_one(lab):
-    """But for what a user namespace alone closes: none of the probes."""
-    from test_escapes import reached, seen_by_world
-    from test_standalone import OPEN_BY_DESIGN, OPEN_TO_ROOT
     script = f"exec {PYTHON} {PROBES} --json --forwarder=127.100.90.50:1080 all"
     words = ["appfw-run", "--standalone", "--via=direct", "--dns=synthetic", "sh", "-c", script]
     with lab.world.watch() as w:
@@ -120,7 +117,9 @@ def test_read_only_folders_are_no_obstacle(lab, user, folder):
     script = f"unshare --mount sh -c '{READ_ONLY.format(folder)}{{launch}}'"
     name = unique("denied")
     launch = f"appfw-run --standalone --unit {name} --via=none touch {mark}"
-    done = lab.run(["sh", "-c", script.format(launch=launch if user == "root" else f"{AS_BOB} env XDG_RUNTIME_DIR=/run/user/1001 {launch}")])
+    if user == "bob":
+        launch = f"{AS_BOB} XDG_RUNTIME_DIR=/run/user/{lab.path('/home/bob').stat().st_uid} {launch}"
+    done = lab.run(["sh", "-c", script.format(launch=launch)])
     assert done.returncode == 0 and lab.path(mark).exists(), done.stderr
 
 
