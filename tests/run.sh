@@ -54,6 +54,9 @@ lab() {
         env --default-signal=INT,QUIT /usr/bin/python3 -m pytest -q tests/lab
 }
 
+# On this machine itself, right after the build: no systemd is needed.
+here() { APPFW_BINARIES=target/release /usr/bin/python3 -m pytest -q -p no:cacheprovider tests/here; }
+
 bench() { /usr/bin/python3 tests/bench/launch_cost.py --binaries target/release ${all:+--assert}; }
 
 # The forwarder's figures: here only that they can be taken, with what cargo test has built anyway.
@@ -105,7 +108,7 @@ report() {
 }
 
 trap 'kill $(jobs -p) 2>/dev/null' EXIT
-install gcc libc6-dev shellcheck
+install bubblewrap gcc libc6-dev shellcheck
 if [ -n "$all" ]; then
     export APPFW_ALL=1
     # g++: what libFuzzer is built with
@@ -128,6 +131,7 @@ part unit cargo test --locked
 [ -z "$all" ] || part fuzz fuzz
 
 if [ -n "${built:-}" ]; then
+    part here here
     part lab-252 lab 252 &
     part lab-257 lab 257 &
     wait
