@@ -9,7 +9,7 @@ use ipnet::IpNet;
 
 use crate::buses::Buses;
 use crate::cli::EnvScheme;
-use crate::plan::{Identity, Plan};
+use crate::plan::{Identity, Plan, Supervisor};
 use crate::session::Session;
 
 /// What another user's program keeps of the caller's environment.
@@ -48,6 +48,9 @@ const DROPPED: [&str; 23] = [
     "MEMORY_PRESSURE_WATCH",
     "MEMORY_PRESSURE_WRITE",
 ];
+
+/// By which Qt, GTK and Xlib's own extension library are told to send pictures over the socket.
+const WITHOUT_MITSHM: [(&str, &str); 3] = [("QT_X11_NO_MITSHM", "1"), ("_X11_NO_MITSHM", "1"), ("_MITSHM", "0")];
 
 /// The variables that make programs use the forwarder at `address`. `exempt` are the networks that
 /// the app may reach directly (`--allow` in the address wall).
@@ -108,6 +111,11 @@ pub fn app_environment(plan: &Plan, caller: &[(OsString, OsString)]) -> Vec<(OsS
     }
     if !app.iter().any(|(name, _)| name == "PATH") {
         set(&mut app, "PATH", DEFAULT_PATH);
+    }
+    if plan.supervisor != Supervisor::System && app.iter().any(|(name, _)| name == "DISPLAY") {
+        // An X server cannot attach System V memory of another IPC namespace, and not all programs take that as
+        // an answer.
+        WITHOUT_MITSHM.iter().for_each(|(name, value)| set(&mut app, name, value));
     }
     for (name, value) in &plan.proxy_variables {
         set(&mut app, name, value);

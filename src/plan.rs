@@ -160,6 +160,15 @@ impl Plan {
             deny: network::parse_list("--deny", &args.deny)?,
         };
         let (wall, rules) = choose_wall(args.wall, supervisor, &via, rules)?;
+        if wall == WallKind::Namespace
+            && supervisor == Supervisor::System
+            && !(host.caller.is_root() || host.appfw_is_public)
+        {
+            bail!(
+                "--wall namespace under --system runs {} as root, and an ordinary user's can be changed by that user's programs: install appfw below /usr, or leave --system out",
+                host.appfw.display()
+            );
+        }
         let capture = choose_capture(args, wall, supervisor, &via)?;
         if via == Via::None {
             refuse_destinations(args)?;

@@ -171,6 +171,7 @@ fn what_only_the_system_manager_can_do_is_refused_to_others_by_its_name() {
         ("--via direct --wall address x", "--wall address needs the system manager"),
         ("--via none --deny any x", "IP rules (--allow, --deny) need the system manager"),
         ("--via direct --uid bob x", "--uid needs root or the system manager"),
+        ("--system --wall namespace --via direct x", "runs /usr/bin/appfw as root, and an ordinary user's can be"),
         ("--user --via direct x", "--user needs this user's systemd and its bus"),
         ("--via direct --address 127.0.0.9 x", "in a namespace it is always 127.100.90.50"),
     ] {

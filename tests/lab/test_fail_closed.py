@@ -447,12 +447,6 @@ def test_no_way_out_is_a_question(lab):
 
 
 @pytest.mark.parametrize("words, says", [
-<<<<<<< HEAD
-=======
-    (["--user"], "--user is not there yet"),
-    (["--capture"], "--capture is not there yet"),
-    (["--no-capture"], "--no-capture is not there yet"),
->>>>>>> 56d8db1 (Tests on the machine itself right after the build, launch cost beside bwrap, an AppArmor profile, and docs)
     (["--publish", "8080"], "--publish is not there yet"),
     (["--ingress-filter", "/x"], "--ingress-filter is not there yet"),
     (["--egress-filter", "/x"], "--egress-filter is not there yet"),
@@ -552,14 +546,9 @@ def test_something_else_on_tors_port_is_not_tor(bare_lab):
 
 # Ordinary users
 
-<<<<<<< HEAD
 @pytest.mark.parametrize("wall", ["strict", "address"])
 def test_an_ordinary_users_wall_is_never_another_than_was_asked_for(lab, wall):
     assert f"--wall {wall} needs the system manager" in refusal(lab, "--via=direct", f"--wall={wall}", user="bob")
-=======
-def test_ordinary_user_who_asks_for_a_wall_of_systemds_is_told_of_system(lab):
-    assert "--system" in refusal(lab, *DIRECT, "--wall=strict", user="bob")
->>>>>>> 56d8db1 (Tests on the machine itself right after the build, launch cost beside bwrap, an AppArmor profile, and docs)
 
 
 @pytest.mark.parametrize("wall", ["strict", "address"])
