@@ -21,11 +21,14 @@ pub(crate) fn of_view(view: &View) -> String {
     let replaced = view.replaced.iter().map(|bind| {
         format!("{} (by {})", quoted(&bind.target.to_string_lossy()), quoted(&bind.source.to_string_lossy()))
     });
+    let session = view.session.iter().map(|bind| quoted(&bind.target.to_string_lossy()));
     [
+        ("Made and closed to others", view.own.iter().map(|path| quoted(&path.to_string_lossy())).collect()),
         ("Read-only where there", paths(&view.read_only)),
         ("Sealed: nothing that comes later is seen in", vec![quoted(&view.sealed.to_string_lossy())]),
         ("Empty", paths(&view.empty)),
         ("The user's own", view.runtime.iter().map(|path| quoted(&path.to_string_lossy())).collect()),
+        ("Of the session seen there, where there", session.collect()),
         ("Seen there all the same, where there", paths(&view.shown)),
         ("Replaced", replaced.collect()),
         ("Hidden where there", paths(&view.hidden)),
