@@ -112,8 +112,9 @@ install bubblewrap gcc libc6-dev shellcheck
 if [ -n "$all" ]; then
     export APPFW_ALL=1
     # g++: what libFuzzer is built with
-    install chromium dante-server default-jdk-headless firefox-esr g++ git golang-go libnss3-tools microsocks \
-        netcat-openbsd openssh-client python3-httpx python3-requests wget xvfb
+    install busybox-static chromium dante-server default-jdk-headless firefox-esr flatpak g++ git golang-go libglib2.0-bin \
+        libnss3-tools microsocks netcat-openbsd openssh-client python3-gi python3-httpx python3-requests wget \
+        xdg-dbus-proxy xvfb
 fi
 own_target
 rm -rf "$logs"
