@@ -3,6 +3,9 @@
 #   trixie/    the root tree of the lab with systemd 257
 #   ca/        a certificate authority and the world's certificate
 #   connect    a static program that connects by address
+#   fetch      a static program that fetches a page, with a resolver of its own
+#   ssh/       keys for the world's sshd
+#   web/       a git repository that the world has
 # Run as root. Idempotent: what is there is kept.
 set -euo pipefail
 
@@ -10,9 +13,9 @@ here=$(cd "$(dirname "$0")" && pwd)
 lab=$(cd "$here/../.." && pwd)/target/lab
 
 host_packages="python3 python3-pytest debootstrap tor iproute2 nftables openssl curl gcc libc6-dev procps
-systemd dbus dbus-user-session libpam-systemd polkitd"
+git openssh-client openssh-server systemd dbus dbus-user-session libpam-systemd polkitd"
 tree_packages="systemd,systemd-sysv,systemd-resolved,libnss-resolve,libpam-systemd,dbus,dbus-user-session,\
-polkitd,nscd,iproute2,curl,procps,python3"
+polkitd,nscd,iproute2,curl,procps,python3,git,openssh-client"
 certified="subjectAltName=DNS:tls.test,DNS:web.test,DNS:upstream.test,DNS:x.b.test,IP:203.0.113.10,IP:2001:db8::10,IP:203.0.113.20"
 
 say() { echo "lab setup: $*"; }
@@ -38,6 +41,10 @@ install_packages() {
     apt-get -qq -y install --no-install-recommends $missing >/dev/null
     case $missing in
         *" tor"*) systemctl --quiet disable tor.service tor@default.service 2>/dev/null || true ;;
+    esac
+    # The world runs an sshd of its own.
+    case $missing in
+        *openssh-server*) systemctl --quiet disable ssh.service 2>/dev/null || true ;;
     esac
 }
 
@@ -83,8 +90,36 @@ make_certificates() {
     mv "$new" "$lab/ca"
 }
 
-make_connect() {
-    [ "$lab/connect" -nt "$here/connect.c" ] || gcc -O2 -Wall -static -o "$lab/connect" "$here/connect.c"
+make_programs() {
+    for program in connect fetch; do
+        [ "$lab/$program" -nt "$here/$program.c" ] || gcc -O2 -Wall -static -o "$lab/$program" "$here/$program.c"
+    done
+}
+
+make_keys() {
+    [ ! -e "$lab/ssh" ] || return 0
+    rm -rf "$lab"/ssh.*
+    new=$(mktemp -d "$lab/ssh.XXXXXX")
+    ssh-keygen -q -t ed25519 -N '' -C 'appfw lab' -f "$new/host"
+    ssh-keygen -q -t ed25519 -N '' -C 'appfw lab' -f "$new/key"
+    chmod 755 "$new"
+    mv "$new" "$lab/ssh"
+}
+
+make_repository() {
+    [ ! -e "$lab/web" ] || return 0
+    rm -rf "$lab"/web.*
+    new=$(mktemp -d "$lab/web.XXXXXX")
+    git init -q "$new/work"
+    echo 'from the world' >"$new/work/file"
+    git -C "$new/work" add file
+    git -C "$new/work" -c user.name=lab -c user.email=lab@world.test commit -q -m 'A file'
+    git clone -q --bare "$new/work" "$new/repository.git"
+    # By plain http.
+    git -C "$new/repository.git" update-server-info
+    rm -r "$new/work"
+    chmod 755 "$new"
+    mv "$new" "$lab/web"
 }
 
 [ "$(id -u)" = 0 ] || { say "must be root" >&2; exit 1; }
@@ -93,5 +128,7 @@ exec 9>"$lab/lock"
 flock 9
 install_packages
 make_certificates
-make_connect
+make_programs
+make_keys
+make_repository
 make_tree

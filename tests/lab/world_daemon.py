@@ -14,6 +14,7 @@ import world_capture
 import world_map
 import world_proxies
 import world_servers
+import world_ssh
 
 
 class Log:
@@ -62,21 +63,22 @@ def lay_wire(lab_pid):
     )
 
 
-async def serve(lab_pid, log):
+async def serve(lab_pid, log, directory):
     loop = asyncio.get_running_loop()
     ended = loop.create_future()
     loop.add_reader(os.pidfd_open(lab_pid), ended.set_result, None)
     threading.Thread(target=world_capture.record, args=(world_capture.tap(), log), daemon=True).start()
     await world_servers.start(log)
     await world_proxies.start(log)
+    world_ssh.start(directory)
     log("ready", pid=os.getpid())
     await ended
 
 
 def main():
-    lab_pid, log = int(sys.argv[1]), Log(pathlib.Path(sys.argv[2]))
+    lab_pid, path = int(sys.argv[1]), pathlib.Path(sys.argv[2])
     lay_wire(lab_pid)
-    asyncio.run(serve(lab_pid, log))
+    asyncio.run(serve(lab_pid, Log(path), path.parent))
 
 
 if __name__ == "__main__":

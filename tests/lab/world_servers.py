@@ -11,7 +11,9 @@ import struct
 
 import world_map
 
-CERTIFICATE = pathlib.Path(__file__).resolve().parents[2] / "target/lab/ca/world.pem"
+STORE = pathlib.Path(__file__).resolve().parents[2] / "target/lab"
+CERTIFICATE = STORE / "ca/world.pem"
+FILES = STORE / "web"  # a git repository to clone
 DNS_TYPES = {1: "A", 28: "AAAA", 12: "PTR", 65: "HTTPS"}
 NO_ERROR, NAME_ERROR = 0, 3
 
@@ -71,7 +73,8 @@ async def read_head(reader):
 
 
 async def http(log, reader, writer):
-    """Says which address was reached and who came; /bytes/N sends N zero bytes. Keeps the connection."""
+    """Says which address was reached and who came; /bytes/N sends N zero bytes, /repository.git/ has a git repository.
+    Keeps the connection."""
     while True:
         (method, target, _), fields = await read_head(reader)
         log("request", method=method, target=target, host=fields.get("host"), fields=fields)
@@ -84,6 +87,8 @@ async def http(log, reader, writer):
                 writer.write(bytes(min(length, 65536)))
                 length -= 65536
                 await writer.drain()
+        elif target.startswith("/repository.git/"):
+            answer_with_file(writer, target.partition("?")[0])
         else:
             at, peer = writer.get_extra_info("sockname")[0], writer.get_extra_info("peername")[0]
             body = f"world {at} sees {peer}\n".encode()
@@ -91,6 +96,16 @@ async def http(log, reader, writer):
         await writer.drain()
         if fields.get("connection", "").lower() == "close":
             return
+
+
+def answer_with_file(writer, target):
+    """The file of that name below FILES."""
+    path = FILES.joinpath(target[1:]).resolve()
+    if not path.is_file() or FILES not in path.parents:
+        writer.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+        return
+    body = path.read_bytes()
+    writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
 
 
 async def echo(log, reader, writer):
