@@ -46,7 +46,7 @@ def alone(lab, caller, *words, **options):
 def confined(lab, caller, names="all", via="direct", program=PROBES, more=""):
     """Runs probes as the app of a launch."""
     script = f'exec {PYTHON} {program} --json --forwarder="${{http_proxy#http://}}" {names} {more}'
-    done = alone(lab, caller, "--via", via, "--dns=synthetic", "--", "sh", "-fc", script, timeout=180)
+    done = alone(lab, caller, "--via", via, "--no-capture", "--dns=synthetic", "--", "sh", "-fc", script, timeout=180)
     assert done.returncode == 0, done.stderr
     return results_of(done.stdout)
 

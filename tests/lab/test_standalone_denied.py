@@ -74,7 +74,7 @@ def test_without_user_namespaces_root_does_without(lab):
 
 def test_what_root_reaches_without_a_user_namespace_is_what_it_reaches_with_one(lab):
     script = f"exec {PYTHON} {PROBES} --json --forwarder=127.100.90.50:1080 all"
-    words = ["appfw-run", "--standalone", "--via=direct", "--dns=synthetic", "sh", "-c", script]
+    words = ["appfw-run", "--standalone", "--via=direct", "--no-capture", "--dns=synthetic", "sh", "-c", script]
     with lab.world.watch() as w:
         done = lab.run([*DENY.split(), "user-namespaces", *words], timeout=180)
     assert done.returncode == 0, done.stderr
