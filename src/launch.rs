@@ -10,14 +10,14 @@ use tokio::net::UnixListener;
 use crate::address::{self, Reservation};
 use crate::buses::Proxy;
 use crate::cli::{LaunchArgs, WallKind};
-use crate::confinement;
+use crate::confinement::{self, property};
 use crate::control::Order;
 use crate::environment::app_environment;
 use crate::exit::{self, NotExecuted};
 use crate::host::Host;
 use crate::keeper::{Keeper, Unit};
 use crate::manager::{self, Manager};
-use crate::name::cgroup;
+use crate::name::{cgroup, manager_of_user};
 use crate::packaged::{self, Flatpak};
 use crate::plan::{Directory, Plan, Supervisor, program_of};
 use crate::reception::{self, Reached};
@@ -92,6 +92,7 @@ async fn by_units(
     }
     let launch = Launch { plan, view: &units.view, host: &host, say, flatpak };
     launch.announce();
+    expect_controllers(plan, &host)?;
     let bus = bus?;
     let manager = Manager::new(&bus).await?;
     let mut signals = Signals::new()?;
@@ -145,6 +146,16 @@ async fn by_processes(
     lifeline::release(&lifeline);
     state.remove();
     outcome
+}
+
+/// What `--property` asks for takes cgroup controllers, which systemd does without, saying nothing.
+fn expect_controllers(plan: &Plan, host: &Host) -> Result<()> {
+    let directory = match plan.supervisor {
+        Supervisor::User => manager_of_user(host.caller.uid),
+        Supervisor::System | Supervisor::Standalone => "/sys/fs/cgroup".to_owned(),
+    };
+    let controllers = std::fs::read_to_string(format!("{directory}/cgroup.controllers")).unwrap_or_default();
+    property::expect(&plan.properties, &controllers)
 }
 
 /// What is only to be done if `it_is_so`.

@@ -81,10 +81,10 @@ impl LaunchName {
         format!("/sys/fs/cgroup{}", self.cgroup())
     }
 
-    /// The same under the manager of this user (user@.service, systemd.special(7)).
+    /// The same under the manager of this user.
     #[must_use]
     pub fn cgroup_of_user(&self, uid: u32) -> String {
-        format!("/sys/fs/cgroup/user.slice/user-{uid}.slice/user@{uid}.service{}", self.cgroup())
+        format!("{}{}", manager_of_user(uid), self.cgroup())
     }
 
     /// The app's cgroup as `/proc/PID/cgroup` shows it.
@@ -92,6 +92,12 @@ impl LaunchName {
     pub fn cgroup(&self) -> String {
         cgroup(&self.app())
     }
+}
+
+/// The cgroup directory of this user's manager (user@.service, systemd.special(7)).
+#[must_use]
+pub fn manager_of_user(uid: u32) -> String {
+    format!("/sys/fs/cgroup/user.slice/user-{uid}.slice/user@{uid}.service")
 }
 
 /// The cgroup of a unit of ours.

@@ -110,6 +110,35 @@ pub fn parse(words: &[String], supervisor: Supervisor) -> Result<Vec<Setting>> {
     Ok(settings)
 }
 
+/// The cgroup controller that a setting needs to do anything (systemd.resource-control(5)).
+fn controller(name: &str) -> Option<&'static str> {
+    match name {
+        "MemoryMax" | "MemoryHigh" | "MemorySwapMax" | "MemoryAccounting" => Some("memory"),
+        "TasksMax" => Some("pids"),
+        "CPUWeight" | "CPUQuota" => Some("cpu"),
+        "IOWeight" => Some("io"),
+        _ => None,
+    }
+}
+
+/// Whether all that the settings need is among `controllers`, a manager's `cgroup.controllers` (cgroups(7)):
+/// systemd leaves out what it has no controller for, and says nothing.
+///
+/// # Errors
+/// Names the setting, and the controller that is missing.
+pub fn expect(settings: &[Setting], controllers: &str) -> Result<()> {
+    for Setting { directive, .. } in settings {
+        if let Some(needed) = controller(directive)
+            && !controllers.split_whitespace().any(|there| there == needed)
+        {
+            bail!(
+                "--property {directive} would do nothing: the manager has not the cgroup controller {needed} (cgroup v1 has it, or Delegate= of user@.service lacks it), so nothing was run"
+            );
+        }
+    }
+    Ok(())
+}
+
 fn find(name: &str, supervisor: Supervisor) -> Result<(&'static str, Shape)> {
     let by_name = |list: &[(&'static str, Shape)]| list.iter().find(|(known, _)| *known == name).copied();
     if let Some(found) = by_name(&EVERYWHERE) {
@@ -261,6 +290,17 @@ mod tests {
         }
         let twice = ["Nice=1", "Nice=2"].map(str::to_owned);
         assert!(parse(&twice, Supervisor::System).unwrap_err().to_string().contains("stands twice"));
+    }
+
+    #[test]
+    fn what_needs_a_controller_that_is_not_there_is_refused() {
+        let settings = parse(&["TasksMax=5", "CPUQuota=5%", "Nice=1"].map(str::to_owned), Supervisor::System).unwrap();
+        expect(&settings, "cpu io memory pids\n").unwrap();
+        let message = expect(&settings, "cpuset pids").unwrap_err().to_string();
+        assert!(
+            message.starts_with("--property CPUQuota would do nothing: the manager has not the cgroup controller cpu")
+        );
+        assert!(expect(&settings, "").unwrap_err().to_string().contains("TasksMax"));
     }
 
     #[test]
