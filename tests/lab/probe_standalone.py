@@ -165,7 +165,8 @@ def mounts(name, script):
 
 
 mounts("a-proc-of-its-own", "mount -t proc x /mnt && ls /mnt")
-mounts("core-pattern", f"mount -t proc x /mnt && read -r p <{CORE_PATTERN} && echo \"$p\" >/mnt/sys/kernel/core_pattern")
+mounts("core-pattern", f"mount -t proc x /mnt && read -r p <{CORE_PATTERN} && "
+                       "echo \"$p\" >/mnt/sys/kernel/core_pattern")
 mounts("sysctl-again", f"umount -l /proc/sys; mount -o remount,rw,bind /proc/sys; "
                        f"read -r p <{CORE_PATTERN} && echo \"$p\" >{CORE_PATTERN}")
 mounts("a-sys-of-its-own", "mount -t sysfs x /mnt")

@@ -20,7 +20,8 @@ CAPS = "--cap-add SETUID --cap-add SETGID --cap-add SETFCAP"
 
 
 def attempted(lab, setting, user, program="--via=none touch {mark}", more=""):
-    """Has root's shell make the SETTING, then USER launch a program that leaves a mark. Whether it ran, and how it ended."""
+    """Has root's shell make the SETTING, then USER launch a program that leaves a mark. Whether it ran, and
+    how it ended."""
     name = unique("denied")
     mark = f"/tmp/{name}"
     launch = f"appfw-run --standalone --unit {name} {program.format(mark=mark)}"
@@ -164,12 +165,13 @@ def test_root_that_has_neither_is_refused(lab):
     "unshare --mount sh -c 'mount --bind /dev/null /etc/resolv.conf; {launch}'",
     "unshare --mount sh -c 'mount --bind /dev/null /etc/nsswitch.conf; {launch}'",
     "ulimit -n 64; {launch}",
-], ids=["no passwd", "no home", "home missing", "directory gone", "no runtime", "no resolv.conf", "no nsswitch", "few files"])
+], ids=["no passwd", "no home", "home missing", "directory gone", "no runtime",
+        "no resolv.conf", "no nsswitch", "few files"])
 @USERS
 def test_what_is_missing_is_no_obstacle(lab, user, setting):
     if user == "bob" and "passwd" in setting:
-        setting = setting.replace("{launch}", "setpriv --reuid=4242 --regid=4242 --clear-groups " + "appfw-run --standalone "
-                                  "--via=none true")
+        setting = setting.replace("{launch}", "setpriv --reuid=4242 --regid=4242 --clear-groups "
+                                              "appfw-run --standalone --via=none true")
         assert lab.run(["sh", "-c", setting]).returncode == 0
         return
     runs(lab, setting, user)
@@ -177,8 +179,9 @@ def test_what_is_missing_is_no_obstacle(lab, user, setting):
 
 def test_a_number_without_a_name_gets_out_by_the_forwarder(lab, world):
     """As containers run their programs."""
-    words = ["setpriv", "--reuid=4242", "--regid=4242", "--clear-groups", "env", "-i", "PATH=/usr/bin:/bin:/usr/local/bin"]
+    words = ["setpriv", "--reuid=4242", "--regid=4242", "--clear-groups", "env", "-i",
+             "PATH=/usr/bin:/bin:/usr/local/bin", "appfw-run", "--standalone"]
     with world.watch() as w:
-        done = lab.run([*words, "appfw-run", "--standalone", "--via", SOCKS, "curl", "-sS", "http://web.test/"], check=True)
+        done = lab.run([*words, "--via", SOCKS, "curl", "-sS", "http://web.test/"], check=True)
     assert done.stdout.startswith(f"world {ORIGIN}".encode())
     assert w.foreign(allow=[(UPSTREAM, 1080)]) == []

@@ -144,7 +144,8 @@ def test_output_and_errors_stay_apart(lab, caller):
 def test_a_reader_that_goes_ends_the_program(lab, caller):
     user, more, env = CALLERS[caller]
     name = unique("alone")
-    script = f"appfw-run --standalone --unit {name} {' '.join(more)} --via=none yes 2>&1 | head -n 2; echo ${{PIPESTATUS[0]}}"
+    script = f"appfw-run --standalone --unit {name} {' '.join(more)} --via=none yes 2>&1 | " \
+             f"head -n 2; echo ${{PIPESTATUS[0]}}"
     done = lab.run(["bash", "-c", script], user=user, env=env, timeout=20)
     assert done.stdout.decode().split() == ["y", "y", str(128 + signal.SIGPIPE)]
     wait_gone(lab, name)
@@ -172,7 +173,8 @@ def test_a_terminal_is_the_programs_own(lab, caller):
 
 @AS
 def test_job_control_works_in_a_shell_inside(lab, caller):
-    with launched(lab, caller, "--via=none", "bash", "--norc", "-ic", "echo ready; exec bash --norc -i", tty=True) as process:
+    with launched(lab, caller, "--via=none", "bash", "--norc", "-ic", "echo ready; exec bash --norc -i",
+                  tty=True) as process:
         os.write(process.terminal, b"sleep 77\r")
         time.sleep(0.5)  # until it runs
         os.write(process.terminal, b"\x1a")
@@ -202,7 +204,8 @@ def test_terminal_is_as_before_whatever_ends_the_launcher(lab, caller, number):
     # A shell between, so that the terminal outlives the launcher.
     user, _, env = CALLERS[caller]
     name = unique("terminal")
-    inner = f"echo up; read line; appfw-run --standalone --unit {name} --via=none sh -c 'echo ready; exec sleep 60'; echo over $?; exec cat"
+    inner = f"echo up; read line; appfw-run --standalone --unit {name} --via=none " \
+            "sh -c 'echo ready; exec sleep 60'; echo over $?; exec cat"
     with started(lab, ["sh", "-c", inner], tty=True, user=user, env=env) as process:
         shown = Output(process.terminal)
         shown.until(b"up")
@@ -210,7 +213,8 @@ def test_terminal_is_as_before_whatever_ends_the_launcher(lab, caller, number):
         os.write(process.terminal, b"\r")
         shown.until(b"ready")
         assert settings_of(process.terminal) != before
-        launcher, = [pid for pid, words in command_lines(lab).items() if words.startswith(f"appfw-run --standalone --unit {name}")]
+        launcher, = [pid for pid, words in command_lines(lab).items()
+                     if words.startswith(f"appfw-run --standalone --unit {name}")]
         kill(lab, launcher, number.value)
         shown.until(b"over %d" % (128 + number))
         wait_until(lambda: settings_of(process.terminal) == before, GONE, "the terminal's settings")
@@ -345,8 +349,8 @@ def test_signal_during_the_start_leaves_nothing(lab, caller):
     user, _, env = CALLERS[caller]
     for pause in range(0, 40, 4):
         name = unique("hasty")
-        with started(lab, ["appfw-run", "--standalone", "--unit", name, "--via", SOCKS, "sleep", "600"], user=user, env=env,
-                     stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        words = ["appfw-run", "--standalone", "--unit", name, "--via", SOCKS, "sleep", "600"]
+        with started(lab, words, user=user, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
             time.sleep(0.03 + pause / 1000)  # where in its start the launcher is told to end
             os.kill(process.pid, signal.SIGTERM)
             _, said = process.communicate(timeout=15)
@@ -359,7 +363,8 @@ def test_signal_during_the_start_leaves_nothing(lab, caller):
 
 HUNDRED = """
 for i in $(seq 100); do
-    appfw-run --standalone --quiet --unit {name}-$i --via {via} {more} sh -c 'curl -sS --max-time 60 http://web.test/ >/dev/null && exit $0' $i &
+    appfw-run --standalone --quiet --unit {name}-$i --via {via} {more} \\
+        sh -c 'curl -sS --max-time 60 http://web.test/ >/dev/null && exit $0' $i &
     pids="$pids $!"
 done
 for pid in $pids; do wait $pid; echo code $?; done
@@ -371,7 +376,8 @@ def test_a_hundred_launches_at_once(lab, caller):
     user, more, env = CALLERS[caller]
     name = unique("hundred")
     before = len(namespaces(lab))
-    done = lab.run(["bash", "-c", HUNDRED.format(name=name, via=SOCKS, more=" ".join(more))], user=user, env=env, timeout=120)
+    script = HUNDRED.format(name=name, via=SOCKS, more=" ".join(more))
+    done = lab.run(["bash", "-c", script], user=user, env=env, timeout=120)
     codes = [int(line.split()[1]) for line in done.stdout.decode().splitlines() if line.startswith("code")]
     assert codes == list(range(1, 101)), done.stderr.decode()[-2000:]
     wait_gone(lab, name)
@@ -399,7 +405,7 @@ def test_detached_launch_returns_at_once_and_is_ended_by_its_name(lab, world, ca
     assert (done.returncode, done.stdout) == (0, b""), done.stderr
     assert said_by_launcher(done) == [f"appfw-run: {name} runs in the background; appfw stop {name} ends it"]
     log, = [base / name / "log" for base in bases(lab) if (base / name).exists()]
-    wait_until(lambda: f"world {ORIGIN}" in log.read_text() and "done" in log.read_text(), 10, "the app's output in the log")
+    wait_until(lambda: f"world {ORIGIN}" in log.read_text() and "done" in log.read_text(), 10, "its output in the log")
     assert (log.stat().st_mode & 0o777) == 0o600
     taken = alone(lab, caller, "--unit", name, "--via=none", "true")
     assert taken.returncode == 125 and b"in use by process" in taken.stderr
@@ -413,7 +419,8 @@ def test_detached_launch_returns_at_once_and_is_ended_by_its_name(lab, world, ca
 def test_detached_launch_has_no_terminal_and_outlives_it(lab, caller):
     user, more, env = CALLERS[caller]
     name = unique("detached")
-    words = f"appfw-run --standalone --unit {name} {' '.join(more)} --detach --via=none sh -c 'tty; echo >/dev/tty; exec sleep 600'"
+    words = f"appfw-run --standalone --unit {name} {' '.join(more)} --detach --via=none " \
+            "sh -c 'tty; echo >/dev/tty; exec sleep 600'"
     done = lab.run(["sh", "-c", words], user=user, env=env, tty=True)
     assert done.returncode == 0, done.stdout
     log, = [base / name / "log" for base in bases(lab) if (base / name).exists()]
