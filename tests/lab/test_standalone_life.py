@@ -350,7 +350,8 @@ def test_signal_during_the_start_leaves_nothing(lab, caller):
     for pause in range(0, 40, 4):
         name = unique("hasty")
         words = ["appfw-run", "--standalone", "--unit", name, "--via", SOCKS, "sleep", "600"]
-        with started(lab, words, user=user, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        with started(lab, words, user=user, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                     stderr=subprocess.PIPE) as process:
             time.sleep(0.03 + pause / 1000)  # where in its start the launcher is told to end
             os.kill(process.pid, signal.SIGTERM)
             _, said = process.communicate(timeout=15)
