@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::net::UnixStream as Std;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use rustix::net::{
@@ -131,17 +132,30 @@ pub enum Pass {
 /// # Errors
 /// The other end is gone.
 pub fn send_all(to: impl AsFd, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> Result<()> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
-    let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    if !descriptors.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(descriptors)) {
-        bail!("more descriptors than a message can carry");
+    let began = Instant::now();
+    loop {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        if !descriptors.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(descriptors)) {
+            bail!("more descriptors than a message can carry");
+        }
+        // A line or less: a Unix socket's buffer takes it whole.
+        match sendmsg(&to, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL).map_err(std::io::Error::from) {
+            Ok(sent) if sent == bytes.len() => return Ok(()),
+            Ok(_) => bail!("a socket took half a message"),
+            Err(error) if has_too_many_in_flight(&error) && began.elapsed() < IN_FLIGHT => std::thread::sleep(PAUSE),
+            Err(error) => return Err(error).context("cannot send by a socket of the launch"),
+        }
     }
-    // A line or less: a Unix socket's buffer takes it whole.
-    let sent = sendmsg(to, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL);
-    match sent.context("the other end of a socket is gone")? {
-        sent if sent == bytes.len() => Ok(()),
-        _ => bail!("a socket took half a message"),
-    }
+}
+
+/// How long descriptors wait to be sent, and how often that is tried: of one user's, as many as RLIMIT_NOFILE
+/// may be on their way and not received yet (unix(7), ETOOMANYREFS), and a hundred launches at once have more.
+const IN_FLIGHT: Duration = Duration::from_secs(20);
+const PAUSE: Duration = Duration::from_millis(5);
+
+fn has_too_many_in_flight(error: &std::io::Error) -> bool {
+    error.raw_os_error() == Some(nix::libc::ETOOMANYREFS)
 }
 
 /// [`receive_with`], at most `most` bytes, without holding up the thread.
@@ -183,8 +197,9 @@ fn receive_into(from: impl AsFd, bytes: &mut [u8], descriptors: &mut Vec<OwnedFd
 /// The other end is gone: the cause is an [`std::io::Error`] that says so.
 pub async fn send_with(to: &mut UnixStream, bytes: &[u8], descriptors: &[OwnedFd]) -> Result<()> {
     let borrowed: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
+    let began = Instant::now();
     let sent = loop {
-        to.writable().await.context("cannot send to appfw inside")?;
+        to.writable().await.context("cannot send by a socket of the launch")?;
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         if !borrowed.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(&borrowed)) {
@@ -194,10 +209,13 @@ pub async fn send_with(to: &mut UnixStream, bytes: &[u8], descriptors: &[OwnedFd
         let send = || Ok(sendmsg(&*to, &[IoSlice::new(bytes)], &mut ancillary, flags)?);
         match to.try_io(Interest::WRITABLE, send) {
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-            sent => break sent.context("cannot send to appfw inside")?,
+            Err(error) if has_too_many_in_flight(&error) && began.elapsed() < IN_FLIGHT => {
+                tokio::time::sleep(PAUSE).await;
+            }
+            sent => break sent.context("cannot send by a socket of the launch")?,
         }
     };
-    to.write_all(&bytes[sent..]).await.context("cannot send to appfw inside")
+    to.write_all(&bytes[sent..]).await.context("cannot send by a socket of the launch")
 }
 
 /// Receives descriptors into `descriptors` and the bytes that came with them.

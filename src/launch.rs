@@ -258,7 +258,12 @@ impl Launch<'_> {
         drop(streams.app);
         let reports = |_: &mut Unit<'_>, sockets| {
             Ok(match self.plan.has_forwarder() {
-                true => Reports::Units { cgroup: cgroup(&self.plan.name.forwarder()), listener: report, sockets },
+                true => Reports::Units {
+                    cgroup: cgroup(&self.plan.name.forwarder()),
+                    listener: report,
+                    sockets,
+                    waiting: None,
+                },
                 false => Reports::None,
             })
         };

@@ -1,7 +1,7 @@
 //! From the program's execve to its end: signals, window size, the forwarder's report, what stays
 //! behind, and the exit code.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -246,6 +246,8 @@ pub enum Reports {
         listener: UnixListener,
         /// What the first is handed, if nobody else makes them; its manager keeps them for the next.
         sockets: Vec<OwnedFd>,
+        /// Accepted, and not served yet.
+        waiting: Option<UnixStream>,
     },
     /// From forwarders of the launcher's own, one connection each.
     Children(mpsc::Receiver<UnixStream>),
@@ -270,16 +272,21 @@ impl Reports {
     async fn next(&mut self) -> Option<UnixStream> {
         match self {
             Self::None => None,
-            Self::Units { cgroup, listener, sockets } => loop {
-                let stream = accept_of(cgroup, listener).await.ok()?;
-                if sockets.is_empty() {
-                    return Some(stream);
-                }
-                let borrowed: Vec<BorrowedFd<'_>> = sockets.iter().map(AsFd::as_fd).collect();
-                // One that is gone already is started again, and connects.
-                if control::send_all(&stream, &[control::ACKNOWLEDGED], &borrowed).is_ok() {
+            Self::Units { cgroup, listener, sockets, waiting } => loop {
+                // Who waits for this may be called away in between.
+                let stream = match waiting {
+                    Some(stream) => stream,
+                    None => waiting.insert(accept_of(cgroup, listener).await.ok()?),
+                };
+                let is_served = match sockets.is_empty() {
+                    true => true,
+                    // One that is gone already is started again, and connects.
+                    false => control::send_with(stream, &[control::ACKNOWLEDGED], sockets).await.is_ok(),
+                };
+                let stream = waiting.take();
+                if is_served {
                     sockets.clear();
-                    return Some(stream);
+                    return stream;
                 }
             },
             Self::Children(streams) => streams.recv().await,
@@ -367,6 +374,7 @@ mod tests {
             cgroup: String::new(),
             listener: UnixListener::from_std(listener).unwrap(),
             sockets: Vec::new(),
+            waiting: None,
         });
         let refused = |destination: &str| Refused { destination: destination.into(), by: Rule::Only };
         // It was restarted in between, and refuses the same again.

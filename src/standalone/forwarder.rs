@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::task::Poll;
@@ -123,12 +123,12 @@ async fn run(command: &[String], sockets: &[OwnedFd], log: &Log, connections: &m
         .kill_on_drop(true)
         .spawn()
         .context("cannot run it")?;
-    let borrowed: Vec<BorrowedFd<'_>> = sockets.iter().map(AsFd::as_fd).collect();
+    ours.set_nonblocking(true).context("cannot use a socket")?;
+    let mut ours = UnixStream::from_std(ours).context("cannot use a socket")?;
     // One that has died by now has nobody to hand them to, and is started again.
-    if control::send_all(&ours, &[control::ACKNOWLEDGED], &borrowed).is_ok() {
-        ours.set_nonblocking(true).context("cannot use a socket")?;
+    if control::send_with(&mut ours, &[control::ACKNOWLEDGED], sockets).await.is_ok() {
         // A launcher that no longer listens is about to end.
-        let _ = connections.send(UnixStream::from_std(ours).context("cannot use a socket")?).await;
+        let _ = connections.send(ours).await;
     }
     let errors = child.stderr.take().context("it has no standard error")?;
     let (ended, _) = tokio::join!(child.wait(), log.write_down(errors));

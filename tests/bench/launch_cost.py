@@ -6,9 +6,9 @@
 Prints medians and quartiles of alternating runs, and the ratio of each median to systemd-run's. Before each run the
 machine has PAUSE (0.1) seconds to itself: what PID 1 still unloads of one launch is not the next one's cost, and every
 run finds the kernel as a user's does (without, systemd-run alone gains: docs/performance.md). Exits with 1 under
---assert if a launch as root in the strict wall costs more than RATIO (1.5) times as much, or one without systemd more
-than three times what bubblewrap takes for a network namespace and the file system as it is. bwrap is this machine's, on
-252; where it is missing that part is left out, unless under --assert.
+--assert if a launch as root in the strict wall, or an ordinary user's by their own systemd, costs more than RATIO (1.5)
+times as much, or one without systemd more than three times what bubblewrap takes for a network namespace and the file
+system as it is. bwrap is this machine's, on 252; where it is missing that part is left out, unless under --assert.
 """
 
 import argparse
@@ -31,14 +31,20 @@ BESIDE, BOUNDED = "systemd-run", "appfw-run"
 SYSTEMD_RUN = ["systemd-run", "--quiet", "--wait", "--pipe", "-p", "PrivateNetwork=yes"]
 BWRAP = ["bwrap", "--unshare-net", "--dev-bind", "/", "/", "true"]
 STANDALONE = ["appfw-run", "--standalone", "--via", "direct", "true"]
+SESSION = "export XDG_RUNTIME_DIR=/run/user/$(id -u) DBUS_SESSION_BUS_ADDRESS=unix:path=/run/user/$(id -u)/bus;"
 AS_BOB = ["setpriv", "--reuid", "bob", "--regid", "bob", "--init-groups"]
-# Each is measured beside another, and its bound is on the ratio of the two.
+USERS_OWN = "bob systemd-run --user"
+# Each is measured beside another, and its bound, if it has one, is on the ratio of the two.
 BESIDE_BWRAP = {"--standalone": "bwrap", "bob --standalone": "bob bwrap"}
+BESIDE_OTHERS = BESIDE_BWRAP | {"bob --user": USERS_OWN}
 COMMANDS = {
     BESIDE: [*SYSTEMD_RUN, "true"],
     BOUNDED: ["appfw-run", "--via", "direct", "true"],
     "--uid bob": ["appfw-run", "--via", "direct", "--uid", "bob", "true"],
     "--wall address": ["appfw-run", "--via", "direct", "--wall", "address", "true"],
+    "--wall namespace": ["appfw-run", "--via", "direct", "--wall", "namespace", "true"],
+    USERS_OWN: [*AS_BOB, "sh", "-c", f"{SESSION} exec systemd-run --user --quiet --wait --pipe true"],
+    "bob --user": [*AS_BOB, "sh", "-c", f"{SESSION} exec appfw-run --user --via direct true"],
 }
 WITHOUT_SYSTEMD = {
     "bwrap": BWRAP,
@@ -67,11 +73,11 @@ def report(version, times):
     ratios = {}
     for name, seconds in times.items():
         low, median, high = statistics.quantiles(seconds, n=4)
-        beside = BESIDE_BWRAP.get(name, name if name in WITHOUT_SYSTEMD else BESIDE)
+        beside = BESIDE_OTHERS.get(name, name if name in [*WITHOUT_SYSTEMD, USERS_OWN] else BESIDE)
         ratios[name] = median / statistics.median(times[beside])
-        print(f"systemd {version}  {name:<16}  median {median * 1000:5.1f} ms, ratio {ratios[name]:.2f}, "
+        print(f"systemd {version}  {name:<22}  median {median * 1000:5.1f} ms, ratio {ratios[name]:.2f}, "
               f"quartiles {low * 1000:.1f} to {high * 1000:.1f}, {len(seconds)} runs")
-    return {name: ratio for name, ratio in ratios.items() if name == BOUNDED or name in BESIDE_BWRAP}
+    return {name: ratio for name, ratio in ratios.items() if name == BOUNDED or name in BESIDE_OTHERS}
 
 
 def main():

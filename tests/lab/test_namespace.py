@@ -106,7 +106,7 @@ def test_the_apps_own_loopback_is_its_own(lab, world, user, words):
     with world.watch() as w:
         heard = json.loads(text_of(lab, *words, "--uid", user, *python(OWN)))
     assert set(heard.values()) == {"own"}
-    assert w.packets() == []
+    assert w.foreign() == []
 
 
 # What a datagram, or an echo request, to each address comes to.
@@ -144,7 +144,7 @@ def test_datagrams_are_refused_at_once_and_no_address_answers_a_ping(lab, world,
     assert {address: outcome[0] for address, outcome in results.items()} == dict.fromkeys(ADDRESSES, "ECONNREFUSED")
     # Without CAP_NET_RAW there is no such socket at all, unless the group is in net.ipv4.ping_group_range.
     assert {outcome[1] for outcome in results.values()} <= {"EACCES", "EPERM"}
-    assert w.packets() == []
+    assert w.foreign() == []
 
 
 @AS
@@ -208,7 +208,7 @@ def test_routes_interfaces_and_rules_are_not_the_apps_to_change(lab, world, user
         results = json.loads(text_of(lab, *WALL, "--uid", user, *python(program)))
     assert len(results) == 8
     assert [change for change, (refused, said) in results.items() if not refused] == [], results
-    assert w.packets() == []
+    assert w.foreign() == []
 
 
 @AS
