@@ -8,12 +8,14 @@ SOCKS5 rests on; microsocks and dante's danted, those of them that are there. Ea
 in turn, so that what slows the machine slows all; what is printed are medians over the rounds, and ratios to
 fast-socks5's. What idle connections hold is measured once, at the end. As root also what capture costs: clients that
 know no proxy, in a network namespace of their own, beside SOCKS through the same forwarder from there, to which its
-ratio is. SCALE makes every measure smaller: to see that it runs, not for figures. --assert fails where a threshold is
-missed.
+ratio is; and, where it is there (cargo install tun2proxy --root target/tools), tun2proxy with a TUN interface, out by
+fast-socks5, beside a forwarder of ours that goes out by the same. SCALE makes every measure smaller: to see that it runs, not for
+figures. --assert fails where a threshold is missed.
 """
 
 import argparse
 import contextlib
+import copy
 import os
 import pathlib
 import resource
@@ -35,6 +37,7 @@ from waiting import wait_until  # noqa: E402
 OURS, PEER = "appfw", "fast-socks5"
 HTTP, CHAINED = "appfw, HTTP CONNECT", "appfw, through a hop"
 CAPTURED, INSIDE = "appfw, captured", "appfw, in a namespace"
+CAPTURED_HOP, TUN = "appfw, captured, hop", "tun2proxy, hop"
 LIMIT = 120  # seconds for one measure
 
 GIB = 1 << 30
@@ -46,12 +49,15 @@ IDLE = 4000
 # What must hold at the end: a measure, its bound against the peer (or by itself), and what better means.
 RATIOS = [("bulk1", ">=", 1.4), ("bulk4", ">=", 1.25), ("cpu", "<=", 0.5), ("rate", ">=", 1.0), ("trip", "<=", 1.05)]
 IDLE_BYTES = 2560
+BESIDE = {CAPTURED: INSIDE, CAPTURED_HOP: TUN}
 # And what must hold of capture against SOCKS through the same forwarder.
+TUN_RATIOS = [("bulk1", ">=", 3), ("bulk4", ">=", 3)]
 CAPTURE_RATIOS = [("bulk1", ">=", 0.95), ("bulk4", ">=", 0.95), ("rate", ">=", 0.95)]
 
 # Where the origin and the forwarder are, and where the clients are: namespaces of two machines.
 ORIGIN = "203.0.113.10"
-WORLD = f"ip link set lo up && ip address add {ORIGIN} dev lo"
+HOP = "203.0.113.20"
+WORLD = f"ip link set lo up && ip address add {ORIGIN} dev lo && ip address add {HOP} dev lo"
 APP = """ip link set lo up && ip route add local default dev lo src 127.100.90.50 && nft '
 table ip appfw {
     chain prerouting {
@@ -189,6 +195,34 @@ class Handed(Proxy):
         return self._process.poll() is None
 
 
+class Tun(Proxy):
+    """A tun2proxy in `world` with an interface in a namespace of its own, out by the SOCKS server there."""
+
+    def __init__(self, program, hop, world, place):
+        self._pid = place / "tun.pid"
+        command = [program, "--unshare", "--unshare-pidfile", self._pid, "--tun", "tun0", "--max-sessions", 8192,
+                   "--proxy", hop, "--verbosity", "error", "sleep", "infinity"]
+        super().__init__(TUN, command, 0)
+        self._world = world
+
+    def __enter__(self):
+        with self._world.entered():
+            super().__enter__()
+        wait_until(lambda: self._pid.exists() and self._pid.read_text(), LIMIT, "tun2proxy's namespace")
+        with self.entered():
+            wait_until(lambda: "tun0" in dict(map(reversed, socket.if_nameindex())), LIMIT, "tun2proxy's interface")
+            subprocess.run(["sh", "-ec", "ip link set lo up; ip address add 10.9.0.2/24 dev tun0; ip link set tun0 up; "
+                                         "ip route add default dev tun0"], check=True)
+        return self
+
+    def listens(self):
+        return self._process.poll() is None
+
+    def entered(self):
+        """As a namespace's."""
+        return network_namespace(int(self._pid.read_text()))
+
+
 class Load:
     """The program that makes it: an origin at `address`, and clients; in these namespaces, if it isn't in this one."""
 
@@ -200,6 +234,12 @@ class Load:
             command = [program, "origin", f"{address}:0"]
             self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         self.origin = self._process.stdout.readline().strip()
+
+    def among(self, app):
+        """The same origin, for clients elsewhere."""
+        other = copy.copy(self)
+        other._app = app
+        return other
 
     def _among_clients(self):
         return self._app.entered() if self._app else contextlib.nullcontext()
@@ -226,6 +266,8 @@ class Load:
             found[f"bulk{streams}"] = size / GIB / self._seconds("bulk", way, streams, size)
             if proxy and streams == 1:
                 found["cpu"] = (proxy.cpu() - before) / (size / GIB)
+        if proxy and proxy.name == TUN:
+            return found  # the rest waits for the origin's end of each connection
         count = self.scaled(CONNECTIONS)
         found["rate"] = count / self._seconds("rate", way, CLIENTS, count)
         found["trip"] = self._seconds("trip", way, self.scaled(TRIPS)) * 1e6
@@ -270,7 +312,7 @@ def find_proxies(options, place):
         yield Proxy("dante", ["danted", "-f", configuration], 7806)
 
 
-def find_captured(options, stack):
+def find_captured(options, place, stack):
     """What is measured in namespaces, where they can be made: both ways through one forwarder."""
     if os.geteuid() != 0 or not shutil.which("nft"):
         print("capture is not measured: it needs root and nft", file=sys.stderr)
@@ -282,6 +324,26 @@ def find_captured(options, stack):
     stack.callback(load.stop)
     yield INSIDE, load, proxy.way, proxy
     yield CAPTURED, load, "direct", proxy
+    server = shutil.which("server", path=REPOSITORY / "target/tools/bin")
+    tun2proxy = shutil.which("tun2proxy-bin", path=REPOSITORY / "target/tools/bin")
+    if server and tun2proxy:
+        yield from find_beside_tun(options, place, stack, server, tun2proxy)
+
+
+def find_beside_tun(options, place, stack, server, tun2proxy):
+    """Two ways to capture, both out by the peer: as much of their time is that one's."""
+    hop = f"socks5://{HOP}:1085"
+    world, app = (stack.enter_context(Namespace(script)) for script in (WORLD, APP))
+    with world.entered():
+        stack.enter_context(Proxy(PEER, [server, "--listen-addr", f"{HOP}:1085", "no-auth"], 1085))
+    command = [options.appfw, "forward", "--via", hop, "--allow-destination", ORIGIN, "--only", ORIGIN]
+    ours = stack.enter_context(Handed(command, world, app))
+    ours.name = CAPTURED_HOP
+    load = Load(options.load, options.scale, ORIGIN, world, app)
+    stack.callback(load.stop)
+    yield CAPTURED_HOP, load, "direct", ours
+    tun = stack.enter_context(Tun(tun2proxy, hop, world, place))
+    yield TUN, load.among(tun), "direct", tun
 
 
 def find_subjects(options, place, stack):
@@ -291,7 +353,7 @@ def find_subjects(options, place, stack):
     proxies = [stack.enter_context(proxy) for proxy in find_proxies(options, place)]
     yield "direct", load, "direct", None
     yield from ((proxy.name, load, proxy.way, proxy) for proxy in proxies)
-    yield from find_captured(options, stack)
+    yield from find_captured(options, place, stack)
 
 
 def measure(options, place):
@@ -307,7 +369,7 @@ def measure(options, place):
             for name, load, way, proxy in wanted:
                 rounds.setdefault(name, []).append(load.measure(way, proxy))
         for name, load, way, proxy in wanted:
-            if proxy and name != INSIDE:  # the other way has it: what is freed there would be taken anew here
+            if proxy and name not in (INSIDE, TUN):  # the other way has it: what is freed there would be taken anew here
                 rounds[name].append(load.measure_idle(way, proxy))
     return {name: {key: statistics.median(found[key] for found in each if key in found)
                    for key in MEASURES if any(key in found for found in each)}
@@ -319,14 +381,15 @@ def report(medians):
         print(f"{title}{', ' if unit else ''}{unit}")
         for name, found in medians.items():
             if key in found:
-                peer = medians.get(INSIDE if name == CAPTURED else PEER, {})
+                peer = medians.get(BESIDE.get(name, PEER), {})
                 ratio = f"{found[key] / peer[key]:6.2f}" if peer.get(key) else ""
                 print(f"    {name:<24}{form.format(found[key]):>10}{ratio}")
 
 
 def missed(medians):
     """A sentence for each threshold that does not hold."""
-    for name, other, ratios in (OURS, PEER, RATIOS), (CAPTURED, INSIDE, CAPTURE_RATIOS):
+    beside_tun = [(CAPTURED_HOP, TUN, TUN_RATIOS)] if TUN in medians else []
+    for name, other, ratios in [(OURS, PEER, RATIOS), (CAPTURED, INSIDE, CAPTURE_RATIOS), *beside_tun]:
         for key, sign, bound in ratios:
             ratio = medians[name][key] / medians[other][key]
             if not (ratio >= bound if sign == ">=" else ratio <= bound):

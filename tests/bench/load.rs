@@ -172,7 +172,8 @@ fn fetch(mut stream: TcpStream, bytes: usize) -> Result<()> {
     stream.write_all(&u64::try_from(bytes)?.to_be_bytes())?;
     let mut piece = vec![0; PIECE];
     let mut got = 0;
-    loop {
+    // Not the end of the stream: tun2proxy 0.8.7 does not pass it on.
+    while got < bytes {
         match stream.read(&mut piece)? {
             0 => break,
             count => got += count,
