@@ -20,7 +20,7 @@ use crate::manager::{self, Manager};
 use crate::name::{cgroup, manager_of_user};
 use crate::packaged::{self, Flatpak};
 use crate::plan::{Directory, Plan, Supervisor, program_of};
-use crate::reception::{self, Reached};
+use crate::reception::{self, App, Reached};
 use crate::say::Say;
 use crate::standalone::{self, Commands, Log, Process, background};
 use crate::state::{self, Sockets, State};
@@ -29,8 +29,8 @@ use crate::terminal::{Settings, Terminal};
 use crate::units::{Places, Units, text};
 use crate::via::Via;
 use crate::view::View;
-use crate::wait::{Attendance, Reports, Signals, Watch};
-use crate::{browser, buses, lifeline, tor, verify};
+use crate::wait::{Attendance, Reports, Servants, Signals, Watch};
+use crate::{browser, buses, lifeline, publish, tor, verify};
 
 /// Runs the command of `args` behind its wall; returns the exit code.
 ///
@@ -95,13 +95,14 @@ async fn by_units(
     expect_controllers(plan, &host)?;
     let bus = bus?;
     let manager = Manager::new(&bus).await?;
+    let held = Held { address: reservation, ports: publish::listeners::open(&plan.publish)? };
     let mut signals = Signals::new()?;
     let streams = Streams::open(plan)?;
     let state = State::create(places.base(), plan, &host)?;
-    let sockets = state.sockets(plan.app.user())?;
+    let sockets = state.sockets(plan)?;
     let lifeline = streams.lifeline.try_clone().context("cannot duplicate a pipe")?;
     let _proxy = Proxy::start(&plan.buses, &state.directory).inspect_err(|_| state.remove())?;
-    let outcome = launch.run_units(&units, &manager, &mut signals, streams, sockets, reservation).await;
+    let outcome = launch.run_units(&units, &manager, &mut signals, streams, sockets, held).await;
     lifeline::release(&lifeline);
     drop(lifeline);
     if !(plan.detach && outcome.is_ok()) {
@@ -137,12 +138,13 @@ async fn by_processes(
     }
     let launch = Launch { plan, view: &commands.view, host, say, flatpak };
     launch.announce();
+    let ports = publish::listeners::open(&plan.publish)?;
     let mut signals = Signals::new()?;
     let streams = Streams::open(plan)?;
     let state = State::create(places.base(), plan, host)?;
     let lifeline = streams.lifeline.try_clone().context("cannot duplicate a pipe")?;
     let _proxy = Proxy::start(&plan.buses, &state.directory).inspect_err(|_| state.remove())?;
-    let outcome = launch.run_processes(&commands, &mut signals, streams, &state).await;
+    let outcome = launch.run_processes(&commands, &mut signals, streams, &state, ports).await;
     lifeline::release(&lifeline);
     state.remove();
     outcome
@@ -204,6 +206,22 @@ async fn left_the_wall(flatpak: Option<&Flatpak>) -> anyhow::Error {
     }
 }
 
+/// What `inside` made in the app's namespaces, for others.
+struct Made {
+    /// For the forwarder.
+    sockets: Vec<OwnedFd>,
+    /// The namespaces themselves, for who publishes ports.
+    namespaces: Vec<OwnedFd>,
+}
+
+/// What a launch holds of the host's until others have it.
+struct Held {
+    /// The forwarder's address.
+    address: Option<Reservation>,
+    /// The listeners of published ports.
+    ports: Vec<OwnedFd>,
+}
+
 /// A launch under way.
 struct Launch<'a> {
     plan: &'a Plan,
@@ -227,7 +245,7 @@ impl Launch<'_> {
         signals: &mut Signals,
         streams: Streams,
         sockets: Sockets,
-        reservation: Option<Reservation>,
+        held: Held,
     ) -> Result<u8> {
         let saved = streams.terminal.as_ref().map(|_| Settings::of(std::io::stdin())).transpose()?;
         if let Some(settings) = &saved {
@@ -244,10 +262,10 @@ impl Launch<'_> {
             _ => None,
         };
         // The order, without which `inside` executes nothing, comes after both.
-        let started = tokio::try_join!(manager.start(units), when(builds, verify::forwarder(manager, units)));
+        let started = tokio::try_join!(manager.start(units), when(builds, verify::servants(manager, units)));
         // What runs before `inside`, as root, says why it failed.
         started.map_err(|error| reception::refusal_of_root(&sockets.control).unwrap_or(error))?;
-        drop(reservation); // the socket has its address
+        drop(held.address); // the socket has it
         // Closed when `inside` has been heard: nobody else has anything to say here.
         let control = UnixListener::from_std(sockets.control).context("cannot use a socket")?;
         let own = self.plan.name.cgroup();
@@ -256,18 +274,19 @@ impl Launch<'_> {
         let reached = reception::receive(&mut keeper, inside, &self.order(&streams.app), &streams.app, signals).await;
         // The pty reports its end once nobody holds the app's side.
         drop(streams.app);
-        let reports = |_: &mut Unit<'_>, sockets| {
-            Ok(match self.plan.has_forwarder() {
-                true => Reports::Units {
-                    cgroup: cgroup(&self.plan.name.forwarder()),
-                    listener: report,
-                    sockets,
-                    waiting: None,
-                },
+        let publish = sockets.publish.map(UnixListener::from_std).transpose().context("cannot use a socket")?;
+        let name = &self.plan.name;
+        let servants = |_: &mut Unit<'_>, made: Made| Servants {
+            forwarder: match self.plan.has_forwarder() {
+                true => Reports::of_unit(cgroup(&name.forwarder()), report, made.sockets),
                 false => Reports::None,
-            })
+            },
+            publisher: publish.map_or(Reports::None, |listener| {
+                let handed = held.ports.into_iter().chain(made.namespaces).collect();
+                Reports::of_unit(cgroup(&name.publisher()), listener, handed)
+            }),
         };
-        self.attend(keeper, reached, reports, signals, terminal).await
+        self.attend(keeper, reached, servants, signals, terminal).await
     }
 
     async fn run_processes(
@@ -276,6 +295,7 @@ impl Launch<'_> {
         signals: &mut Signals,
         mut streams: Streams,
         state: &State,
+        ports: Vec<OwnedFd>,
     ) -> Result<u8> {
         let log = Log::new(state.log()?);
         if self.plan.detach {
@@ -298,31 +318,34 @@ impl Launch<'_> {
             self.say_detached("in the background");
             background::let_caller_go(&log)?;
         }
-        let forwards = |keeper: &mut Process, sockets| Ok(keeper.forwards(commands, sockets, log));
-        self.attend(keeper, reached, forwards, signals, terminal).await
+        let servants = |keeper: &mut Process, made: Made| Servants {
+            forwarder: keeper.forwards(commands, made.sockets, log.clone()),
+            publisher: keeper.publishes(commands, ports, made.namespaces, log),
+        };
+        self.attend(keeper, reached, servants, signals, terminal).await
     }
 
-    /// From the program's execution to its end. `forwards` says where the forwarder's reports come from,
-    /// given the sockets for it that `inside` made.
+    /// From the program's execution to its end. `servants` says where the reports of those come from that serve the app,
+    /// given what `inside` made for them.
     async fn attend<K: Keeper>(
         &self,
         mut keeper: K,
         reached: Result<Reached>,
-        forwards: impl FnOnce(&mut K, Vec<OwnedFd>) -> Result<Reports>,
+        servants: impl FnOnce(&mut K, Made) -> Servants,
         signals: &mut Signals,
         terminal: Option<Terminal>,
     ) -> Result<u8> {
         let code = match reached {
             Ok(Reached::Executed(mut app)) if self.plan.detach && self.plan.supervisor != Supervisor::Standalone => {
-                forwards(&mut keeper, std::mem::take(&mut app.sockets))?.handed_over().await?;
+                servants(&mut keeper, self.made(&mut app)).handed_over().await?;
                 self.say_detached(&format!("as {}", keeper.name()));
                 return Ok(0);
             }
             Ok(Reached::Executed(mut app)) => {
-                let reports = forwards(&mut keeper, std::mem::take(&mut app.sockets))?;
+                let servants = servants(&mut keeper, self.made(&mut app));
                 let attendance = Attendance { plan: self.plan, say: self.say, terminal: terminal.as_ref() };
                 tokio::select! {
-                    code = attendance.until_over(&mut keeper, signals, app, reports) => code,
+                    code = attendance.until_over(&mut keeper, signals, app, servants) => code,
                     error = left_the_wall(self.flatpak) => Err(error),
                 }
             }
@@ -333,6 +356,13 @@ impl Launch<'_> {
             terminal.drain();
         }
         code
+    }
+
+    /// What `inside` handed over: the forwarder's sockets first, as many as were asked for.
+    fn made(&self, app: &mut App) -> Made {
+        let mut sockets = std::mem::take(&mut app.sockets);
+        let namespaces = sockets.split_off(self.plan.listening().len().min(sockets.len()));
+        Made { sockets, namespaces }
     }
 
     fn say_detached(&self, how: &str) {

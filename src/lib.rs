@@ -58,6 +58,7 @@ mod netlink;
 pub mod sock_diag;
 
 pub mod forward;
+pub mod publish;
 pub mod tor;
 
 pub mod exit;

@@ -28,7 +28,7 @@ impl LaunchName {
         if name.chars().all(|c| c == '.') {
             bail!("launch name {name:?}: needs a letter or digit");
         }
-        for taken in ["-forward", "-lifeline"] {
+        for taken in ["-forward", "-lifeline", "-publish"] {
             if name.ends_with(taken) {
                 bail!("launch name {name:?}: must not end in {taken}, which names a launch's own units");
             }
@@ -67,6 +67,12 @@ impl LaunchName {
     #[must_use]
     pub fn socket(&self) -> String {
         format!("appfw-{self}-forward.socket")
+    }
+
+    /// What leads published ports to the app.
+    #[must_use]
+    pub fn publisher(&self) -> String {
+        format!("appfw-{self}-publish.service")
     }
 
     /// What ends the launch when its launcher dies.
@@ -125,7 +131,9 @@ mod tests {
 
     #[test]
     fn names_that_would_become_syntax_are_refused() {
-        for name in ["", ".", "..", "a b", "a/b", "../x", "a\nb", "a%i", "a@b", "é", "x-forward", "x-lifeline"] {
+        for name in
+            ["", ".", "..", "a b", "a/b", "../x", "a\nb", "a%i", "a@b", "é", "x-forward", "x-lifeline", "x-publish"]
+        {
             assert!(LaunchName::new(name).is_err(), "{name:?}");
         }
         assert!(LaunchName::new(&"a".repeat(65)).is_err());

@@ -19,6 +19,7 @@ use crate::host::{Host, User};
 use crate::listening::{Kind, Listening};
 use crate::name::LaunchName;
 use crate::network::{self, IpLists};
+use crate::publish::Published;
 use crate::units::Setting;
 use crate::via::Via;
 
@@ -44,6 +45,8 @@ pub struct Plan {
     pub wall: WallKind,
     /// What of the app's traffic is captured.
     pub capture: Capture,
+    /// Ports of the host that lead to the app's.
+    pub publish: Vec<Published>,
     /// The upstream behind the forwarder; `Via::None` has no forwarder.
     pub via: Via,
     /// What shares Tor's circuits.
@@ -170,6 +173,7 @@ impl Plan {
             );
         }
         let capture = choose_capture(args, wall, supervisor, &via)?;
+        let publish = Published::parse_list(&args.publish, wall)?;
         if via == Via::None {
             refuse_destinations(args)?;
         }
@@ -207,6 +211,7 @@ impl Plan {
             supervisor,
             wall,
             capture,
+            publish,
             isolate: via.isolation(args.isolate)?,
             via,
             address,
@@ -342,9 +347,21 @@ impl Plan {
             dns::PORT if self.dns != Dns::Off => Some("its DNS"),
             _ => None,
         };
-        match self.services().iter().find_map(|at| own(at).map(|who| (at, who))) {
-            Some((at, who)) => bail!(
+        let services = self.services();
+        if let Some((at, who)) = services.iter().find_map(|at| own(at).map(|who| (at, who))) {
+            bail!(
                 "--allow-destination {at}: in the program's namespace {who} listens there; let the service listen at another address or port"
+            );
+        }
+        // Who connects would be led to the forwarder, and by it to the host.
+        let published = self.publish.iter().find_map(|published| {
+            let inside = published.inside();
+            let at = inside.iter().find(|at| services.contains(at) || own(at).is_some())?;
+            Some((published, *at))
+        });
+        match published {
+            Some((published, at)) => bail!(
+                "--publish {published}: in the program's namespace the forwarder listens at {at}; let the program listen at another port"
             ),
             None => Ok(()),
         }

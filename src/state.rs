@@ -12,7 +12,6 @@ use anyhow::{Context, Result, bail};
 use nix::fcntl::{Flock, FlockArg};
 use serde::Serialize;
 
-use crate::destination::Pattern;
 use crate::dns::Dns;
 use crate::host::{Host, User};
 use crate::name::LaunchName;
@@ -33,6 +32,8 @@ pub struct Sockets {
     pub control: UnixListener,
     /// Where the forwarder reports.
     pub report: UnixListener,
+    /// Where who publishes the app's ports gets what it serves, and reports; unused without any.
+    pub publish: Option<UnixListener>,
 }
 
 /// What is written of a plan: enough for people and later commands, no secret.
@@ -58,6 +59,8 @@ struct Record<'a> {
     block: Vec<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     allow_destination: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    publish: Vec<String>,
 }
 
 /// The parent directory of all launches, from the environment of `host`.
@@ -134,7 +137,7 @@ impl State {
     ///
     /// # Errors
     /// The directory cannot be written.
-    pub fn sockets(&self, user: &User) -> Result<Sockets> {
+    pub fn sockets(&self, plan: &Plan) -> Result<Sockets> {
         let failed = || format!("cannot write {}", self.directory.display());
         let listen = |name: &str, mode: u32| -> Result<UnixListener> {
             let socket = self.directory.join(name);
@@ -143,9 +146,10 @@ impl State {
             listener.set_nonblocking(true).with_context(failed)?;
             Ok(listener)
         };
-        // The forwarder's user isn't known yet: whose process reports is seen when it does.
-        let sockets = Sockets { control: listen("control", 0o600)?, report: listen("report", 0o666)? };
-        chown(self.directory.join("control"), Some(user.uid), None).with_context(failed)?;
+        // The others' users aren't known yet: whose process reports is seen when it does.
+        let publish = (!plan.publish.is_empty()).then(|| listen("publish", 0o666)).transpose()?;
+        let sockets = Sockets { control: listen("control", 0o600)?, report: listen("report", 0o666)?, publish };
+        chown(self.directory.join("control"), Some(plan.app.user().uid), None).with_context(failed)?;
         Ok(sockets)
     }
 
@@ -275,11 +279,12 @@ fn record(plan: &Plan) -> Record<'_> {
         only: written(&plan.destinations.only),
         block: written(&plan.destinations.block),
         allow_destination: written(&plan.allow_destination),
+        publish: written(&plan.publish),
     }
 }
 
-fn written(patterns: &[Pattern]) -> Vec<String> {
-    patterns.iter().map(ToString::to_string).collect()
+fn written(list: &[impl ToString]) -> Vec<String> {
+    list.iter().map(ToString::to_string).collect()
 }
 
 /// The forwarder's DNS; or a resolver that refuses at once: programs that read resolv.conf themselves
@@ -340,7 +345,7 @@ mod tests {
         let plan = planned(&host, "--via socks5h://alice:hunter2@203.0.113.20 --unit web curl");
         let state = State::create(&base, &plan, &host).unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
-        let _sockets = state.sockets(plan.app.user()).unwrap();
+        let _sockets = state.sockets(&plan).unwrap();
         // Root's can be passed through by the app's user: by its group.
         let passed = if host.caller.is_root() { (0o711, 0o710) } else { (0o700, 0o700) };
         assert_eq!((mode(&base), mode(&state.directory)), passed);

@@ -68,15 +68,19 @@ pub async fn app(manager: &Manager<'_>, units: &Units) -> Result<()> {
         .map(drop)
 }
 
-/// Reads the forwarder's units back and judges them: before `inside` is told what to run.
+/// Reads the units that serve the app back and judges them: before `inside` is told what to run.
 ///
 /// # Errors
 /// One of them differs from the plan, or cannot be read; with the drop-ins that may be why.
-pub async fn forwarder(manager: &Manager<'_>, units: &Units) -> Result<()> {
-    let (Some(socket), Some(service)) = (&units.socket, &units.forwarder) else { return Ok(()) };
+pub async fn servants(manager: &Manager<'_>, units: &Units) -> Result<()> {
+    let compared = async |unit: &Option<Unit>, kind| match unit {
+        Some(unit) => compared(manager, unit, kind, settings).await,
+        None => Ok(()),
+    };
     tokio::try_join!(
-        compared(manager, socket, Kind::Socket, settings),
-        compared(manager, service, Kind::Service, settings)
+        compared(&units.socket, Kind::Socket),
+        compared(&units.forwarder, Kind::Service),
+        compared(&units.publisher, Kind::Service)
     )
     .map(drop)
 }

@@ -158,7 +158,7 @@ pub struct Attendance<'a> {
 }
 
 impl Attendance<'_> {
-    /// Waits until the app is over; returns its exit code. `reports` come from its forwarders.
+    /// Waits until the app is over; returns its exit code. `servants` report meanwhile.
     ///
     /// # Errors
     /// Who keeps the app is lost.
@@ -167,10 +167,11 @@ impl Attendance<'_> {
         keeper: &mut impl Keeper,
         signals: &mut Signals,
         mut app: App,
-        reports: Reports,
+        servants: Servants,
     ) -> Result<u8> {
         let Self { plan, say, terminal } = *self;
-        let mut forwarder = Forwarder::new(reports);
+        let mut forwarder = Servant::new(FORWARDER, servants.forwarder);
+        let mut publisher = Servant::new(PUBLISHER, servants.publisher);
         let mut life = keeper.life();
         let mut main = None;
         let mut told = false;
@@ -180,6 +181,7 @@ impl Attendance<'_> {
                 // The report first: of a forwarder that has ended since nobody can tell whose it was.
                 biased;
                 report = forwarder.next() => forwarder.take(report, say),
+                report = publisher.next() => publisher.take(report, say),
                 now = keeper.changed() => life = now?,
                 how = app.ended(), if main.is_none() => main = Some(how),
                 // The unit's own end is on its way more often than not.
@@ -234,7 +236,29 @@ fn name_what_stayed(plan: &Plan, say: &Say, processes: Vec<(u32, String)>) {
     ));
 }
 
-/// Where forwarders' reports come from.
+/// Where the reports of those come from that serve the app.
+pub struct Servants {
+    /// The forwarder.
+    pub forwarder: Reports,
+    /// Who leads published ports to the app.
+    pub publisher: Reports,
+}
+
+const FORWARDER: &str = "the forwarder";
+const PUBLISHER: &str = "appfw publish";
+
+impl Servants {
+    /// Waits until each has its sockets, for who does not stay to hear more.
+    ///
+    /// # Errors
+    /// One did not come for them.
+    pub async fn handed_over(self) -> Result<()> {
+        self.forwarder.handed_over(FORWARDER).await?;
+        self.publisher.handed_over(PUBLISHER).await
+    }
+}
+
+/// Where forwarders' reports come from, or others' of that kind.
 pub enum Reports {
     /// There is no forwarder.
     None,
@@ -254,18 +278,24 @@ pub enum Reports {
 }
 
 impl Reports {
-    /// Waits until the forwarder has its sockets, for who does not stay to hear more.
+    /// From a unit's processes, the first of which is handed these `sockets`.
+    #[must_use]
+    pub fn of_unit(cgroup: String, listener: UnixListener, sockets: Vec<OwnedFd>) -> Self {
+        Self::Units { cgroup, listener, sockets, waiting: None }
+    }
+
+    /// Waits until `who` has its sockets, for one that does not stay to hear more.
     ///
     /// # Errors
     /// It did not come for them.
-    pub async fn handed_over(mut self) -> Result<()> {
+    async fn handed_over(mut self, who: &str) -> Result<()> {
         let Self::Units { sockets, .. } = &self else { return Ok(()) };
         if sockets.is_empty() {
             return Ok(());
         }
         match tokio::time::timeout(HAND_OVER, self.next()).await {
             Ok(Some(_)) => Ok(()),
-            _ => bail!("the forwarder did not come for its sockets within {} s", HAND_OVER.as_secs()),
+            _ => bail!("{who} did not come for its sockets within {} s", HAND_OVER.as_secs()),
         }
     }
 
@@ -294,8 +324,9 @@ impl Reports {
     }
 }
 
-/// What the forwarder tells of itself: it connects when it starts, and again when it comes back.
-struct Forwarder {
+/// What one of them tells of itself: it connects when it starts, and again when it comes back.
+struct Servant {
+    name: &'static str,
     reports: Reports,
     lines: Option<Lines<BufReader<UnixStream>>>,
     used: bool,
@@ -303,9 +334,9 @@ struct Forwarder {
     refusals: Refusals,
 }
 
-impl Forwarder {
-    fn new(reports: Reports) -> Self {
-        Self { reports, lines: None, used: false, ended: false, refusals: Refusals::default() }
+impl Servant {
+    fn new(name: &'static str, reports: Reports) -> Self {
+        Self { name, reports, lines: None, used: false, ended: false, refusals: Refusals::default() }
     }
 
     /// The next line; `None` when a forwarder has come or gone.
@@ -332,7 +363,7 @@ impl Forwarder {
             Some(Ok(Report::UpstreamFailed { message })) => say.plain(&message),
             Some(Ok(Report::CannotStart { message })) if !self.ended => {
                 self.ended = true;
-                say.plain(&format!("the forwarder cannot start: {message}"));
+                say.plain(&format!("{} cannot start: {message}", self.name));
             }
             Some(Ok(Report::CannotStart { .. })) => {}
             Some(Ok(Report::Refused(refused))) => self.refusals.add(refused),
@@ -370,12 +401,15 @@ mod tests {
         let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
         listener.set_nonblocking(true).unwrap();
         // This process stands for the forwarder: every cgroup ends with nothing.
-        let mut forwarder = Forwarder::new(Reports::Units {
-            cgroup: String::new(),
-            listener: UnixListener::from_std(listener).unwrap(),
-            sockets: Vec::new(),
-            waiting: None,
-        });
+        let mut forwarder = Servant::new(
+            FORWARDER,
+            Reports::Units {
+                cgroup: String::new(),
+                listener: UnixListener::from_std(listener).unwrap(),
+                sockets: Vec::new(),
+                waiting: None,
+            },
+        );
         let refused = |destination: &str| Refused { destination: destination.into(), by: Rule::Only };
         // It was restarted in between, and refuses the same again.
         for told in [&["a.test:80", "b.test:80"][..], &["b.test:80", "c.test:80"]] {

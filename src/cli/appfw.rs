@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use clap::Parser;
 
-use super::{ForwardArgs, InsideArgs, LifelineArgs, NetworkArgs};
+use super::{ForwardArgs, InsideArgs, LifelineArgs, NetworkArgs, PublishArgs};
 
 /// Manage confined programs started by appfw-run
 #[derive(Debug, Parser)]
@@ -31,6 +31,9 @@ pub enum Subcommand {
     /// Inner part: make the network of the app's namespace
     #[command(hide = true)]
     Network(NetworkArgs),
+    /// Inner part: lead published ports into the app's namespace
+    #[command(hide = true)]
+    Publish(PublishArgs),
     /// Inner part: end a launch when its launcher dies
     #[command(hide = true)]
     Lifeline(LifelineArgs),

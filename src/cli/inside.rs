@@ -7,6 +7,7 @@ use clap::ValueEnum;
 use ipnet::IpNet;
 
 use crate::listening::Listening;
+use crate::publish::Published;
 
 /// The walls of this version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -104,6 +105,9 @@ pub struct InsideArgs {
     /// A socket that the forwarder serves in the app's namespace, to be made and handed over
     #[arg(long, value_name = "KIND:ADDRESS:PORT", requires = "build")]
     pub listen: Vec<Listening>,
+    /// Hand over the namespaces as well, for who publishes the app's ports
+    #[arg(long, requires = "build")]
+    pub publish: bool,
     /// The inode number of the launcher's network namespace, which must not be this one
     #[arg(long, value_name = "INODE")]
     pub outside: Option<u64>,
@@ -122,6 +126,20 @@ pub struct InsideArgs {
     /// The socket from which the command and its environment come; without it, standard input
     #[arg(long, value_name = "PATH")]
     pub control: Option<PathBuf>,
+}
+
+/// Lead ports of the host, whose listeners the launcher hands over, into the app's network namespace.
+#[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
+pub struct PublishArgs {
+    /// Which port leads to which one of the app's
+    #[arg(long, value_name = "ADDRESS:PORT=INNER", required = true)]
+    pub publish: Vec<Published>,
+    /// The inode number of the launcher's network namespace, which must not be this one
+    #[arg(long, value_name = "INODE")]
+    pub outside: u64,
+    /// The socket at which the launcher hands over and hears; without it, standard input
+    #[arg(long, value_name = "PATH")]
+    pub report: Option<PathBuf>,
 }
 
 /// Wait until standard input ends, put the launcher's terminal back as it was, and exit: what is

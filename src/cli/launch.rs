@@ -67,6 +67,9 @@ pub struct LaunchArgs {
     /// In the namespace wall: lead nothing to the forwarder but what asks for it
     #[arg(long, help_heading = "Wall")]
     pub no_capture: bool,
+    /// Lead this host's port, of 127.0.0.1 unless ADDR says, to its port INNER; repeatable
+    #[arg(long, value_name = "[ADDR:]PORT[=INNER]", help_heading = "Wall")]
+    pub publish: Vec<String>,
     /// The forwarder's address in the address wall, in 127.0.0.0/8
     #[arg(long, value_name = "IP[:PORT]", help_heading = "Wall")]
     pub address: Option<String>,
@@ -218,8 +221,7 @@ pub enum LogDestinations {
 /// takes, and what to do instead.
 struct Later(&'static str, usize, &'static str);
 
-const LATER: [Later; 5] = [
-    Later("publish", 1, "inbound ports come with a later version"),
+const LATER: [Later; 4] = [
     Later("ingress-filter", 1, "custom BPF programs come with a later version"),
     Later("egress-filter", 1, "custom BPF programs come with a later version"),
     Later("profile", 1, "profiles come with a later version"),

@@ -7,7 +7,7 @@ mod launch;
 
 pub use appfw::{Appfw, Subcommand};
 pub use forward::ForwardArgs;
-pub use inside::{Capture, InsideArgs, LifelineArgs, NetworkArgs, WallKind};
+pub use inside::{Capture, InsideArgs, LifelineArgs, NetworkArgs, PublishArgs, WallKind};
 pub use launch::{Bus, EnvScheme, Isolate, LaunchArgs, LogDestinations};
 
 use std::ffi::OsString;

@@ -4,32 +4,32 @@
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream as Std;
+use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use sd_notify::NotifyState;
 use tokio::net::UnixStream;
 
 use super::Reporter;
-use crate::cli::ForwardArgs;
 use crate::control;
 
 /// What comes of it.
-pub(super) struct Launcher {
-    pub(super) reporter: Reporter,
+pub(crate) struct Launcher {
+    pub(crate) reporter: Reporter,
     /// To be served, beside those of LISTEN_FDS.
-    pub(super) sockets: Vec<OwnedFd>,
+    pub(crate) sockets: Vec<OwnedFd>,
     /// The connection that this forwarder ends with, where no systemd ends it.
-    pub(super) lifeline: Option<Std>,
+    pub(crate) lifeline: Option<Std>,
 }
 
 impl Launcher {
-    /// Connects to it where it is, and takes what it hands over.
+    /// Connects to it where it is, by `report` or at standard input, and takes what is `handed` over.
     ///
     /// # Errors
     /// It isn't there.
-    pub(super) fn meet(args: &ForwardArgs) -> Result<Self> {
-        let Some(path) = &args.report else {
-            if !args.handed {
+    pub(crate) fn meet(report: Option<&Path>, handed: bool) -> Result<Self> {
+        let Some(path) = report else {
+            if !handed {
                 return Ok(Self { reporter: Reporter::default(), sockets: Vec::new(), lifeline: None });
             }
             let launcher = control::from_stdin()?;
@@ -38,7 +38,7 @@ impl Launcher {
             return Ok(Self { reporter, sockets, lifeline: Some(launcher) });
         };
         // Those of a forwarder that died come back from the manager that keeps them (sd_notify(3), FDSTORE).
-        if !args.handed || std::env::var_os("LISTEN_FDS").is_some() {
+        if !handed || std::env::var_os("LISTEN_FDS").is_some() {
             return Ok(Self { reporter: Reporter::connect(path)?, sockets: Vec::new(), lifeline: None });
         }
         let launcher = Std::connect(path).context("cannot connect to the launcher, who hands the sockets over")?;
@@ -62,7 +62,7 @@ fn taken(launcher: &Std) -> Result<Vec<OwnedFd>> {
 ///
 /// # Errors
 /// It can't be waited for.
-pub(super) async fn ended(launcher: Std) -> Result<()> {
+pub(crate) async fn ended(launcher: Std) -> Result<()> {
     let failed = "cannot tell whether the launcher is there";
     launcher.set_nonblocking(true).context(failed)?;
     let launcher = UnixStream::from_std(launcher).context(failed)?;

@@ -75,7 +75,7 @@ pub(super) const REFUSALS: usize = 64;
 /// What a connection that will be refused anyway may take to say its request.
 pub(super) const REFUSAL_TIME: Duration = Duration::from_secs(2);
 /// The pause after a failed accept. With no descriptor left, only somebody's end helps.
-pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// A DNS query: a name has 255 bytes at most, options are few. Whatever is longer is wrong.
 pub(super) const DNS_QUERY_BYTES: usize = 4096;
 /// An answer by UDP, whatever the client takes: as long as a query, no more than that fits one buffer.
@@ -169,7 +169,7 @@ impl Limits {
     ///
     /// # Errors
     /// The limit can't be raised, or a bound asks for more than it.
-    pub(super) fn of_this_process(bounds: &[Bound]) -> Result<Self> {
+    pub(crate) fn of_this_process(bounds: &[Bound]) -> Result<Self> {
         let mut limit = getrlimit(Resource::Nofile);
         limit.current = limit.maximum;
         setrlimit(Resource::Nofile, limit).context("cannot raise the limit of open files")?;

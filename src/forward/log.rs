@@ -11,7 +11,7 @@ use tracing_subscriber::fmt::{FmtContext, time::FormatTime, time::SystemTime};
 use tracing_subscriber::registry::LookupSpan;
 
 /// Logs to stderr. `level` is the least important level that shows, info by default.
-pub(super) fn start(level: Option<LevelFilter>) {
+pub(crate) fn start(level: Option<LevelFilter>) {
     let terminal = std::io::stderr().is_terminal();
     // Somebody else's subscriber, as in a test, is as good.
     let _ = tracing_subscriber::fmt()
@@ -24,13 +24,13 @@ pub(super) fn start(level: Option<LevelFilter>) {
 
 /// Keeps what anyone can cause at will from filling the journal.
 #[derive(Default)]
-pub(super) struct Seldom {
+pub(crate) struct Seldom {
     last: Mutex<Option<Instant>>,
 }
 
 impl Seldom {
     /// Whether it may be said again: once in ten seconds.
-    pub(super) fn now(&self) -> bool {
+    pub(crate) fn now(&self) -> bool {
         const PAUSE: Duration = Duration::from_secs(10);
 
         let Ok(mut last) = self.last.lock() else { return false };

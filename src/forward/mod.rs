@@ -7,6 +7,7 @@
 mod addressed;
 mod admission;
 mod captured;
+pub(crate) mod carry;
 mod dns;
 mod failure;
 mod launcher;
@@ -199,7 +200,7 @@ pub fn run(args: ForwardArgs) -> Result<()> {
     log::start(std::env::var("APPFW_LOG").ok().and_then(|level| level.parse().ok()));
     // An app of root's can take on any user, this one too, but not then look in here.
     nix::sys::prctl::set_dumpable(false).context("cannot close the forwarder to other processes")?;
-    let Launcher { reporter, sockets, lifeline } = Launcher::meet(&args)?;
+    let Launcher { reporter, sockets, lifeline } = Launcher::meet(args.report.as_deref(), args.handed)?;
     let reporter = Arc::new(reporter);
     forward(args, sockets, lifeline, Arc::clone(&reporter)).inspect_err(|error| reporter.cannot_start(error))
 }

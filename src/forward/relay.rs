@@ -28,7 +28,7 @@ const SPLICE_WHILE: usize = 8 * 1024;
 
 /// What all connections share: pipes, and how many bytes wait for receivers that do not take them.
 #[derive(Debug, Default)]
-pub(super) struct Buffers {
+pub(crate) struct Buffers {
     pipes: Pipes,
     kept: AtomicUsize,
 }
@@ -60,7 +60,7 @@ impl Drop for Kept<'_> {
 
 /// Bytes carried so far, seen from the app.
 #[derive(Debug, Default)]
-pub(super) struct Traffic {
+pub(crate) struct Traffic {
     pub(super) sent: AtomicU64,
     pub(super) received: AtomicU64,
 }
@@ -73,7 +73,7 @@ impl Traffic {
 
 /// Carries bytes between two streams. The end of one direction is passed on and leaves the other
 /// alone; a failure ends both, and so does silence: `idle` without a byte, or up to twice as long.
-pub(super) async fn relay(
+pub(crate) async fn relay(
     client: &Stream,
     upstream: &Stream,
     traffic: &Traffic,

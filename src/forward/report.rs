@@ -66,8 +66,8 @@ impl Reporter {
         Ok(Self { state: Mutex::new(state) })
     }
 
-    /// The forwarder ends with `error`.
-    pub(super) fn cannot_start(&self, error: &anyhow::Error) {
+    /// This process ends with `error`.
+    pub(crate) fn cannot_start(&self, error: &anyhow::Error) {
         self.once(|state| &mut state.ended, || Report::CannotStart { message: format!("{error:#}") });
     }
 

@@ -303,7 +303,7 @@ fn prepare_upstream(upstream: &Connected) {
 }
 
 /// Best effort: a socket without these works as well, if not as nicely.
-fn prepare(stream: &TcpStream) {
+pub(crate) fn prepare(stream: &TcpStream) {
     let _ = stream.set_nodelay(true);
     let _ = sockopt::set_socket_keepalive(stream, true);
     let _ = sockopt::set_tcp_keepidle(stream, KEEPALIVE_AFTER);

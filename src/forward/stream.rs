@@ -65,7 +65,7 @@ impl Stream {
     }
 
     /// Makes the peer see a failure, not an end, once this is dropped.
-    pub(super) fn reset_on_close(&self) {
+    pub(crate) fn reset_on_close(&self) {
         if let Some(stream) = self.tcp() {
             let _ = stream.set_zero_linger();
         }

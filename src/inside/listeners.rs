@@ -17,15 +17,17 @@ use crate::plan::CAPTURE_PORT;
 /// Connections that wait to be accepted, as the socket unit has it.
 const BACKLOG: i32 = 4096;
 
-/// Makes them and hands them over; returns when the launcher holds them.
+/// Makes them and hands them over, and behind them the `namespaces` for who publishes the app's ports; returns when the
+/// launcher holds them.
 ///
 /// # Errors
 /// One cannot be made; the launcher is gone.
-pub fn hand_over(wanted: &[Listening], launcher: &UnixStream) -> Result<()> {
-    if wanted.len() > control::MAX_DESCRIPTORS {
+pub fn hand_over(wanted: &[Listening], namespaces: Vec<OwnedFd>, launcher: &UnixStream) -> Result<()> {
+    if wanted.len() + namespaces.len() > control::MAX_DESCRIPTORS {
         bail!("the forwarder cannot listen at {} places, {} are the most", wanted.len(), control::MAX_DESCRIPTORS);
     }
-    let sockets = wanted.iter().map(open).collect::<Result<Vec<_>>>()?;
+    let mut sockets = wanted.iter().map(open).collect::<Result<Vec<_>>>()?;
+    sockets.extend(namespaces);
     let borrowed: Vec<BorrowedFd<'_>> = sockets.iter().map(AsFd::as_fd).collect();
     control::send_all(launcher, &Report::Listening { sockets: sockets.len() }.line()?, &borrowed)?;
     acknowledged(launcher)

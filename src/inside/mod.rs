@@ -9,10 +9,10 @@ mod listeners;
 mod mounts;
 mod namespaces;
 pub mod network;
-mod privileges;
+pub(crate) mod privileges;
 mod program;
 mod proof;
-mod seccomp;
+pub(crate) mod seccomp;
 
 use std::io::Read;
 use std::os::unix::net::UnixStream;
@@ -24,7 +24,7 @@ use anyhow::{Context, Result};
 use crate::cli::{InsideArgs, NetworkArgs};
 use crate::control::{self, Order, Report, receive_with};
 use crate::exit::{self, NotExecuted};
-use crate::say;
+use crate::{publish, say};
 
 pub use descriptors::refuse_way_out;
 
@@ -121,7 +121,8 @@ fn build(args: &InsideArgs, launcher: &UnixStream) -> Result<()> {
         namespaces::separate()?;
     }
     network::set_up(args.capture)?;
-    listeners::hand_over(&args.listen, launcher)
+    let namespaces = if args.publish { publish::namespaces::own()? } else { Vec::new() };
+    listeners::hand_over(&args.listen, namespaces, launcher)
 }
 
 fn prove_and_become(args: &InsideArgs, launcher: &UnixStream) -> Result<ExitCode> {

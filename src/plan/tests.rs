@@ -95,6 +95,28 @@ fn what_cannot_be_honoured_is_refused_with_what_can() {
             "--allow-destination 127.100.90.50:1080: in the program's namespace the forwarder itself listens there; let the service",
         ),
         ("--via tor --allow-destination 127.100.90.50:53 x", "the program's namespace its DNS listens there"),
+        ("--via tor --publish 8080 x", "--publish 8080 needs --wall namespace: in the strict wall"),
+        (
+            "--via tor --wall address --publish 8080 x",
+            "needs --wall namespace: in the address wall the program listens on",
+        ),
+        (
+            "--via none --deny any --publish 8080 x",
+            "needs --wall namespace: in the address wall the program listens on",
+        ),
+        ("--via tor --wall namespace --publish 8080:80 x", "so write --publish 8080=80"),
+        (
+            "--via tor --wall namespace --publish 8080 --publish 127.0.0.1:8080=80 x",
+            "--publish 127.0.0.1:8080=80: 127.0.0.1:8080 is published already",
+        ),
+        (
+            "--via tor --wall namespace --publish 8080=1081 x",
+            "--publish 127.0.0.1:8080=1081: in the program's namespace the forwarder listens at 127.0.0.1:1081",
+        ),
+        (
+            "--via tor --wall namespace --allow-destination [::1]:5432 --publish 0.0.0.0:5432 x",
+            "--publish 0.0.0.0:5432=5432: in the program's namespace the forwarder listens at [::1]:5432",
+        ),
     ] {
         let message = format!("{:#}", plan(line).expect_err(line));
         assert!(message.contains(phrase), "{line}: {message}");
@@ -110,7 +132,7 @@ fn an_empty_word_is_no_command() {
 
 #[test]
 fn options_of_later_versions_are_refused_by_name_and_come_first() {
-    for option in ["--publish 80", "--ingress-filter /x", "--egress-filter /x", "--profile x", "--no-profile"] {
+    for option in ["--ingress-filter /x", "--egress-filter /x", "--profile x", "--no-profile"] {
         let name = option.split(' ').next().unwrap();
         let message = plan(&format!("--via direct --wall namespace {option} x")).unwrap_err().to_string();
         assert!(message.starts_with(&format!("{name} is not there yet: ")), "{option}: {message}");

@@ -13,6 +13,8 @@ pub struct Commands {
     pub inside: Vec<String>,
     /// The forwarder; none with `--via none`.
     pub forwarder: Option<Vec<String>>,
+    /// What leads published ports to the app; none without any.
+    pub publisher: Option<Vec<String>>,
     /// What the app sees of the file system.
     pub view: View,
 }
@@ -24,6 +26,7 @@ impl Commands {
         let appfw = host.appfw.display().to_string();
         Self {
             inside: inside(plan, host, places, appfw.clone()),
+            publisher: (!plan.publish.is_empty()).then(|| publisher(plan, host, appfw.clone())),
             forwarder: plan.has_forwarder().then(|| forwarder(plan, places, appfw)),
             view: View::new(plan, host, places),
         }
@@ -40,6 +43,7 @@ fn inside(plan: &Plan, host: &Host, places: &Places, appfw: String) -> Vec<Strin
         command.push(format!("--capture={}", plan.capture.as_str()));
     }
     command.extend(plan.listening().iter().map(|listening| format!("--listen={listening}")));
+    command.extend((!plan.publish.is_empty()).then(|| "--publish".to_owned()));
     command.push(format!("--outside={}", host.network_namespace));
     if !plan.app.user().is_root() {
         command.push(format!("--outside-user={}", host.user_namespace));
@@ -60,21 +64,24 @@ fn forwarder(plan: &Plan, places: &Places, appfw: String) -> Vec<String> {
     command
 }
 
+fn publisher(plan: &Plan, host: &Host, appfw: String) -> Vec<String> {
+    [appfw, "publish".to_owned()].into_iter().chain(units::publishing(plan, host)).collect()
+}
+
 /// As text, a line each, for `--dry-run`.
 #[must_use]
 pub fn text(commands: &Commands) -> String {
     let line =
         |command: &Vec<String>| command.iter().map(|word| units::text::quoted(word)).collect::<Vec<_>>().join(" ");
-    let forwarder = commands.forwarder.as_ref().map(|command| {
-        format!(
-            "# The forwarder, outside: started by the first connection to its sockets, which are handed to it\n{}\n\n",
-            line(command)
-        )
-    });
+    let part = |what: &str, command: &Option<Vec<String>>| {
+        let started = "started by the first connection to its sockets, which are handed to it";
+        command.as_ref().map(|command| format!("# {what}: {started}\n{}\n\n", line(command))).unwrap_or_default()
+    };
     format!(
-        "# Builds the wall in namespaces of its own, proves it, and runs the program there\n{}\n\n{}{}",
+        "# Builds the wall in namespaces of its own, proves it, and runs the program there\n{}\n\n{}{}{}",
         line(&commands.inside),
-        forwarder.unwrap_or_default(),
+        part("The forwarder, outside", &commands.forwarder),
+        part("Leads published ports into the program's network namespace", &commands.publisher),
         units::text::of_view(&commands.view)
     )
 }

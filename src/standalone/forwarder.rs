@@ -1,5 +1,5 @@
-//! Keeps the forwarder: started by the first connection to its sockets, started again when it dies, ended
-//! with the launch.
+//! Keeps the forwarder, and who publishes ports: started by the first connection to its sockets, started again when it
+//! dies, ended with the launch.
 
 use std::collections::VecDeque;
 use std::io;
@@ -31,15 +31,20 @@ pub struct Forwarders {
 }
 
 impl Forwarders {
-    /// Keeps a forwarder that serves `sockets`; the launcher's connection to each one that is started
-    /// comes by the receiver.
+    /// Keeps a forwarder that serves `sockets`, and gets what is `beside` them as well; the launcher's connection to
+    /// each one that is started comes by the receiver.
     #[must_use]
-    pub fn keep(command: Vec<String>, sockets: Vec<OwnedFd>, log: Log) -> (Self, mpsc::Receiver<UnixStream>) {
+    pub fn keep(
+        command: Vec<String>,
+        sockets: Vec<OwnedFd>,
+        beside: Vec<OwnedFd>,
+        log: Log,
+    ) -> (Self, mpsc::Receiver<UnixStream>) {
         let (connections, receiver) = mpsc::channel(1);
         let failure = Arc::new(Mutex::new(None));
         let told = Arc::clone(&failure);
         let keeping = tokio::spawn(async move {
-            let error = keep(&command, sockets, &log, &connections).await;
+            let error = keep(&command, sockets, beside, &log, &connections).await;
             if let Ok(mut failure) = told.lock() {
                 *failure = Some(format!("the forwarder did not start: {error:#}"));
             }
@@ -66,9 +71,12 @@ impl Drop for Forwarders {
 async fn keep(
     command: &[String],
     sockets: Vec<OwnedFd>,
+    beside: Vec<OwnedFd>,
     log: &Log,
     connections: &mpsc::Sender<UnixStream>,
 ) -> anyhow::Error {
+    let (served, mut handed) = (sockets.len(), sockets);
+    handed.extend(beside);
     let mut starts: VecDeque<Instant> = VecDeque::new();
     loop {
         while starts.front().is_some_and(|start| start.elapsed() > IN) {
@@ -77,11 +85,11 @@ async fn keep(
         if starts.len() == STARTS {
             return anyhow::anyhow!("it ended {STARTS} times in {} s", IN.as_secs());
         }
-        if let Err(error) = awaited(&sockets).await {
+        if let Err(error) = awaited(&handed[..served]).await {
             return error;
         }
         starts.push_back(Instant::now());
-        if let Err(error) = run(command, &sockets, log, connections).await {
+        if let Err(error) = run(command, &handed, log, connections).await {
             return error;
         }
     }

@@ -37,6 +37,7 @@ pub struct Process {
     pid: u32,
     life: Life,
     forwarders: Option<Forwarders>,
+    publishers: Option<Forwarders>,
 }
 
 impl Process {
@@ -64,7 +65,7 @@ impl Process {
         let child = command.spawn().context(failed)?;
         let pid = child.id().context(failed)?;
         let life = Life { over: false, main: None };
-        let process = Self { child, pid, life, forwarders: None };
+        let process = Self { child, pid, life, forwarders: None, publishers: None };
         Ok((process, UnixStream::from_std(ours).context(failed)?))
     }
 
@@ -72,8 +73,23 @@ impl Process {
     #[must_use]
     pub fn forwards(&mut self, commands: &Commands, sockets: Vec<OwnedFd>, log: Log) -> Reports {
         let Some(command) = commands.forwarder.clone() else { return Reports::None };
-        let (forwarders, reports) = Forwarders::keep(command, sockets, log);
+        let (forwarders, reports) = Forwarders::keep(command, sockets, Vec::new(), log);
         self.forwarders = Some(forwarders);
+        Reports::Children(reports)
+    }
+
+    /// Has who leads published `ports` to the app, in these `namespaces`, started by the first connection.
+    #[must_use]
+    pub fn publishes(
+        &mut self,
+        commands: &Commands,
+        ports: Vec<OwnedFd>,
+        namespaces: Vec<OwnedFd>,
+        log: Log,
+    ) -> Reports {
+        let Some(command) = commands.publisher.clone() else { return Reports::None };
+        let (publishers, reports) = Forwarders::keep(command, ports, namespaces, log);
+        self.publishers = Some(publishers);
         Reports::Children(reports)
     }
 }

@@ -22,9 +22,16 @@ pub(super) fn unit(plan: &Plan, host: &Host, places: &Places) -> Unit {
             unit.unit("JoinsNamespaceOf", words([&plan.name.socket()]));
         }
     }
-    if plan.supervisor == Supervisor::User && plan.has_forwarder() {
-        // Which so is needed as long as the app runs. It waits for its sockets.
-        unit.unit("Wants", words([&plan.name.forwarder()]));
+    if plan.supervisor == Supervisor::System && !plan.has_socket_unit() && !plan.publish.is_empty() {
+        // Mutual from systemd 254 on anyway; what is held is compared with what was asked for.
+        unit.unit("JoinsNamespaceOf", words([&plan.name.publisher()]));
+    }
+    // What so is needed as long as the app runs. It waits for its sockets.
+    let forwarder = (plan.supervisor == Supervisor::User && plan.has_forwarder()).then(|| plan.name.forwarder());
+    let publisher = (!plan.publish.is_empty()).then(|| plan.name.publisher());
+    let wanted: Vec<String> = forwarder.into_iter().chain(publisher).collect();
+    if !wanted.is_empty() {
+        unit.unit("Wants", Value::Words(wanted));
     }
     if !plan.detach {
         // Never to the forwarder, which restarts by itself. Not After=: both start at once, and a
@@ -91,6 +98,7 @@ fn inside(plan: &Plan, host: &Host, places: &Places, appfw: String) -> Vec<Strin
     if plan.supervisor == Supervisor::User {
         command.push("--build".to_owned());
         command.extend(plan.listening().iter().map(|listening| format!("--listen={listening}")));
+        command.extend((!plan.publish.is_empty()).then(|| "--publish".to_owned()));
     }
     if plan.capture != Capture::Off {
         command.push(format!("--capture={}", plan.capture.as_str()));

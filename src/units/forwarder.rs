@@ -30,6 +30,9 @@ const DENIED_CALLS: [&str; 12] = [
     "@swap",
 ];
 
+/// The one with capset(2).
+const GIVING_UP: &str = "@privileged";
+
 /// The name of the credential that holds a via with a password.
 const CREDENTIAL: &str = "via";
 
@@ -59,7 +62,7 @@ pub(super) fn unit(plan: &Plan, host: &Host, places: &Places) -> Unit {
     } else {
         of_user(&mut unit, plan, host, places);
     }
-    harden(&mut unit);
+    harden(&mut unit, false);
     unit
 }
 
@@ -158,7 +161,7 @@ fn filter(plan: &Plan) -> IpLists {
 /// launch together (tests/bench). A user without capabilities can't write tunables, and
 /// DevicePolicy= closes the devices. PrivateUsers=: root owns such a namespace, and an app that runs
 /// as root would so have every capability over the forwarder in it, ptrace(2) among them.
-fn harden_as_system(unit: &mut Unit) {
+pub(super) fn harden_as_system(unit: &mut Unit) {
     for directive in [
         "DynamicUser",
         "PrivateTmp",
@@ -180,20 +183,23 @@ fn harden_as_system(unit: &mut Unit) {
     unit.kind("CapabilityBoundingSet", Value::Capabilities(0));
 }
 
-/// What seccomp and prctl(2) do, for every manager.
-fn harden(unit: &mut Unit) {
+/// What seccomp and prctl(2) do, for every manager. Who `joins` namespaces gives up itself what it needed for that.
+pub(super) fn harden(unit: &mut Unit, joins: bool) {
     for directive in
         ["NoNewPrivileges", "LockPersonality", "MemoryDenyWriteExecute", "RestrictRealtime", "RestrictSUIDSGID"]
     {
         unit.kind(directive, Value::Bool(true));
     }
     unit.kind("UMask", Value::Number(0o077));
-    unit.kind("RestrictNamespaces", Value::NoNamespaces);
+    if !joins {
+        unit.kind("RestrictNamespaces", Value::NoNamespaces);
+    }
     // AF_NETLINK: the host's own addresses, which are inside, and whose socket a client is.
     let families = ["AF_UNIX", "AF_INET", "AF_INET6", "AF_NETLINK"].map(str::to_owned).to_vec();
     unit.kind("RestrictAddressFamilies", Value::Filter { allow: true, names: families });
     unit.kind("SystemCallArchitectures", words(["native"]));
     // What is denied, not what is allowed: libseccomp takes 15 ms longer for @system-service.
-    unit.kind("SystemCallFilter", Value::Filter { allow: false, names: DENIED_CALLS.map(str::to_owned).to_vec() });
+    let denied = DENIED_CALLS.into_iter().filter(|set| !(joins && *set == GIVING_UP));
+    unit.kind("SystemCallFilter", Value::Filter { allow: false, names: denied.map(str::to_owned).collect() });
     unit.kind("SystemCallErrorNumber", Value::Errno(nix::errno::Errno::EPERM));
 }

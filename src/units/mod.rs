@@ -7,9 +7,11 @@ pub mod transient;
 mod app;
 mod forwarder;
 mod lifeline;
+mod publisher;
 mod socket;
 
 pub(crate) use forwarder::forwarding;
+pub(crate) use publisher::publishing;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -141,6 +143,8 @@ pub struct Units {
     pub socket: Option<Unit>,
     /// The forwarder; none with `--via none`.
     pub forwarder: Option<Unit>,
+    /// What leads published ports to the app; none without any.
+    pub publisher: Option<Unit>,
     /// The app.
     pub app: Unit,
     /// What the app sees of the file system, which its unit's main process makes.
@@ -196,6 +200,7 @@ impl Units {
             lifeline: lifeline::unit(plan, host, places),
             socket: plan.has_socket_unit().then(|| socket::unit(plan, places)),
             forwarder: plan.has_forwarder().then(|| forwarder::unit(plan, host, places)),
+            publisher: (!plan.publish.is_empty()).then(|| publisher::unit(plan, host, places)),
             app: app::unit(plan, host, places),
             view: View::new(plan, host, places),
         }
@@ -203,7 +208,8 @@ impl Units {
 
     /// All units, the app last.
     pub fn iter(&self) -> impl Iterator<Item = &Unit> {
-        std::iter::once(&self.lifeline).chain(&self.socket).chain(&self.forwarder).chain(std::iter::once(&self.app))
+        let parts = self.socket.iter().chain(&self.forwarder).chain(&self.publisher);
+        std::iter::once(&self.lifeline).chain(parts).chain(std::iter::once(&self.app))
     }
 }
 

@@ -57,7 +57,7 @@ async fn launch(line: &str, script: Script) -> Result<()> {
         let manager = Manager::new(&bus).await?;
         manager.load(&units, &[File::open("/dev/null")?.into()]).await?;
         verify::app(&manager, &units).await?;
-        tokio::try_join!(manager.start(&units), verify::forwarder(&manager, &units)).map(drop)
+        tokio::try_join!(manager.start(&units), verify::servants(&manager, &units)).map(drop)
     })
     .await
 }
@@ -241,7 +241,7 @@ async fn received(script: Script, stranger: bool) -> (Result<Reached>, Option<St
     let place = tempfile::tempdir().unwrap();
     let (plan, units, host) = planned(STRICT);
     let state = State::create(&place.path().join("appfw"), &plan, &host).unwrap();
-    let sockets = state.sockets(plan.app.user()).unwrap();
+    let sockets = state.sockets(&plan).unwrap();
     let order = Order {
         command: vec![],
         environment: vec![],
