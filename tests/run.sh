@@ -112,15 +112,15 @@ install bubblewrap gcc libc6-dev shellcheck
 if [ -n "$all" ]; then
     export APPFW_ALL=1
     # g++: what libFuzzer is built with
-    install busybox-static chromium dante-server default-jdk-headless firefox-esr flatpak g++ git golang-go libglib2.0-bin \
-        libnss3-tools microsocks netcat-openbsd openssh-client python3-gi python3-httpx python3-requests wget \
-        xdg-dbus-proxy xvfb
+    install busybox-static dante-server flatpak g++ microsocks python3-gi xdg-dbus-proxy xvfb
 fi
 own_target
 rm -rf "$logs"
 mkdir -p "$logs"
 
-part setup tests/lab/setup.sh &
+# One after the other: there is one apt.
+set_up() { tests/lab/setup.sh && { [ -z "$all" ] || tests/lab/clients/setup.sh; }; }
+part setup set_up &
 part shellcheck scripts &
 part format cargo fmt --check
 part build cargo build --release --locked && built=1

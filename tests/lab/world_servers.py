@@ -76,7 +76,7 @@ async def http(log, reader, writer):
     """Says which address was reached and who came; /bytes/N sends N zero bytes, /repository.git/ has a git repository.
     Keeps the connection."""
     while True:
-        (method, target, _), fields = await read_head(reader)
+        (method, target, version), fields = await read_head(reader)
         log("request", method=method, target=target, host=fields.get("host"), fields=fields)
         hosts_served.add(fields.get("host"))
         await reader.readexactly(int(fields.get("content-length", 0)))
@@ -94,7 +94,8 @@ async def http(log, reader, writer):
             body = f"world {at} sees {peer}\n".encode()
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
         await writer.drain()
-        if fields.get("connection", "").lower() == "close":
+        # RFC 9112, section 9.3: an HTTP/1.0 client reads to the end.
+        if fields.get("connection", "keep-alive" if version == "HTTP/1.1" else "close").lower() == "close":
             return
 
 
