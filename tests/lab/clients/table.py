@@ -20,8 +20,8 @@ APT, PIP, NPM, CARGO = "apt", "pip", "npm", "cargo"
 @dataclasses.dataclass(frozen=True)
 class Client:
     """One program. `needs`: a program or file that is there if it is installed. `shows`: whether it writes out what
-    the pages hold; others say what is wrong with them. `ignores`: that no variable reaches it. `plain`: whether it loads pages
-    without TLS, too. `fails`: why it is known not to work."""
+    the pages hold; others say what is wrong with them. `ignores`: that no variable reaches it. `plain`:
+    whether it loads pages without TLS, too. `fails`: why it is known not to work."""
 
     name: str
     source: str
