@@ -53,15 +53,22 @@ const DROPPED: [&str; 23] = [
 const WITHOUT_MITSHM: [(&str, &str); 3] = [("QT_X11_NO_MITSHM", "1"), ("_X11_NO_MITSHM", "1"), ("_MITSHM", "0")];
 
 /// The variables that make programs use the forwarder at `address`. `exempt` are the networks that
-/// the app may reach directly (`--allow` in the address wall).
+/// the app may reach directly (`--allow` in the address wall). Where the app is `captured` nothing says so for
+/// https: wget2 would speak TLS to the proxy itself, and what has no other variable to go by is captured.
 ///
 /// The choice is measured over 44 clients: docs/compatibility.md.
 #[must_use]
-pub fn proxy_variables(scheme: EnvScheme, address: SocketAddrV4, exempt: &[IpNet]) -> Vec<(String, String)> {
+pub fn proxy_variables(
+    scheme: EnvScheme,
+    address: SocketAddrV4,
+    exempt: &[IpNet],
+    captured: bool,
+) -> Vec<(String, String)> {
     let url = format!("{}://{address}", scheme.as_str());
     let mut variables: Vec<(String, String)> =
         ["http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"]
             .into_iter()
+            .filter(|name| !(captured && name.eq_ignore_ascii_case("https_proxy")))
             .map(|name| (name.to_owned(), url.clone()))
             .collect();
     // HOST:PORT, an http:// value breaks rsync.
@@ -248,6 +255,24 @@ mod tests {
             assert_eq!(variables.contains_key("NODE_USE_ENV_PROXY"), scheme == "http", "{scheme}");
         }
         assert!(plan("--via none x").unwrap().proxy_variables.is_empty());
+    }
+
+    #[test]
+    fn what_is_captured_by_name_is_not_told_of_a_proxy_for_https() {
+        for (line, is_told) in [
+            ("--via tor --wall strict x", true),
+            ("--via tor --wall namespace x", false),
+            ("--via direct --wall namespace x", false),
+            ("--via tor --wall namespace --no-capture x", true),
+            ("--via tor --wall namespace --dns off x", true),
+            ("--via tor --wall namespace --dns tcp://9.9.9.9 x", true),
+        ] {
+            let names: Vec<_> = plan(line).unwrap().proxy_variables.into_iter().map(|(name, _)| name).collect();
+            for name in ["https_proxy", "HTTPS_PROXY"] {
+                assert_eq!(names.iter().any(|told| told == name), is_told, "{line}");
+            }
+            assert!(names.iter().any(|told| told == "http_proxy") && names.iter().any(|told| told == "ALL_PROXY"));
+        }
     }
 
     #[test]

@@ -249,7 +249,9 @@ impl Plan {
     pub fn listen_at(&mut self, address: SocketAddrV4) {
         self.address = address;
         if self.has_forwarder() {
-            self.proxy_variables = proxy_variables(self.scheme, address, &self.rules.allow);
+            // By any other DNS the forwarder would hear of an address where the variable tells it the name.
+            let captured = self.capture != Capture::Off && matches!(self.dns, Dns::Synthetic | Dns::Host);
+            self.proxy_variables = proxy_variables(self.scheme, address, &self.rules.allow, captured);
         }
     }
 

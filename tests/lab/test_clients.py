@@ -12,7 +12,7 @@ import shutil
 import pytest
 
 from clients import report
-from clients.table import BESIDES, BOTH, BROWSERS, CA, CLIENTS, TRUST
+from clients.table import BOTH, BROWSERS, CA, CLIENTS, TRUST
 from lab import REPOSITORY
 from launching import PROXY, SOCKS, run, unique
 from world_map import UPSTREAM
@@ -24,7 +24,7 @@ STRICT = ["curl", "wget", "git over http", "apt", "Python urllib", "Python reque
           "Go net/http, static", "Java URL", "Firefox ESR", "Chromium"]
 JAVA = (f"JAVA_TOOL_OPTIONS=-Dhttp.proxyHost={HOST} -Dhttp.proxyPort={PORT} "
         f"-Dhttps.proxyHost={HOST} -Dhttps.proxyPort={PORT}")
-NAMED = {client.name: client for client in CLIENTS + BROWSERS + BESIDES}
+NAMED = {client.name: client for client in CLIENTS + BROWSERS}
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def is_installed(lab, client):
     return lab.run(["sh", "-c", f"command -v {client.needs} || test -e {client.needs}"], user="bob").returncode == 0
 
 
-@pytest.mark.parametrize("client", CLIENTS + BROWSERS + BESIDES, ids=lambda client: client.name)
+@pytest.mark.parametrize("client", CLIENTS + BROWSERS, ids=lambda client: client.name)
 def test_client_loads_both_pages_by_name(programs, world, seen, client):
     if not is_installed(programs, client):
         seen[client.name] = report.NOT_INSTALLED
