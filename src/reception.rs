@@ -218,7 +218,7 @@ pub fn refusal_of_root(control: &std::os::unix::net::UnixListener) -> Option<any
         // Whether its end or, of one that is not over, no more for now.
         let _ = stream.set_nonblocking(true);
         let _ = stream.take(MAX_REPORT as u64).read_to_end(&mut line);
-        if let Ok(report) = serde_json::from_slice(&line) {
+        if let Ok(report @ Report::Refused { .. }) = serde_json::from_slice(&line) {
             return Some(refusal(report));
         }
     }
@@ -384,6 +384,9 @@ mod tests {
         listener.set_nonblocking(true).unwrap();
         assert!(refusal_of_root(&listener).is_none());
         Std::connect(&path).unwrap().write_all(b"{}\n").unwrap();
+        // An `inside` of root's that is ready has nothing to do with why its units were not trusted.
+        Report::Proven { version: "1".into() }.send(Std::connect(&path).unwrap()).unwrap();
+        assert!(refusal_of_root(&listener).is_none());
         let refused = Report::Refused { message: "no nf_tables".into() };
         refused.send(Std::connect(&path).unwrap()).unwrap();
         let heard = refusal_of_root(&listener).map(|error| error.to_string());
