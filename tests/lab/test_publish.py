@@ -124,8 +124,8 @@ def test_root_without_user_namespaces_publishes_as_well(lab):
 
 def test_many_clients_at_once(lab):
     number = port()
-    with serving(lab, "user", f"--publish={number}=8080"), network_namespace(lab.pid), contextlib.ExitStack() as open_ones:
-        clients = [open_ones.enter_context(socket.create_connection(("127.0.0.1", number), 10)) for _ in range(200)]
+    with serving(lab, "user", f"--publish={number}=8080"), network_namespace(lab.pid), contextlib.ExitStack() as kept:
+        clients = [kept.enter_context(socket.create_connection(("127.0.0.1", number), 10)) for _ in range(200)]
         for client in clients:
             client.sendall(b"hello")
             client.shutdown(socket.SHUT_WR)
@@ -210,7 +210,8 @@ def traced(pid):
     return result
 def attempts(pid):
     found = {"ptrace": outcome(lambda: traced(pid)), "mem": outcome(lambda: open(f"/proc/{pid}/mem", "r+b")),
-             "fd": outcome(lambda: os.readlink(f"/proc/{pid}/fd/0")), "root": outcome(lambda: os.listdir(f"/proc/{pid}/root/")),
+             "fd": outcome(lambda: os.readlink(f"/proc/{pid}/fd/0")),
+             "root": outcome(lambda: os.listdir(f"/proc/{pid}/root/")),
              "environ": outcome(lambda: open(f"/proc/{pid}/environ").read() + "x"),
              "ns": outcome(lambda: os.open(f"/proc/{pid}/ns/net", os.O_RDONLY))}
     for number in range(20):
@@ -270,7 +271,8 @@ def test_who_answers_connections_can_begin_none(lab, world, caller):
             said = in_the_world(world, LAB, number, address.encode())
             assert said in (b"OSError", b"ConnectionRefusedError", b"TimeoutError"), (address, said)
     assert {packet["sport"] for packet in w.packets(proto="tcp")} == {number}
-    assert seen_by_world(w, [(packet["dst"], packet["dport"]) for packet in w.packets(proto="tcp", sport=number)]) == set()
+    answers = w.packets(proto="tcp", sport=number)
+    assert seen_by_world(w, [(packet["dst"], packet["dport"]) for packet in answers]) == set()
 
 
 @pytest.mark.parametrize("caller", ["user", "standalone", "standalone of root"])
