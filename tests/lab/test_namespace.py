@@ -165,7 +165,7 @@ def test_a_captured_address_that_is_inside_is_refused(lab, world, address):
         target = address if ":80" in address else f"[{address}]" if ":" in address else address
         done = run(lab, *WALL, *CURL, f"http://{target}/")
     assert done.returncode in (7, 35, 52, 56), done
-    assert asked(w) == set() and w.packets() == []
+    assert asked(w) == set() and w.foreign() == []
     assert len(lab.bait_events()) == before
 
 
