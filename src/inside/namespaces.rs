@@ -19,7 +19,7 @@ use rustix::thread::{
 
 use super::mounts;
 use crate::control::{Report, acknowledged};
-use crate::exit::Ended;
+use crate::exit::{self, Ended};
 
 /// What the wall is built with, in the user namespace: interfaces, routes and rules; the raw socket of
 /// UDP answers; DNS's port; mounts, and giving all of it up.
@@ -139,7 +139,8 @@ pub fn continue_as_init(launcher: &UnixStream, state: Option<&Path>) -> Result<E
         child.wait().context(failed)?;
         // As another user's it is left to the next launch.
         let _ = state.map(fs::remove_dir_all);
-        bail!("the launcher is gone");
+        // Nobody is there to be told; a launcher that has heard init's refusal said it.
+        return Ok(ExitCode::from(exit::OURS));
     }
     let status = child.wait().context(failed)?;
     let ended = match (status.code(), status.signal()) {
@@ -158,9 +159,10 @@ fn outlived_by_launcher(child: &Child, launcher: &UnixStream) -> Result<bool> {
         let mut sources =
             [PollFd::new(child.as_fd(), PollFlags::POLLIN), PollFd::new(launcher.as_fd(), PollFlags::empty())];
         match poll(&mut sources, PollTimeout::NONE) {
-            // Init has heard of it as well, and may be over by now.
+            // First, as a launcher that has heard of init's end closes its socket.
+            Ok(_) if sources[0].any() == Some(true) => return Ok(true),
             Ok(_) if sources[1].any() == Some(true) => return Ok(false),
-            Ok(_) => return Ok(true),
+            Ok(_) => {}
             Err(Errno::EINTR) => {}
             Err(error) => return Err(error.into()),
         }
