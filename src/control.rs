@@ -108,6 +108,14 @@ pub fn from_stdin() -> Result<Std> {
 /// The launcher's answer to a report that waits for one.
 pub const ACKNOWLEDGED: u8 = b'\n';
 
+/// What a forwarder is told with its sockets: [`ACKNOWLEDGED`], and the via whose password stands in no file.
+#[must_use]
+pub fn hello(specs: &[String]) -> Vec<u8> {
+    let mut hello = vec![ACKNOWLEDGED];
+    hello.extend(specs.join("\n").into_bytes());
+    hello
+}
+
 /// Waits for [`ACKNOWLEDGED`].
 ///
 /// # Errors

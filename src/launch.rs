@@ -93,6 +93,12 @@ async fn by_units(
     let launch = Launch { plan, view: &units.view, host: &host, say, flatpak };
     launch.announce();
     expect_controllers(plan, &host)?;
+    if plan.via.has_secret() && !places.base().starts_with("/run") {
+        bail!(
+            "a password would stand in {}, where the app could come by it: set XDG_RUNTIME_DIR to the session's in /run, or say --standalone",
+            places.base().display()
+        );
+    }
     let bus = bus?;
     let manager = Manager::new(&bus).await?;
     let held = Held { address: reservation, ports: publish::listeners::open(&plan.publish)? };
@@ -318,8 +324,9 @@ impl Launch<'_> {
             self.say_detached("in the background");
             background::let_caller_go(&log)?;
         }
+        let secret = if self.plan.via.has_secret() { self.plan.via.secret_specs() } else { Vec::new() };
         let servants = |keeper: &mut Process, made: Made| Servants {
-            forwarder: keeper.forwards(commands, made.sockets, log.clone()),
+            forwarder: keeper.forwards(commands, made.sockets, &secret, log.clone()),
             publisher: keeper.publishes(commands, ports, made.namespaces, log),
         };
         self.attend(keeper, reached, servants, signals, terminal).await

@@ -261,6 +261,13 @@ impl Plan {
         self.via != Via::None
     }
 
+    /// Whether what is started again later is surely what was started first: PID 1 has it bound where only it
+    /// can change it, and below /usr it is root's.
+    #[must_use]
+    pub fn has_fixed_program(&self, host: &Host) -> bool {
+        self.supervisor == Supervisor::System || host.appfw_is_public
+    }
+
     /// Whether a socket unit makes the forwarder's sockets. The user's own manager can put none into a
     /// namespace (systemd/systemd#29429).
     #[must_use]

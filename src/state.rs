@@ -123,7 +123,8 @@ impl State {
         if let Some(nsswitch) = &host.nsswitch {
             write("nsswitch.conf", 0o644, &with_host_lookups(nsswitch, plan.resolver))?;
         }
-        if plan.via.has_secret() {
+        // Without a systemd the launcher tells its forwarder itself.
+        if plan.via.has_secret() && plan.supervisor != Supervisor::Standalone {
             write("via", 0o600, &(plan.via.secret_specs().join("\n") + "\n"))?;
         }
         if !host.appfw_is_public {

@@ -18,6 +18,8 @@ pub(crate) struct Launcher {
     pub(crate) reporter: Reporter,
     /// To be served, beside those of LISTEN_FDS.
     pub(crate) sockets: Vec<OwnedFd>,
+    /// The via whose password stands in no file.
+    pub(crate) specs: Vec<String>,
     /// The connection that this forwarder ends with, where no systemd ends it.
     pub(crate) lifeline: Option<Std>,
 }
@@ -30,32 +32,46 @@ impl Launcher {
     pub(crate) fn meet(report: Option<&Path>, handed: bool) -> Result<Self> {
         let Some(path) = report else {
             if !handed {
-                return Ok(Self { reporter: Reporter::default(), sockets: Vec::new(), lifeline: None });
+                return Ok(Self {
+                    reporter: Reporter::default(),
+                    sockets: Vec::new(),
+                    specs: Vec::new(),
+                    lifeline: None,
+                });
             }
             let launcher = control::from_stdin()?;
-            let sockets = taken(&launcher)?;
+            let (sockets, specs) = taken(&launcher)?;
             let reporter = Reporter::to(launcher.try_clone().context("cannot duplicate a descriptor")?)?;
-            return Ok(Self { reporter, sockets, lifeline: Some(launcher) });
+            return Ok(Self { reporter, sockets, specs, lifeline: Some(launcher) });
         };
         // Those of a forwarder that died come back from the manager that keeps them (sd_notify(3), FDSTORE).
         if !handed || std::env::var_os("LISTEN_FDS").is_some() {
-            return Ok(Self { reporter: Reporter::connect(path)?, sockets: Vec::new(), lifeline: None });
+            return Ok(Self {
+                reporter: Reporter::connect(path)?,
+                sockets: Vec::new(),
+                specs: Vec::new(),
+                lifeline: None,
+            });
         }
         let launcher = Std::connect(path).context("cannot connect to the launcher, who hands the sockets over")?;
-        let sockets = taken(&launcher)?;
+        let (sockets, specs) = taken(&launcher)?;
         let borrowed: Vec<BorrowedFd<'_>> = sockets.iter().map(AsFd::as_fd).collect();
         sd_notify::notify_with_fds(&[NotifyState::FdStore, NotifyState::Custom("FDPOLL=0")], &borrowed)
             .context("cannot have the sockets kept by systemd")?;
-        Ok(Self { reporter: Reporter::to(launcher)?, sockets, lifeline: None })
+        Ok(Self { reporter: Reporter::to(launcher)?, sockets, specs, lifeline: None })
     }
 }
 
-fn taken(launcher: &Std) -> Result<Vec<OwnedFd>> {
+fn taken(launcher: &Std) -> Result<(Vec<OwnedFd>, Vec<String>)> {
     let mut sockets = Vec::new();
-    if control::receive_with(launcher, &mut sockets)? != [control::ACKNOWLEDGED] {
-        bail!("this is not the launcher, who hands the sockets over");
+    let hello = control::receive_with(launcher, &mut sockets)?;
+    match hello.split_first() {
+        Some((&control::ACKNOWLEDGED, specs)) => {
+            let specs = std::str::from_utf8(specs).context("the launcher's via is no text")?;
+            Ok((sockets, specs.lines().map(str::to_owned).collect()))
+        }
+        _ => bail!("this is not the launcher, who hands the sockets over"),
     }
-    Ok(sockets)
 }
 
 /// Waits for its end.

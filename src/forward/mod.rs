@@ -196,11 +196,14 @@ impl Forwarder {
 }
 
 /// `appfw forward`: runs until it is told to stop.
-pub fn run(args: ForwardArgs) -> Result<()> {
+pub fn run(mut args: ForwardArgs) -> Result<()> {
     log::start(std::env::var("APPFW_LOG").ok().and_then(|level| level.parse().ok()));
     // An app of root's can take on any user, this one too, but not then look in here.
     nix::sys::prctl::set_dumpable(false).context("cannot close the forwarder to other processes")?;
-    let Launcher { reporter, sockets, lifeline } = Launcher::meet(args.report.as_deref(), args.handed)?;
+    let Launcher { reporter, sockets, specs, lifeline } = Launcher::meet(args.report.as_deref(), args.handed)?;
+    if !specs.is_empty() {
+        args.via = specs;
+    }
     let reporter = Arc::new(reporter);
     forward(args, sockets, lifeline, Arc::clone(&reporter)).inspect_err(|error| reporter.cannot_start(error))
 }

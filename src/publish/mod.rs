@@ -34,7 +34,7 @@ const FIRST: usize = 3;
 /// It cannot do its work.
 pub fn run(args: &PublishArgs) -> Result<()> {
     start_log(None);
-    let Launcher { reporter, mut sockets, lifeline } = Launcher::meet(args.report.as_deref(), true)?;
+    let Launcher { reporter, mut sockets, lifeline, .. } = Launcher::meet(args.report.as_deref(), true)?;
     sockets.extend(kept()?);
     publish(args, sockets, lifeline).inspect_err(|error| reporter.cannot_start(error))
 }

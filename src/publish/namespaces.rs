@@ -25,6 +25,8 @@ pub fn own() -> Result<Vec<OwnedFd>> {
 /// The kernel refuses it, or this is the host's network still: ports of the host would be published.
 pub(super) fn join(mut handed: Vec<OwnedFd>, outside: u64) -> Result<()> {
     let failed = "cannot enter the app's namespaces";
+    // Before it is in the app's user namespace with the host's sockets and no capability that the app lacks.
+    nix::sys::prctl::set_dumpable(false).context("cannot close this process to the app")?;
     // The user namespace first: in it this process has what entering the other one takes (setns(2)).
     handed.sort_by_key(|namespace| !is_of(namespace, "user"));
     for namespace in &handed {

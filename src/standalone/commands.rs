@@ -27,11 +27,14 @@ impl Commands {
         Self {
             inside: inside(plan, host, places, appfw.clone()),
             publisher: (!plan.publish.is_empty()).then(|| publisher(plan, host, appfw.clone())),
-            forwarder: plan.has_forwarder().then(|| forwarder(plan, places, appfw)),
+            forwarder: plan.has_forwarder().then(|| forwarder(plan, appfw)),
             view: View::new(plan, host, places),
         }
     }
 }
+
+/// No file: a via with a password comes with the sockets.
+const HANDED: &str = "launcher";
 
 fn inside(plan: &Plan, host: &Host, places: &Places, appfw: String) -> Vec<String> {
     let mut command = vec![appfw, "inside".to_owned(), format!("--wall={}", plan.wall.as_str()), "--build".to_owned()];
@@ -57,10 +60,9 @@ fn inside(plan: &Plan, host: &Host, places: &Places, appfw: String) -> Vec<Strin
     command
 }
 
-fn forwarder(plan: &Plan, places: &Places, appfw: String) -> Vec<String> {
-    let via = places.state.join("via").display().to_string();
+fn forwarder(plan: &Plan, appfw: String) -> Vec<String> {
     let mut command = vec![appfw, "forward".to_owned(), "--handed".to_owned()];
-    command.extend(units::forwarding(plan, &via));
+    command.extend(units::forwarding(plan, HANDED));
     command
 }
 

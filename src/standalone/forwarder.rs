@@ -38,13 +38,15 @@ impl Forwarders {
         command: Vec<String>,
         sockets: Vec<OwnedFd>,
         beside: Vec<OwnedFd>,
+        specs: &[String],
         log: Log,
     ) -> (Self, mpsc::Receiver<UnixStream>) {
         let (connections, receiver) = mpsc::channel(1);
+        let hello = control::hello(specs);
         let failure = Arc::new(Mutex::new(None));
         let told = Arc::clone(&failure);
         let keeping = tokio::spawn(async move {
-            let error = keep(&command, sockets, beside, &log, &connections).await;
+            let error = keep(&command, sockets, beside, &hello, &log, &connections).await;
             if let Ok(mut failure) = told.lock() {
                 *failure = Some(format!("the forwarder did not start: {error:#}"));
             }
@@ -72,6 +74,7 @@ async fn keep(
     command: &[String],
     sockets: Vec<OwnedFd>,
     beside: Vec<OwnedFd>,
+    hello: &[u8],
     log: &Log,
     connections: &mpsc::Sender<UnixStream>,
 ) -> anyhow::Error {
@@ -89,7 +92,7 @@ async fn keep(
             return error;
         }
         starts.push_back(Instant::now());
-        if let Err(error) = run(command, &handed, log, connections).await {
+        if let Err(error) = run(command, &handed, hello, log, connections).await {
             return error;
         }
     }
@@ -116,7 +119,13 @@ async fn awaited(sockets: &[OwnedFd]) -> Result<()> {
 }
 
 /// Runs one forwarder until its end.
-async fn run(command: &[String], sockets: &[OwnedFd], log: &Log, connections: &mpsc::Sender<UnixStream>) -> Result<()> {
+async fn run(
+    command: &[String],
+    sockets: &[OwnedFd],
+    hello: &[u8],
+    log: &Log,
+    connections: &mpsc::Sender<UnixStream>,
+) -> Result<()> {
     let (ours, theirs) = std::os::unix::net::UnixStream::pair().context("cannot make a socket")?;
     let (program, arguments) = command.split_first().context("there is no command")?;
     let mut child = Command::new(program)
@@ -134,7 +143,7 @@ async fn run(command: &[String], sockets: &[OwnedFd], log: &Log, connections: &m
     ours.set_nonblocking(true).context("cannot use a socket")?;
     let mut ours = UnixStream::from_std(ours).context("cannot use a socket")?;
     // One that has died by now has nobody to hand them to, and is started again.
-    if control::send_with(&mut ours, &[control::ACKNOWLEDGED], sockets).await.is_ok() {
+    if control::send_with(&mut ours, hello, sockets).await.is_ok() {
         // A launcher that no longer listens is about to end.
         let _ = connections.send(ours).await;
     }

@@ -69,11 +69,12 @@ impl Process {
         Ok((process, UnixStream::from_std(ours).context(failed)?))
     }
 
-    /// Has the forwarder started by the first connection to one of `sockets`; returns where it reports.
+    /// Has the forwarder started by the first connection to one of `sockets`; returns where it reports. A via
+    /// with a password is `specs`: the app could come by a file's path, and change what is read there.
     #[must_use]
-    pub fn forwards(&mut self, commands: &Commands, sockets: Vec<OwnedFd>, log: Log) -> Reports {
+    pub fn forwards(&mut self, commands: &Commands, sockets: Vec<OwnedFd>, specs: &[String], log: Log) -> Reports {
         let Some(command) = commands.forwarder.clone() else { return Reports::None };
-        let (forwarders, reports) = Forwarders::keep(command, sockets, Vec::new(), log);
+        let (forwarders, reports) = Forwarders::keep(command, sockets, Vec::new(), specs, log);
         self.forwarders = Some(forwarders);
         Reports::Children(reports)
     }
@@ -88,7 +89,7 @@ impl Process {
         log: Log,
     ) -> Reports {
         let Some(command) = commands.publisher.clone() else { return Reports::None };
-        let (publishers, reports) = Forwarders::keep(command, ports, namespaces, log);
+        let (publishers, reports) = Forwarders::keep(command, ports, namespaces, &[], log);
         self.publishers = Some(publishers);
         Reports::Children(reports)
     }

@@ -52,7 +52,10 @@ pub(super) fn unit(plan: &Plan, host: &Host, places: &Places) -> Unit {
     unit.unit("StartLimitIntervalSec", Value::Span(std::time::Duration::ZERO));
     unit.kind("Type", word("exec"));
     // What it says itself, by its exit code, does not go away by another try.
-    unit.kind("Restart", word("on-abnormal"));
+    // Where the app could put another file in its place, it must not be executed again.
+    if plan.has_fixed_program(host) {
+        unit.kind("Restart", word("on-abnormal"));
+    }
     unit.kind("RestartSec", Value::Span(std::time::Duration::ZERO));
     unit.kind("StandardInput", word("null"));
     unit.kind("StandardOutput", word("null"));

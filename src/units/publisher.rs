@@ -17,7 +17,10 @@ pub(super) fn unit(plan: &Plan, host: &Host, places: &Places) -> Unit {
     unit.unit("After", words([&plan.name.app()]));
     unit.unit("StartLimitIntervalSec", Value::Span(Duration::ZERO));
     unit.kind("Type", word("exec"));
-    unit.kind("Restart", word("on-abnormal"));
+    // Where the app could put another file in its place, it must not be executed again.
+    if plan.has_fixed_program(host) {
+        unit.kind("Restart", word("on-abnormal"));
+    }
     unit.kind("RestartSec", Value::Span(Duration::ZERO));
     unit.kind("StandardInput", word("null"));
     unit.kind("StandardOutput", word("null"));
