@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use tokio::net::{UdpSocket, UnixStream};
 use tokio::process::Command;
 use tokio::sync::mpsc;
@@ -127,8 +127,9 @@ async fn run(
     connections: &mpsc::Sender<UnixStream>,
 ) -> Result<()> {
     let (ours, theirs) = std::os::unix::net::UnixStream::pair().context("cannot make a socket")?;
-    let (program, arguments) = command.split_first().context("there is no command")?;
+    let [program, name, arguments @ ..] = command else { bail!("there is no command") };
     let mut child = Command::new(program)
+        .arg0(name)
         .args(arguments)
         .env_clear()
         .stdin(OwnedFd::from(theirs))

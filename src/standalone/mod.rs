@@ -69,11 +69,17 @@ impl Process {
         Ok((process, UnixStream::from_std(ours).context(failed)?))
     }
 
+    /// A command of appfw's, executed from what `inside` is: whatever the app has put in the place of the file
+    /// since. Before the command stands what is executed.
+    fn again(&self, command: Option<&Vec<String>>) -> Option<Vec<String>> {
+        Some(std::iter::once(format!("/proc/{}/exe", self.pid)).chain(command?.iter().cloned()).collect())
+    }
+
     /// Has the forwarder started by the first connection to one of `sockets`; returns where it reports. A via
     /// with a password is `specs`: the app could come by a file's path, and change what is read there.
     #[must_use]
     pub fn forwards(&mut self, commands: &Commands, sockets: Vec<OwnedFd>, specs: &[String], log: Log) -> Reports {
-        let Some(command) = commands.forwarder.clone() else { return Reports::None };
+        let Some(command) = self.again(commands.forwarder.as_ref()) else { return Reports::None };
         let (forwarders, reports) = Forwarders::keep(command, sockets, Vec::new(), specs, log);
         self.forwarders = Some(forwarders);
         Reports::Children(reports)
@@ -88,7 +94,7 @@ impl Process {
         namespaces: Vec<OwnedFd>,
         log: Log,
     ) -> Reports {
-        let Some(command) = commands.publisher.clone() else { return Reports::None };
+        let Some(command) = self.again(commands.publisher.as_ref()) else { return Reports::None };
         let (publishers, reports) = Forwarders::keep(command, ports, namespaces, &[], log);
         self.publishers = Some(publishers);
         Reports::Children(reports)
