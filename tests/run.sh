@@ -47,7 +47,7 @@ counted() {
 }
 
 # The examples of units/ are scripts without an ending.
-mapfile -t examples < <(grep -lI '^#!' units/*)
+mapfile -t examples < <(grep -lIs '^#!' units/*)
 scripts() { find . -name target -prune -o -name '*.sh' -print0 | xargs -0 shellcheck --external-sources .ci/run "${examples[@]}"; }
 
 # Signals as they were: the shell has what runs in its background ignore Ctrl-C, and the tests' own programs would too.
