@@ -142,19 +142,24 @@ pub enum Pass {
 pub fn send_all(to: impl AsFd, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> Result<()> {
     let began = Instant::now();
     loop {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
-        let mut ancillary = SendAncillaryBuffer::new(&mut space);
-        if !descriptors.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(descriptors)) {
-            bail!("more descriptors than a message can carry");
-        }
         // A line or less: a Unix socket's buffer takes it whole.
-        match sendmsg(&to, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL).map_err(std::io::Error::from) {
+        match send_once(&to, bytes, descriptors, SendFlags::NOSIGNAL) {
             Ok(sent) if sent == bytes.len() => return Ok(()),
             Ok(_) => bail!("a socket took half a message"),
             Err(error) if has_too_many_in_flight(&error) && began.elapsed() < IN_FLIGHT => std::thread::sleep(PAUSE),
             Err(error) => return Err(error).context("cannot send by a socket of the launch"),
         }
     }
+}
+
+/// One sendmsg(2); how much of the bytes was taken.
+fn send_once(to: impl AsFd, bytes: &[u8], descriptors: &[BorrowedFd<'_>], flags: SendFlags) -> std::io::Result<usize> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !descriptors.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(descriptors)) {
+        return Err(std::io::Error::other("more descriptors than a message can carry"));
+    }
+    Ok(sendmsg(to, &[IoSlice::new(bytes)], &mut ancillary, flags)?)
 }
 
 /// How long descriptors wait to be sent, and how often that is tried: of one user's, as many as RLIMIT_NOFILE
@@ -208,14 +213,8 @@ pub async fn send_with(to: &mut UnixStream, bytes: &[u8], descriptors: &[OwnedFd
     let began = Instant::now();
     let sent = loop {
         to.writable().await.context("cannot send by a socket of the launch")?;
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
-        let mut ancillary = SendAncillaryBuffer::new(&mut space);
-        if !borrowed.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(&borrowed)) {
-            bail!("more descriptors than a message can carry");
-        }
         let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-        let send = || Ok(sendmsg(&*to, &[IoSlice::new(bytes)], &mut ancillary, flags)?);
-        match to.try_io(Interest::WRITABLE, send) {
+        match to.try_io(Interest::WRITABLE, || send_once(&*to, bytes, &borrowed, flags)) {
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
             Err(error) if has_too_many_in_flight(&error) && began.elapsed() < IN_FLIGHT => {
                 tokio::time::sleep(PAUSE).await;

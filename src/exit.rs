@@ -1,6 +1,8 @@
 //! Exit codes, as the man page lists them.
 
 use std::fmt;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
 
 use serde::{Deserialize, Serialize};
 
@@ -44,6 +46,13 @@ impl Ended {
             Self::Signal(signal) => 128 + signal,
         };
         u8::try_from(code).unwrap_or(u8::MAX)
+    }
+}
+
+/// Of a process that was waited for.
+impl From<ExitStatus> for Ended {
+    fn from(status: ExitStatus) -> Self {
+        status.code().map_or_else(|| Self::Signal(status.signal().unwrap_or_default()), Self::Code)
     }
 }
 

@@ -7,6 +7,9 @@ use std::str::FromStr;
 
 use anyhow::{Result, bail};
 
+/// Connections that wait to be accepted: the kernel's own limit (net.core.somaxconn) is less, or the same.
+pub const BACKLOG: u16 = 4096;
+
 /// One socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Listening {

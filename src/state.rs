@@ -174,8 +174,7 @@ impl State {
 /// Who supervises the launch of this name, if there is one here.
 #[must_use]
 pub fn supervisor(base: &Path, name: &LaunchName) -> Option<Supervisor> {
-    let record = fs::read_to_string(base.join(name.to_string()).join("plan.json")).ok()?;
-    let record: serde_json::Value = serde_json::from_str(&record).ok()?;
+    let record = recorded(&base.join(name.to_string()))?;
     Supervisor::ALL.into_iter().find(|supervisor| record["supervisor"] == supervisor.as_str())
 }
 

@@ -403,12 +403,7 @@ mod tests {
         // This process stands for the forwarder: every cgroup ends with nothing.
         let mut forwarder = Servant::new(
             FORWARDER,
-            Reports::Units {
-                cgroup: String::new(),
-                listener: UnixListener::from_std(listener).unwrap(),
-                sockets: Vec::new(),
-                waiting: None,
-            },
+            Reports::of_unit(String::new(), UnixListener::from_std(listener).unwrap(), Vec::new()),
         );
         let refused = |destination: &str| Refused { destination: destination.into(), by: Rule::Only };
         // It was restarted in between, and refuses the same again.

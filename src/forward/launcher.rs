@@ -32,12 +32,7 @@ impl Launcher {
     pub(crate) fn meet(report: Option<&Path>, handed: bool) -> Result<Self> {
         let Some(path) = report else {
             if !handed {
-                return Ok(Self {
-                    reporter: Reporter::default(),
-                    sockets: Vec::new(),
-                    specs: Vec::new(),
-                    lifeline: None,
-                });
+                return Ok(Self::to_hear(Reporter::default()));
             }
             let launcher = control::from_stdin()?;
             let (sockets, specs) = taken(&launcher)?;
@@ -46,19 +41,19 @@ impl Launcher {
         };
         // Those of a forwarder that died come back from the manager that keeps them (sd_notify(3), FDSTORE).
         if !handed || std::env::var_os("LISTEN_FDS").is_some() {
-            return Ok(Self {
-                reporter: Reporter::connect(path)?,
-                sockets: Vec::new(),
-                specs: Vec::new(),
-                lifeline: None,
-            });
+            return Ok(Self::to_hear(Reporter::connect(path)?));
         }
         let launcher = Std::connect(path).context("cannot connect to the launcher, who hands the sockets over")?;
         let (sockets, specs) = taken(&launcher)?;
         let borrowed: Vec<BorrowedFd<'_>> = sockets.iter().map(AsFd::as_fd).collect();
         sd_notify::notify_with_fds(&[NotifyState::FdStore, NotifyState::Custom("FDPOLL=0")], &borrowed)
             .context("cannot have the sockets kept by systemd")?;
-        Ok(Self { reporter: Reporter::to(launcher)?, sockets, specs, lifeline: None })
+        Ok(Self { sockets, specs, ..Self::to_hear(Reporter::to(launcher)?) })
+    }
+
+    /// One that hears, and hands nothing over.
+    fn to_hear(reporter: Reporter) -> Self {
+        Self { reporter, sockets: Vec::new(), specs: Vec::new(), lifeline: None }
     }
 }
 

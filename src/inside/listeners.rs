@@ -11,11 +11,8 @@ use rustix::net::sockopt::set_ipv6_v6only;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, ipproto, listen, socket_with};
 
 use crate::control::{self, Report, acknowledged};
-use crate::listening::{Kind, Listening};
+use crate::listening::{BACKLOG, Kind, Listening};
 use crate::plan::CAPTURE_PORT;
-
-/// Connections that wait to be accepted, as the socket unit has it.
-const BACKLOG: i32 = 4096;
 
 /// Makes them and hands them over, and behind them the `namespaces` for who publishes the app's ports; returns when the
 /// launcher holds them.
@@ -40,20 +37,19 @@ fn open(wanted: &Listening) -> Result<OwnedFd> {
 fn made(wanted: &Listening) -> Result<OwnedFd> {
     let Listening { kind, address } = *wanted;
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-    let (kind, protocol) = match kind {
-        Kind::Stream => (SocketType::STREAM, None),
-        Kind::Datagram => (SocketType::DGRAM, None),
+    let kind = match kind {
+        Kind::Stream => SocketType::STREAM,
+        Kind::Datagram => SocketType::DGRAM,
         Kind::Raw => return Ok(socket_with(family, SocketType::RAW, SocketFlags::CLOEXEC, Some(ipproto::RAW))?),
     };
-    let socket = socket_with(family, kind, SocketFlags::CLOEXEC, protocol)?;
+    let socket = socket_with(family, kind, SocketFlags::CLOEXEC, None)?;
     // With capture those at every address take what was sent to any.
     if address.ip().is_unspecified() {
         at_every_address(&socket, address, kind)?;
     }
     bind(&socket, &address)?;
     if kind == SocketType::STREAM {
-        // The kernel's own limit (net.core.somaxconn) is less, or the same.
-        listen(&socket, BACKLOG)?;
+        listen(&socket, BACKLOG.into())?;
     }
     Ok(socket)
 }

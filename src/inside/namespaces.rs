@@ -3,7 +3,6 @@
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitCode};
 
@@ -143,11 +142,7 @@ pub fn continue_as_init(launcher: &UnixStream, state: Option<&Path>) -> Result<E
         return Ok(ExitCode::from(exit::OURS));
     }
     let status = child.wait().context(failed)?;
-    let ended = match (status.code(), status.signal()) {
-        (Some(code), _) => Ended::Code(code),
-        (None, signal) => Ended::Signal(signal.unwrap_or_default()),
-    };
-    Ok(ExitCode::from(ended.code()))
+    Ok(ExitCode::from(Ended::from(status).code()))
 }
 
 /// Waits for the end of either.

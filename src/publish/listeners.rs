@@ -9,9 +9,7 @@ use rustix::net::sockopt::{set_ipv6_v6only, set_socket_reuseaddr};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with};
 
 use super::Published;
-
-/// Connections that wait to be accepted: the kernel's own limit (net.core.somaxconn) is less, or the same.
-const BACKLOG: i32 = 4096;
+use crate::listening::BACKLOG;
 
 /// Makes them all.
 ///
@@ -31,7 +29,7 @@ fn made(wanted: &Published) -> rustix::io::Result<OwnedFd> {
         set_ipv6_v6only(&socket, true)?;
     }
     bind(&socket, &wanted.outer)?;
-    listen(&socket, BACKLOG)?;
+    listen(&socket, BACKLOG.into())?;
     Ok(socket)
 }
 

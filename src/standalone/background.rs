@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
@@ -30,8 +29,7 @@ pub fn launch() -> Result<u8> {
         return Ok(0);
     }
     let status = child.wait().context(failed)?;
-    let ended = status.code().map_or_else(|| Ended::Signal(status.signal().unwrap_or_default()), Ended::Code);
-    Ok(ended.code())
+    Ok(Ended::from(status).code())
 }
 
 /// Leaves the caller's session: its end, and its terminal's keys, are not for this launch.

@@ -1,8 +1,7 @@
 //! What is started, as command lines: pure, and what `--dry-run` prints.
 
-use crate::cli::Capture;
 use crate::host::Host;
-use crate::plan::{Plan, Stdio};
+use crate::plan::Plan;
 use crate::units::{self, Places};
 use crate::view::View;
 
@@ -25,7 +24,7 @@ impl Commands {
     pub fn new(plan: &Plan, host: &Host, places: &Places) -> Self {
         let appfw = host.appfw.display().to_string();
         Self {
-            inside: inside(plan, host, places, appfw.clone()),
+            inside: units::inside(plan, host, places, appfw.clone()),
             publisher: (!plan.publish.is_empty()).then(|| publisher(plan, host, appfw.clone())),
             forwarder: plan.has_forwarder().then(|| forwarder(plan, appfw)),
             view: View::new(plan, host, places),
@@ -35,30 +34,6 @@ impl Commands {
 
 /// No file: a via with a password comes with the sockets.
 const HANDED: &str = "launcher";
-
-fn inside(plan: &Plan, host: &Host, places: &Places, appfw: String) -> Vec<String> {
-    let mut command = vec![appfw, "inside".to_owned(), format!("--wall={}", plan.wall.as_str()), "--build".to_owned()];
-    command.push(format!("--state={}", places.state.display()));
-    if plan.has_forwarder() {
-        command.push(format!("--forwarder={}", plan.address));
-    }
-    if plan.capture != Capture::Off {
-        command.push(format!("--capture={}", plan.capture.as_str()));
-    }
-    command.extend(plan.listening().iter().map(|listening| format!("--listen={listening}")));
-    command.extend((!plan.publish.is_empty()).then(|| "--publish".to_owned()));
-    command.push(format!("--outside={}", host.network_namespace));
-    if !plan.app.user().is_root() {
-        command.push(format!("--outside-user={}", host.user_namespace));
-    }
-    if plan.exit_with_main {
-        command.push("--exit-with-main".to_owned());
-    }
-    if matches!(plan.stdio, Stdio::Terminal { .. }) {
-        command.push("--terminal".to_owned());
-    }
-    command
-}
 
 fn forwarder(plan: &Plan, appfw: String) -> Vec<String> {
     let mut command = vec![appfw, "forward".to_owned(), "--handed".to_owned()];

@@ -8,7 +8,6 @@ mod log;
 mod stop;
 
 use std::os::fd::OwnedFd;
-use std::os::unix::process::ExitStatusExt;
 use std::process::Stdio;
 
 use anyhow::{Context, Result, bail};
@@ -23,7 +22,6 @@ pub use log::Log;
 pub use stop::stop;
 
 use crate::control::Pass;
-use crate::exit::Ended;
 use crate::host::User;
 use crate::inside::network;
 use crate::keeper::{Keeper, Mapping};
@@ -133,11 +131,7 @@ impl Keeper for Process {
 
     async fn changed(&mut self) -> Result<Life> {
         let status = self.child.wait().await.context("cannot wait for appfw inside")?;
-        let ended = match (status.code(), status.signal()) {
-            (Some(code), _) => Ended::Code(code),
-            (None, signal) => Ended::Signal(signal.unwrap_or_default()),
-        };
-        self.life = Life { over: true, main: Some(ended) };
+        self.life = Life { over: true, main: Some(status.into()) };
         Ok(self.life)
     }
 

@@ -86,7 +86,9 @@ fn network(plan: &Plan, host: &Host, places: &Places) -> Vec<String> {
     ]
 }
 
-fn inside(plan: &Plan, host: &Host, places: &Places, appfw: String) -> Vec<String> {
+/// The command of `appfw inside`, whoever starts it.
+pub(crate) fn inside(plan: &Plan, host: &Host, places: &Places, appfw: String) -> Vec<String> {
+    let is_alone = plan.supervisor == Supervisor::Standalone;
     let lists = match plan.supervisor {
         Supervisor::System => plan.lists(),
         Supervisor::User | Supervisor::Standalone => IpLists::default(),
@@ -95,7 +97,7 @@ fn inside(plan: &Plan, host: &Host, places: &Places, appfw: String) -> Vec<Strin
     if plan.has_forwarder() {
         command.push(format!("--forwarder={}", plan.address));
     }
-    if plan.supervisor == Supervisor::User {
+    if plan.supervisor != Supervisor::System {
         command.push("--build".to_owned());
         command.extend(plan.listening().iter().map(|listening| format!("--listen={listening}")));
         command.extend((!plan.publish.is_empty()).then(|| "--publish".to_owned()));
@@ -106,18 +108,21 @@ fn inside(plan: &Plan, host: &Host, places: &Places, appfw: String) -> Vec<Strin
     command.extend(lists.allow.iter().map(|network| format!("--allow={network}")));
     command.extend(lists.deny.iter().map(|network| format!("--deny={network}")));
     command.extend(lists.canary().map(|canary| format!("--canary={canary}")));
-    command.push(format!("--cgroup={}", plan.name.cgroup()));
+    command.extend((!is_alone).then(|| format!("--cgroup={}", plan.name.cgroup())));
     command.push(format!("--outside={}", host.network_namespace));
     if !plan.app.user().is_root() {
         command.push(format!("--outside-user={}", host.user_namespace));
     }
-    if confinement::has_pid_namespace(plan, host) {
-        command.push("--init".to_owned());
-        command.extend(plan.exit_with_main.then(|| "--exit-with-main".to_owned()));
-    }
+    let is_init = confinement::has_pid_namespace(plan, host);
+    command.extend(is_init.then(|| "--init".to_owned()));
+    command.extend(((is_init || is_alone) && plan.exit_with_main).then(|| "--exit-with-main".to_owned()));
     if matches!(plan.stdio, Stdio::Terminal { .. }) {
         command.push("--terminal".to_owned());
     }
-    command.push(format!("--control={}", places.state.join("control").display()));
+    command.push(match is_alone {
+        // The launcher is at standard input.
+        true => format!("--state={}", places.state.display()),
+        false => format!("--control={}", places.state.join("control").display()),
+    });
     command
 }

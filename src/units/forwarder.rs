@@ -2,6 +2,7 @@
 //! upstream where that is an address.
 
 use std::path::Path;
+use std::time::Duration;
 
 use super::{INNER, Places, Setting, Unit, Value, appfw, lists, word, words};
 use crate::cli::{Isolate, LogDestinations, WallKind};
@@ -49,17 +50,7 @@ pub(super) fn unit(plan: &Plan, host: &Host, places: &Places) -> Unit {
     }
     // A crash of the forwarder must never be the end of the launch: it comes back at once, the
     // socket stays, and connections wait there.
-    unit.unit("StartLimitIntervalSec", Value::Span(std::time::Duration::ZERO));
-    unit.kind("Type", word("exec"));
-    // What it says itself, by its exit code, does not go away by another try.
-    // Where the app could put another file in its place, it must not be executed again.
-    if plan.has_fixed_program(host) {
-        unit.kind("Restart", word("on-abnormal"));
-    }
-    unit.kind("RestartSec", Value::Span(std::time::Duration::ZERO));
-    unit.kind("StandardInput", word("null"));
-    unit.kind("StandardOutput", word("null"));
-    unit.kind("StandardError", word("journal"));
+    comes_back(&mut unit, plan, host);
     if plan.has_socket_unit() {
         of_system(&mut unit, plan, host, places);
     } else {
@@ -67,6 +58,27 @@ pub(super) fn unit(plan: &Plan, host: &Host, places: &Places) -> Unit {
     }
     harden(&mut unit, false);
     unit
+}
+
+/// A service of the launch's: one that crashes is there again at once.
+pub(super) fn comes_back(unit: &mut Unit, plan: &Plan, host: &Host) {
+    unit.unit("StartLimitIntervalSec", Value::Span(Duration::ZERO));
+    unit.kind("Type", word("exec"));
+    // What it says itself, by its exit code, does not go away by another try.
+    // Where the app could put another file in its place, it must not be executed again.
+    if plan.has_fixed_program(host) {
+        unit.kind("Restart", word("on-abnormal"));
+    }
+    unit.kind("RestartSec", Value::Span(Duration::ZERO));
+    unit.kind("StandardInput", word("null"));
+    unit.kind("StandardOutput", word("null"));
+    unit.kind("StandardError", word("journal"));
+}
+
+/// Has systemd keep what the service was handed: for one that dies, and past the launcher's end.
+pub(super) fn keeps_descriptors(unit: &mut Unit) {
+    unit.kind("NotifyAccess", word("main"));
+    unit.kind("FileDescriptorStoreMax", Value::Number(u32::try_from(control::MAX_DESCRIPTORS).unwrap_or(u32::MAX)));
 }
 
 /// As a user of its own, to whom nothing of the launch is shown but what it needs.
@@ -92,9 +104,7 @@ fn of_user(unit: &mut Unit, plan: &Plan, host: &Host, places: &Places) {
     let mut command = vec![host.appfw.display().to_string(), "forward".into(), report, "--handed".into()];
     command.extend(forwarding(plan, &at(CREDENTIAL)));
     unit.kind("ExecStart", Value::Exec(command));
-    // The sockets outlive a forwarder that dies, the launcher's end too.
-    unit.kind("NotifyAccess", word("main"));
-    unit.kind("FileDescriptorStoreMax", Value::Number(u32::try_from(control::MAX_DESCRIPTORS).unwrap_or(u32::MAX)));
+    keeps_descriptors(unit);
 }
 
 fn command(plan: &Plan, name: &str, appfw: String) -> Vec<String> {

@@ -10,6 +10,7 @@ mod lifeline;
 mod publisher;
 mod socket;
 
+pub(crate) use app::inside;
 pub(crate) use forwarder::forwarding;
 pub(crate) use publisher::publishing;
 

@@ -1,11 +1,9 @@
 //! What leads published ports into the app's network namespace.
 
 use std::path::Path;
-use std::time::Duration;
 
-use super::forwarder::{harden, harden_as_system};
-use super::{INNER, Places, Unit, Value, appfw, word, words};
-use crate::control;
+use super::forwarder::{comes_back, harden, harden_as_system, keeps_descriptors};
+use super::{INNER, Places, Unit, Value, appfw, words};
 use crate::host::Host;
 use crate::plan::{Plan, Supervisor};
 use crate::view::Bind;
@@ -15,19 +13,8 @@ pub(super) fn unit(plan: &Plan, host: &Host, places: &Places) -> Unit {
     // It stops with the app, which wants it, and does not start that one again, as one that requires it could.
     unit.unit("StopWhenUnneeded", Value::Bool(true));
     unit.unit("After", words([&plan.name.app()]));
-    unit.unit("StartLimitIntervalSec", Value::Span(Duration::ZERO));
-    unit.kind("Type", word("exec"));
-    // Where the app could put another file in its place, it must not be executed again.
-    if plan.has_fixed_program(host) {
-        unit.kind("Restart", word("on-abnormal"));
-    }
-    unit.kind("RestartSec", Value::Span(Duration::ZERO));
-    unit.kind("StandardInput", word("null"));
-    unit.kind("StandardOutput", word("null"));
-    unit.kind("StandardError", word("journal"));
-    // What it was handed outlives one that dies, the launcher's end too.
-    unit.kind("NotifyAccess", word("main"));
-    unit.kind("FileDescriptorStoreMax", Value::Number(u32::try_from(control::MAX_DESCRIPTORS).unwrap_or(u32::MAX)));
+    comes_back(&mut unit, plan, host);
+    keeps_descriptors(&mut unit);
     let at = places.state.join("publish");
     if plan.supervisor == Supervisor::System {
         // PID 1 brings it into the app's namespace: by the name of who made that one.

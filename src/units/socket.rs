@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::{Places, Unit, Value, lists, word, words};
 use crate::cli::{Capture, WallKind};
+use crate::listening::BACKLOG;
 use crate::network::{self, IpLists};
 use crate::plan::Plan;
 
@@ -26,7 +27,7 @@ pub(super) fn unit(plan: &Plan, places: &Places) -> Unit {
         unit.kind("PassPacketInfo", Value::Bool(true));
     }
     // More than the default of an accept queue in systemd (SOMAXCONN is the kernel's own limit).
-    unit.kind("Backlog", Value::Number(4096));
+    unit.kind("Backlog", Value::Number(BACKLOG.into()));
     // An app that makes its forwarder crash has it back each time; one that can't start at all is given
     // up, so that the app's connections end instead of waiting (by default after 20 starts in 2 s).
     unit.kind("TriggerLimitIntervalSec", Value::Span(TRIGGER_INTERVAL));
