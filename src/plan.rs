@@ -1,7 +1,9 @@
 //! Everything decided about one launch, before anything is done. The last point where the user's
 //! input can be wrong. Pure.
 
+mod resolution;
 mod supervisor;
+mod wall;
 
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
@@ -12,7 +14,7 @@ use anyhow::{Result, bail};
 use crate::buses::Buses;
 use crate::cli::{Capture, Isolate, LaunchArgs, LogDestinations, WallKind};
 use crate::confinement::property;
-use crate::destination::{Destination, Pattern, Rules, inside_address};
+use crate::destination::{Pattern, Rules};
 use crate::dns::{self, Dns};
 use crate::environment::proxy_variables;
 use crate::host::{Host, User};
@@ -162,7 +164,7 @@ impl Plan {
             allow: network::parse_list("--allow", &args.allow)?,
             deny: network::parse_list("--deny", &args.deny)?,
         };
-        let (wall, rules) = choose_wall(args.wall, supervisor, &via, rules)?;
+        let (wall, rules) = wall::choose(args.wall, supervisor, &via, rules)?;
         if wall == WallKind::Namespace
             && supervisor == Supervisor::System
             && !(host.caller.is_root() || host.appfw_is_public)
@@ -172,12 +174,12 @@ impl Plan {
                 host.appfw.display()
             );
         }
-        let capture = choose_capture(args, wall, supervisor, &via)?;
+        let capture = wall::capture(args, wall, supervisor, &via)?;
         let publish = Published::parse_list(&args.publish, wall)?;
         if via == Via::None {
             refuse_destinations(args)?;
         }
-        let address = choose_address(args.address.as_deref(), wall, &via)?;
+        let address = wall::address(args.address.as_deref(), wall, &via)?;
         let user = match &args.uid {
             Some(word) => (host.find_user)(word)?,
             None => host.caller.clone(),
@@ -202,8 +204,8 @@ impl Plan {
             block: Pattern::parse_list("--block", &args.block)?,
         };
         let (dns, resolver) = match via {
-            Via::None => choose_resolver(args.dns.as_deref(), wall, &rules)?,
-            _ => choose_dns(args.dns.as_deref(), wall, &via, &destinations, &allow_destination)?,
+            Via::None => resolution::without_forwarder(args.dns.as_deref(), wall, &rules)?,
+            _ => resolution::of_forwarder(args.dns.as_deref(), wall, &via, &destinations, &allow_destination)?,
         };
         let mut plan = Self {
             name,
@@ -413,157 +415,6 @@ fn refuse_destinations(args: &LaunchArgs) -> Result<()> {
         ),
         None => Ok(()),
     }
-}
-
-/// The wall that these rules and this way out take, and the rules completed by a canary.
-fn choose_wall(
-    asked: Option<WallKind>,
-    supervisor: Supervisor,
-    via: &Via,
-    mut rules: IpLists,
-) -> Result<(WallKind, IpLists)> {
-    if supervisor != Supervisor::System {
-        const NEEDS: &str = "the system manager: use sudo appfw-run --uid USER …, or --system, which asks polkit";
-        if let Some(wall) = asked.filter(|wall| *wall != WallKind::Namespace) {
-            bail!("--wall {} needs {NEEDS}", wall.as_str());
-        }
-        if !(rules.deny.is_empty() && rules.allow.is_empty()) {
-            bail!("IP rules (--allow, --deny) need {NEEDS}");
-        }
-        return Ok((WallKind::Namespace, rules));
-    }
-    let plain = *via == Via::None;
-    if !plain {
-        let wall = asked.unwrap_or(WallKind::Strict);
-        if !rules.deny.is_empty() {
-            bail!(
-                "--deny adds nothing here: behind a forwarder everything else is denied; plain rules go with --via none"
-            );
-        }
-        if wall != WallKind::Address && !rules.allow.is_empty() {
-            bail!("--allow needs --wall address: in the {} wall the app reaches the forwarder alone", wall.as_str());
-        }
-        canary(&rules)?;
-        return Ok((wall, rules));
-    }
-    if rules.deny.is_empty() && rules.allow.is_empty() {
-        if asked == Some(WallKind::Address) {
-            bail!(
-                "--wall address with --via none needs rules: --deny NET, or leave --wall out for no network whatever"
-            );
-        }
-        return Ok((asked.unwrap_or(WallKind::Strict), rules));
-    }
-    if rules.deny.is_empty() {
-        bail!("allows alone restrict nothing: add --deny any");
-    }
-    if let Some(wall @ (WallKind::Strict | WallKind::Namespace)) = asked {
-        bail!("--allow and --deny need --wall address: the {} wall has no other network to allow", wall.as_str());
-    }
-    let canary = canary(&rules)?;
-    if rules.passes(IpAddr::V4(canary)) {
-        rules.deny.push(network::host(canary));
-    }
-    Ok((WallKind::Address, rules))
-}
-
-/// What is captured: every connection, where the wall can. What a captured datagram's answer would be sent by
-/// is a raw socket, which no socket unit makes: here they are refused at once, and QUIC falls back to TCP.
-fn choose_capture(args: &LaunchArgs, wall: WallKind, supervisor: Supervisor, via: &Via) -> Result<Capture> {
-    match (wall, via) {
-        (WallKind::Namespace, Via::None) if args.capture => {
-            bail!("--capture leads connections to the forwarder, and --via none has none")
-        }
-        (WallKind::Namespace, Via::None) => Ok(Capture::Off),
-        (WallKind::Namespace, _) if args.no_capture => Ok(Capture::Off),
-        // Answers to datagrams are sent by a raw socket, which a socket unit cannot make.
-        (WallKind::Namespace, _) if supervisor != Supervisor::System && via.carries_datagrams() => {
-            Ok(Capture::Datagrams)
-        }
-        (WallKind::Namespace, _) => Ok(Capture::Streams),
-        _ if args.capture => {
-            bail!(
-                "--capture needs --wall namespace: the IP filter of the {} wall drops what is captured",
-                wall.as_str()
-            )
-        }
-        _ => Ok(Capture::Off),
-    }
-}
-
-/// The address by which the proof will show that the filter is in force.
-fn canary(rules: &IpLists) -> Result<Ipv4Addr> {
-    match rules.free_canary() {
-        Some(canary) => Ok(canary),
-        None => bail!(
-            "--allow covers every documentation network (192.0.2.0/24, 198.51.100.0/24, 203.0.113.0/24), by which the wall is proven; allow less"
-        ),
-    }
-}
-
-/// `--address`, or the fixed one of a namespace, or 0.0.0.0 for one yet to be reserved.
-fn choose_address(asked: Option<&str>, wall: WallKind, via: &Via) -> Result<SocketAddrV4> {
-    let Some(word) = asked else {
-        return Ok(match wall {
-            WallKind::Address if *via != Via::None => SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, PORT),
-            _ => ADDRESS,
-        });
-    };
-    if wall != WallKind::Address || *via == Via::None {
-        bail!("--address goes with --wall address and a forwarder: in a namespace it is always {}", ADDRESS.ip());
-    }
-    let address =
-        word.parse::<SocketAddrV4>().or_else(|_| word.parse::<Ipv4Addr>().map(|ip| SocketAddrV4::new(ip, PORT)));
-    match address {
-        Ok(address) if address.ip().is_loopback() && address.port() != 0 => Ok(address),
-        _ => bail!("--address {word:?}: takes an address of 127.0.0.0/8 and a port, such as 127.100.90.50:1080"),
-    }
-}
-
-/// How the forwarder answers DNS.
-fn choose_dns(
-    asked: Option<&str>,
-    wall: WallKind,
-    via: &Via,
-    rules: &Rules,
-    allowed: &[Pattern],
-) -> Result<(Dns, Resolver)> {
-    let has_rules = !rules.is_empty();
-    if wall == WallKind::Address {
-        if let Some(dns) = asked
-            && dns.parse::<Dns>()? != Dns::Off
-        {
-            bail!(
-                "--dns {dns} needs --wall strict: in the address wall a program that gets an address and passes the proxy by hangs for two minutes, where without one it fails at once"
-            );
-        }
-        return Ok((Dns::Off, Resolver::Off));
-    }
-    let dns = asked.map_or_else(|| Ok(Dns::default_for(via, has_rules)), str::parse)?;
-    dns.check(via, has_rules)?;
-    if let Dns::Tcp(resolver) = dns {
-        let destination = Destination::from_ip(resolver.ip(), resolver.port())?;
-        if let Some(why) = inside_address(resolver.ip(), &[])
-            && !allowed.iter().any(|allowed| allowed.matches(&destination))
-        {
-            bail!("--dns {dns}: the resolver is inside ({why}); --allow-destination {destination} opens it");
-        }
-    }
-    Ok((dns, if dns == Dns::Off { Resolver::Off } else { Resolver::Forwarder }))
-}
-
-/// Whose resolver the app has without a forwarder: with plain rules the host's, unless they deny all.
-fn choose_resolver(asked: Option<&str>, wall: WallKind, rules: &IpLists) -> Result<(Dns, Resolver)> {
-    let resolver = match asked.map(str::parse).transpose()? {
-        None if wall == WallKind::Address && !rules.denies_any() => Resolver::Host,
-        Some(Dns::Host) if wall == WallKind::Address => Resolver::Host,
-        None | Some(Dns::Off) => Resolver::Off,
-        Some(Dns::Host) => {
-            bail!("--dns host has no network to go with: --via none without --deny leaves none whatever")
-        }
-        Some(dns) => bail!("--dns {dns} is the forwarder's, and --via none has none; use --dns host or --dns off"),
-    };
-    Ok((Dns::Off, resolver))
 }
 
 fn choose_stdio(detach: bool, [input, output, errors]: [bool; 3]) -> Stdio {
