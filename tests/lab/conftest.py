@@ -29,13 +29,13 @@ def missing(reason):
     (pytest.fail if MUST_WORK else pytest.skip)(reason)
 
 
-def boot(version, **options):
+def boot(version, kind=Lab, **options):
     if os.geteuid() != 0:
         missing("the lab needs root")
     if not TREES[version].joinpath("usr").is_dir():
         missing(f"no tree for systemd {version}: run tests/lab/setup.sh")
     started = time.monotonic()
-    lab = Lab(version, binaries=BINARIES and pathlib.Path(BINARIES), **options).start()
+    lab = kind(version, binaries=BINARIES and pathlib.Path(BINARIES), **options).start()
     _boot_times[lab.name] = time.monotonic() - started
     return lab
 

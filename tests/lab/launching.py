@@ -113,17 +113,22 @@ def launched(lab, *words, name=None, tty=False, **options):
     try:
         with started(lab, command, tty=tty, **options) as process:
             process.name = name
-            process.shown = Output(process.terminal if tty else process.stdout.fileno())
-            process.said = None if tty or not process.stderr else Output(process.stderr.fileno())
-            try:
-                process.shown.until(b"ready")
-            except AssertionError as error:
-                process.kill()
-                said = process.said.to_the_end().decode() if process.said else ""
-                raise AssertionError(f"the launch did not come up: {said}") from error
+            come_up(process, tty)
             yield process
     finally:
         wait_until(lambda: not left(lab, name), 10, f"the end of {name}")
+
+
+def come_up(process, tty):
+    """Returns when a launch's program has written "ready"; gives the process `.shown` and, without a terminal, `.said`."""
+    process.shown = Output(process.terminal if tty else process.stdout.fileno())
+    process.said = None if tty or not process.stderr else Output(process.stderr.fileno())
+    try:
+        process.shown.until(b"ready")
+    except AssertionError as error:
+        process.kill()
+        said = process.said.to_the_end().decode() if process.said else ""
+        raise AssertionError(f"the launch did not come up: {said}") from error
 
 
 def unit_names(lab, name):
@@ -181,8 +186,8 @@ def left(lab, name):
     return there or unit_names(lab, name)
 
 
-def wait_gone(lab, name, seconds=GONE):
-    """Returns when nothing of the launch is left."""
+def wait_gone(lab, name, seconds=GONE, left=left):
+    """Returns when nothing of the launch is left, as LEFT tells."""
     seen = []
 
     def gone():

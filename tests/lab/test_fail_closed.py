@@ -12,8 +12,7 @@ import time
 
 import pytest
 
-import conftest
-from conftest import BINARIES, VERSIONS, boot
+from conftest import VERSIONS, boot
 from lab import Lab
 from launching import SOCKS, launched, listeners, populated, secret_file, unique
 from waiting import wait_until
@@ -109,19 +108,25 @@ def test_bpf_is_missed_whoever_the_app_runs_as(lying_lab, user):
     assert "BPF filter" in refusal(lying_lab, *DIRECT, "--uid", user)
 
 
-class NoNamespacesLab(Lab):
-    """A systemd that may make no network namespace for a unit; it says so in its log and carries on without."""
+class DeniedLab(Lab):
+    """A systemd started by a program that has the kernel refuse something."""
+
+    denial = None  # a program of this folder
 
     def _in_cgroup(self, part):
         command = super()._in_cgroup(part)
-        return [*command, sys.executable, HERE / "deny_netns.py"] if part == "systemd" else command
+        return [*command, sys.executable, HERE / self.denial] if part == "systemd" else command
+
+
+class NoNamespacesLab(DeniedLab):
+    """A systemd that may make no network namespace for a unit; it says so in its log and carries on without."""
+
+    denial = "deny_netns.py"
 
 
 @pytest.fixture(scope="module", params=VERSIONS)
 def no_namespaces_lab(request):
-    if os.geteuid() != 0:
-        conftest.missing("the lab needs root")
-    booted = NoNamespacesLab(request.param, binaries=BINARIES and pathlib.Path(BINARIES)).start()
+    booted = boot(request.param, NoNamespacesLab)
     yield booted
     booted.stop()
 
@@ -193,19 +198,15 @@ def test_the_hosts_network_is_never_made_over(lab, outside):
     assert network_of(lab) == before
 
 
-class NoNftablesLab(Lab):
+class NoNftablesLab(DeniedLab):
     """A systemd on a kernel without nf_tables."""
 
-    def _in_cgroup(self, part):
-        command = super()._in_cgroup(part)
-        return [*command, sys.executable, HERE / "deny_nftables.py"] if part == "systemd" else command
+    denial = "deny_nftables.py"
 
 
 @pytest.fixture(scope="module", params=VERSIONS)
 def no_nftables_lab(request):
-    if os.geteuid() != 0:
-        conftest.missing("the lab needs root")
-    booted = NoNftablesLab(request.param, binaries=BINARIES and pathlib.Path(BINARIES)).start()
+    booted = boot(request.param, NoNftablesLab)
     yield booted
     booted.stop()
 

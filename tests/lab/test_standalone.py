@@ -9,8 +9,8 @@ import pytest
 
 from launching import SOCKS, run, text_of, unique
 from test_escapes import OPEN_BY_DESIGN as CAPTURED
-from test_escapes import Baits, CORE_PATTERN, results_of, reached, seen_by_world, serve_terminal_multiplexers, \
-    write_handle
+from test_escapes import Baits, CORE_PATTERN, errors_of, results_of, reached, seen_by_world, \
+    serve_terminal_multiplexers, write_handle
 from test_escapes import core_pattern_is_as_it_was  # noqa: F401  a fixture
 from world_map import ORIGIN, UPSTREAM
 
@@ -114,10 +114,7 @@ def test_what_a_launch_reaches_is_what_is_open_by_design(lab, world, caller, cap
     assert baits.servers == set()
     assert w.events(server="dns") == []
     assert CORE_PATTERN.read_text() == before
-    errors = {name: result["detail"] for name, result in results.items() if result["outcome"] == "error"}
-    if not lab.path("/usr/bin/resolvectl").exists():
-        errors.pop("resolver-resolvectl")
-    assert errors == {}
+    assert errors_of(lab, results) == {}
 
 
 @AS

@@ -10,8 +10,9 @@ import time
 
 import pytest
 
+import launching
 from lab import resize_terminal
-from launching import LOGGED, SOCKS, Output, command_lines, kill, started, unique
+from launching import LOGGED, SOCKS, Output, come_up, command_lines, kill, started, unique
 from test_life import REPORT_SIGNALS, STUBBORN, TALK, namespaces, settings_of
 from test_standalone import AS, CALLERS, alone
 from waiting import wait_until
@@ -42,16 +43,7 @@ def left(lab, name):
 
 
 def wait_gone(lab, name, seconds=GONE):
-    seen = []
-
-    def gone():
-        seen[:] = left(lab, name)
-        return not seen
-
-    try:
-        wait_until(gone, seconds, f"the end of {name}")
-    except TimeoutError as error:
-        raise AssertionError(f"left: {seen}") from error
+    launching.wait_gone(lab, name, seconds, left)
 
 
 @contextlib.contextmanager
@@ -65,13 +57,7 @@ def launched(lab, caller, *words, tty=False, **options):
     mounts = len(lab.path("/proc/1/mounts").read_text().splitlines())
     with started(lab, command, user=user, env=env, tty=tty, **options) as process:
         process.name = name
-        process.shown = Output(process.terminal if tty else process.stdout.fileno())
-        process.said = None if tty or not process.stderr else Output(process.stderr.fileno())
-        try:
-            process.shown.until(b"ready")
-        except AssertionError as error:
-            process.kill()
-            raise AssertionError(process.said and process.said.to_the_end().decode()) from error
+        come_up(process, tty)
         yield process
     wait_gone(lab, name)
     assert len(lab.path("/proc/1/mounts").read_text().splitlines()) == mounts

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from launching import HOLD, SOCKS, launched, text_of, unique
-from test_escapes import Baits, PYTHON, TAKEOVER, reached, results_of, seen_by_world, write_handle
+from test_escapes import Baits, PYTHON, TAKEOVER, errors_of, reached, results_of, seen_by_world, write_handle
 from waiting import wait_until
 from world_map import UPSTREAM
 
@@ -104,9 +104,7 @@ def test_what_a_launch_reaches_is_what_is_open_by_design(lab, world, words, open
     assert seen_by_world(w, [(UPSTREAM, None)]) == set()
     assert baits.servers == set()
     assert w.events(server="dns") == []
-    errors = {name: result["detail"] for name, result in results.items() if result["outcome"] == "error"}
-    errors.pop("resolver-resolvectl", None)  # not every lab has it
-    assert errors == {}
+    assert errors_of(lab, results) == {}
 
 
 def test_nothing_of_the_proof_is_left_to_the_app(lab):
