@@ -66,6 +66,10 @@ pub fn run(mut app: Command, launcher: &UnixStream, args: &InsideArgs) -> Result
         }
         if sources.get(1).and_then(PollFd::any) == Some(true) {
             pass_on(&mut orders, main, ended.is_some())?;
+            // What came with it has been read from the socket, which poll(2) tells nothing of any more.
+            while !orders.buffer().is_empty() {
+                pass_on(&mut orders, main, ended.is_some())?;
+            }
         }
         while let Some(info) = signals.read_signal().context("cannot receive signals")? {
             if let Some(passed) = PASSED_ON.into_iter().find(|passed| info.ssi_signo == *passed as u32) {

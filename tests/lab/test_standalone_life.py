@@ -306,6 +306,21 @@ def test_signals_to_the_launcher_reach_the_app(lab, caller):
         assert process.wait(10) == 9
 
 
+@AS
+def test_signals_that_come_together_all_reach_the_app(lab, caller):
+    with launched(lab, caller, "--via", SOCKS, "python3", "-c", REPORT_SIGNALS, stdin=subprocess.PIPE) as process:
+        init, = [pid for pid, words in inner_parts(lab).items() if "exe inside" in words]
+        kill(lab, init, "STOP")
+        for name in ["SIGUSR1", "SIGUSR2"]:
+            os.kill(process.pid, signal.Signals[name])
+            time.sleep(0.3)  # for the launcher to have passed it on
+        kill(lab, init, "CONT")
+        for name in ["SIGUSR1", "SIGUSR2"]:
+            process.shown.until(f"got {name}\n".encode())
+        process.stdin.close()
+        assert process.wait(10) == 9
+
+
 INTERRUPTED = TALK.replace('print("ready", flush=True)', r"""
 import signal
 signal.signal(signal.SIGINT, lambda *_: os.write(1, b"interrupted"))
