@@ -31,6 +31,8 @@ pub mod session;
 pub mod units;
 pub mod view;
 
+pub mod installed;
+
 pub mod address;
 pub mod state;
 pub mod stdio;

@@ -1,0 +1,240 @@
+//! Files that outlive a command: unit files, drop-ins, and what these name. Each carries a [`Mark`], and is written
+//! as a whole or not at all. What has no mark of ours is never replaced and never removed.
+
+mod mark;
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+
+pub use mark::Mark;
+
+/// A file as it shall be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// Where.
+    pub path: PathBuf,
+    /// All of it but the mark.
+    pub text: String,
+    /// Its permissions.
+    pub mode: u32,
+}
+
+/// What becomes of one file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// Which.
+    pub path: PathBuf,
+    /// What stands there now, with its mark.
+    pub before: Option<String>,
+    /// What shall stand there, with its mark; `None` if it shall go.
+    pub after: Option<String>,
+    mode: u32,
+}
+
+impl Change {
+    /// Whether there is nothing to do.
+    #[must_use]
+    pub fn is_none(&self) -> bool {
+        self.before == self.after
+    }
+
+    /// The change as a unified diff, without a final word on missing line ends.
+    #[must_use]
+    pub fn diff(&self) -> String {
+        let (before, after) = (self.before.as_deref().unwrap_or_default(), self.after.as_deref().unwrap_or_default());
+        let path = self.path.display().to_string();
+        let none = "/dev/null";
+        let names = (self.before.as_ref().map_or(none, |_| &path), self.after.as_ref().map_or(none, |_| &path));
+        similar::TextDiff::from_lines(before, after).unified_diff().header(names.0, names.1).to_string()
+    }
+}
+
+/// A file of ours as it is: its text and its mark. `None` if there is none.
+///
+/// # Errors
+/// Something that isn't ours is there, or it can't be read.
+pub fn find(path: &Path) -> Result<Option<(String, Mark)>> {
+    let found = match fs::symlink_metadata(path) {
+        Ok(found) => found,
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(None),
+        Err(error) => return Err(error).with_context(|| format!("cannot look at {}", path.display())),
+    };
+    let foreign = |what: &str| {
+        anyhow::anyhow!(
+            "{} is not ours ({what}), so it is left as it is: move it away, or choose another name",
+            path.display()
+        )
+    };
+    if !found.is_file() {
+        return Err(foreign(if found.is_symlink() { "a symbolic link" } else { "no regular file" }));
+    }
+    if found.uid() != rustix::process::geteuid().as_raw() {
+        return Err(foreign("another user's"));
+    }
+    let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let text = String::from_utf8(bytes).map_err(|_| foreign("no mark of appfw in it"))?;
+    match Mark::read(&text) {
+        Some(mark) => Ok(Some((text, mark))),
+        None => Err(foreign("no mark of appfw in it")),
+    }
+}
+
+/// What has to be done for these files to be there, as made by `command`.
+///
+/// # Errors
+/// Something that isn't ours is in the way: then nothing may be changed.
+pub fn changes(wanted: &[Wanted], command: &[String]) -> Result<Vec<Change>> {
+    let change = |Wanted { path, text, mode }: &Wanted| {
+        let found = find(path)?;
+        let made_directory = match &found {
+            Some((_, mark)) => mark.made_directory,
+            None => !path.parent().is_some_and(Path::is_dir),
+        };
+        let mark = Mark { made_directory, ..Mark::new(command) };
+        let lines = mark.lines().with_context(|| format!("cannot mark {}", path.display()))?;
+        Ok(Change { path: path.clone(), before: found.map(|(text, _)| text), after: Some(lines + text), mode: *mode })
+    };
+    wanted.iter().map(change).collect()
+}
+
+/// What has to be done for these files to be gone. Those that are gone already are left out.
+///
+/// # Errors
+/// One isn't ours.
+pub fn removals(paths: &[PathBuf]) -> Result<Vec<Change>> {
+    let removal = |path: &PathBuf| {
+        let found = find(path)?;
+        Ok(found.map(|(text, _)| Change { path: path.clone(), before: Some(text), after: None, mode: 0 }))
+    };
+    paths.iter().filter_map(|path| removal(path).transpose()).collect()
+}
+
+/// Does all changes in this order, or none: what was done before a failure is undone. Who is killed half-way leaves
+/// whole files, old or new, and others that no program reads.
+///
+/// # Errors
+/// A file could not be written; then all are as they were.
+pub fn apply(changes: &[Change]) -> Result<()> {
+    let changes: Vec<&Change> = changes.iter().filter(|change| !change.is_none()).collect();
+    let mut made = Vec::new();
+    let outcome = prepare(&changes, &mut made).and_then(|()| put_in_place(&changes));
+    if outcome.is_err() {
+        for change in &changes {
+            let _ = fs::remove_file(beside(&change.path));
+        }
+        // Only what is empty goes.
+        for directory in made.iter().rev() {
+            let _ = fs::remove_dir(directory);
+        }
+    }
+    outcome
+}
+
+/// Writes what is new beside what it replaces: a full disk is met before anything is changed.
+fn prepare(changes: &[&Change], made: &mut Vec<PathBuf>) -> Result<()> {
+    for change in changes {
+        let Some(after) = &change.after else { continue };
+        let failed = || format!("cannot write {}, so nothing was changed", change.path.display());
+        let directory = change.path.parent().with_context(failed)?;
+        make_directory(directory, made)?;
+        let place = beside(&change.path);
+        match fs::remove_file(&place) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error).with_context(failed),
+            _ => {}
+        }
+        let opened = OpenOptions::new().write(true).create_new(true).mode(change.mode).open(&place);
+        let mut file = opened.with_context(failed)?;
+        // The caller's umask may have made it narrower.
+        file.set_permissions(fs::Permissions::from_mode(change.mode)).with_context(failed)?;
+        file.write_all(after.as_bytes()).and_then(|()| file.sync_all()).with_context(failed)?;
+    }
+    Ok(())
+}
+
+fn put_in_place(changes: &[&Change]) -> Result<()> {
+    for (done, change) in changes.iter().enumerate() {
+        if let Err(error) = put(change) {
+            for change in changes.iter().take(done).rev() {
+                undo(change);
+            }
+            return Err(error);
+        }
+    }
+    for change in changes {
+        if let Some(directory) = change.path.parent() {
+            // What is in place counts; that it survives a power cut is tried.
+            let _ = File::open(directory).and_then(|directory| directory.sync_all());
+        }
+        let goes = change.after.is_none()
+            && change.before.as_deref().and_then(Mark::read).is_some_and(|mark| mark.made_directory);
+        if let Some(directory) = change.path.parent().filter(|_| goes) {
+            let _ = fs::remove_dir(directory);
+        }
+    }
+    Ok(())
+}
+
+fn put(change: &Change) -> Result<()> {
+    let failed = || format!("cannot change {}, so nothing was changed", change.path.display());
+    match (&change.before, &change.after) {
+        (_, None) => fs::remove_file(&change.path).with_context(failed),
+        // Nobody's file that has come meanwhile is replaced.
+        (None, Some(_)) => {
+            renameat_with(CWD, beside(&change.path), CWD, &change.path, RenameFlags::NOREPLACE).with_context(failed)
+        }
+        (Some(_), Some(_)) => fs::rename(beside(&change.path), &change.path).with_context(failed),
+    }
+}
+
+fn undo(change: &Change) {
+    let Some(before) = &change.before else {
+        let _ = fs::remove_file(&change.path);
+        return;
+    };
+    let place = beside(&change.path);
+    let mode = if change.mode == 0 { 0o644 } else { change.mode };
+    let written = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&place);
+    let _ =
+        written.and_then(|mut file| file.write_all(before.as_bytes())).and_then(|()| fs::rename(&place, &change.path));
+}
+
+/// Where a file is written before it takes its place: no name that systemd reads.
+fn beside(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!(".{name}.appfw-new"))
+}
+
+/// Makes a directory and those above it. Who else may write there could put another file in a file's place.
+fn make_directory(directory: &Path, made: &mut Vec<PathBuf>) -> Result<()> {
+    match fs::metadata(directory) {
+        Ok(found) if !found.is_dir() => bail!("{} is no directory: move it away", directory.display()),
+        Ok(found) => {
+            let own = rustix::process::geteuid().as_raw();
+            if (found.uid() != own && found.uid() != 0) || found.mode() & 0o022 != 0 {
+                bail!(
+                    "{} can be written by others, who could change what is put there: chmod go-w {0}",
+                    directory.display()
+                );
+            }
+            Ok(())
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            if let Some(above) = directory.parent() {
+                make_directory(above, made)?;
+            }
+            let failed = || format!("cannot make {}, so nothing was changed", directory.display());
+            DirBuilder::new().mode(0o755).create(directory).with_context(failed)?;
+            made.push(directory.to_owned());
+            Ok(())
+        }
+        Err(error) => Err(error).with_context(|| format!("cannot look at {}", directory.display())),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,134 @@
+use super::*;
+
+struct Place {
+    directory: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        Self { directory }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn wanted(&self, name: &str, text: &str) -> Wanted {
+        Wanted { path: self.path(name), text: text.to_owned(), mode: 0o644 }
+    }
+
+    fn install(&self, wanted: &[Wanted]) -> Result<()> {
+        apply(&changes(wanted, &["unit".to_owned(), "install".to_owned()])?)
+    }
+
+    /// Every file and directory with what it holds.
+    fn all(&self) -> Vec<(PathBuf, Option<String>)> {
+        fn walk(directory: &Path, into: &mut Vec<(PathBuf, Option<String>)>) {
+            for entry in fs::read_dir(directory).unwrap().flatten() {
+                let path = entry.path();
+                if path.is_dir() && !path.is_symlink() {
+                    into.push((path.clone(), None));
+                    walk(&path, into);
+                } else {
+                    into.push((path.clone(), fs::read_to_string(&path).ok()));
+                }
+            }
+        }
+        let mut found = Vec::new();
+        walk(self.directory.path(), &mut found);
+        found.sort();
+        found
+    }
+}
+
+#[test]
+fn what_is_installed_is_found_replaced_and_gone_again() {
+    let place = Place::new();
+    let before = place.all();
+    place.install(&[place.wanted("a.service.d/x.conf", "[Unit]\n"), place.wanted("b.service", "[Service]\n")]).unwrap();
+    let (text, mark) = find(&place.path("b.service")).unwrap().unwrap();
+    assert!(text.ends_with("}\n[Service]\n") && !mark.is_stale() && !mark.made_directory, "{text}");
+    assert!(find(&place.path("a.service.d/x.conf")).unwrap().unwrap().1.made_directory);
+
+    let same =
+        changes(&[place.wanted("b.service", "[Service]\n")], &["unit".to_owned(), "install".to_owned()]).unwrap();
+    assert!(same[0].is_none());
+    let other = changes(&[place.wanted("b.service", "[Service]\nType=exec\n")], &["other".to_owned()]).unwrap();
+    assert!(other[0].diff().contains("+Type=exec\n"), "{}", other[0].diff());
+    apply(&other).unwrap();
+    assert!(find(&place.path("b.service")).unwrap().unwrap().0.contains("Type=exec"));
+
+    let paths = ["a.service.d/x.conf", "b.service", "never.service"].map(|name| place.path(name));
+    apply(&removals(&paths).unwrap()).unwrap();
+    assert_eq!(place.all(), before);
+}
+
+#[test]
+fn a_directory_that_was_there_or_holds_something_else_stays() {
+    let place = Place::new();
+    fs::create_dir(place.path("old.d")).unwrap();
+    place.install(&[place.wanted("old.d/x.conf", "x\n"), place.wanted("new.d/x.conf", "x\n")]).unwrap();
+    fs::write(place.path("new.d/users.conf"), "[Service]\n").unwrap();
+    apply(&removals(&[place.path("old.d/x.conf"), place.path("new.d/x.conf")]).unwrap()).unwrap();
+    assert!(place.path("old.d").is_dir() && place.path("new.d/users.conf").is_file());
+}
+
+#[test]
+fn nothing_that_others_wrote_is_touched() {
+    let place = Place::new();
+    fs::write(place.path("users.service"), "[Service]\n").unwrap();
+    fs::write(place.path("bytes.service"), [0xff, 0xfe]).unwrap();
+    std::os::unix::fs::symlink(place.path("users.service"), place.path("link.service")).unwrap();
+    fs::create_dir(place.path("directory.service")).unwrap();
+    let before = place.all();
+    for (name, what) in [
+        ("users.service", "no mark of appfw in it"),
+        ("bytes.service", "no mark of appfw in it"),
+        ("link.service", "a symbolic link"),
+        ("directory.service", "no regular file"),
+    ] {
+        for failure in [
+            place.install(&[place.wanted("new.service", "x\n"), place.wanted(name, "x\n")]).unwrap_err(),
+            removals(&[place.path(name)]).unwrap_err(),
+        ] {
+            let message = format!("{failure:#}");
+            assert!(message.contains(what) && message.contains(name), "{message}");
+        }
+        assert_eq!(place.all(), before);
+    }
+}
+
+#[test]
+fn a_file_that_came_meanwhile_stays_and_what_was_done_before_is_undone() {
+    let place = Place::new();
+    place.install(&[place.wanted("a.service", "old\n")]).unwrap();
+    let wanted =
+        [place.wanted("a.service", "new\n"), place.wanted("c.d/c.conf", "new\n"), place.wanted("b.service", "new\n")];
+    let changes = changes(&wanted, &[]).unwrap();
+    fs::write(place.path("b.service"), "the user's\n").unwrap();
+    let before = place.all();
+    assert!(format!("{:#}", apply(&changes).unwrap_err()).contains("b.service"));
+    assert_eq!(place.all(), before);
+}
+
+#[test]
+fn a_directory_that_others_write_is_refused() {
+    let place = Place::new();
+    fs::create_dir(place.path("open")).unwrap();
+    fs::set_permissions(place.path("open"), fs::Permissions::from_mode(0o777)).unwrap();
+    let message = format!("{:#}", place.install(&[place.wanted("open/a.service", "x\n")]).unwrap_err());
+    assert!(message.contains("can be written by others"), "{message}");
+    fs::write(place.path("file"), "").unwrap();
+    assert!(place.install(&[place.wanted("file/a.service", "x\n")]).is_err());
+}
+
+#[test]
+fn what_a_killed_one_left_is_in_nobodys_way() {
+    let place = Place::new();
+    fs::write(place.path(".a.service.appfw-new"), "half").unwrap();
+    place.install(&[place.wanted("a.service", "whole\n")]).unwrap();
+    assert!(find(&place.path("a.service")).unwrap().unwrap().0.ends_with("whole\n"));
+    assert!(!place.path(".a.service.appfw-new").exists());
+}
