@@ -218,6 +218,14 @@ def test_without_nf_tables_there_is_no_capture_and_the_sentence_says_so(no_nftab
     assert runs(no_nftables_lab, *NAMESPACE, "--no-capture", "--uid", user) == user
 
 
+def test_without_nf_tables_an_ordinary_users_launch_says_so_as_well(no_nftables_lab):
+    denied = no_nftables_lab.run(["appfw-run", "--via=direct", "id", "-un"], user="bob")
+    said = denied.stderr.decode()
+    assert denied.returncode == OURS and denied.stdout == b"" and "nf_tables" in said and "--no-capture" in said, said
+    done = no_nftables_lab.run(["appfw-run", "--via=direct", "--no-capture", "id", "-un"], user="bob")
+    assert (done.returncode, done.stdout) == (0, b"bob\n"), done.stderr
+
+
 @pytest.mark.parametrize("text", ["ExecStartPre=/bin/true", "ExecStartPre=; ExecStartPre=+/bin/true", "ExecStartPre="])
 def test_only_our_own_command_comes_before_the_namespaces_proof(lab, text):
     with drop_in(lab, "appfw-.service", f"[Service]; {text}") as path:

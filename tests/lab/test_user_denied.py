@@ -1,0 +1,56 @@
+"""What an ordinary user's own systemd is denied: a launch works, or ends with 125 and a sentence, and nothing ran."""
+
+import contextlib
+
+import pytest
+
+from launching import unique
+from test_user import BOB, MANAGER, run
+
+OURS = 125
+
+
+@contextlib.contextmanager
+def launches_with(lab, *settings):
+    """Settings that bob's systemd has for all of his launches, as those that come from above it do."""
+    folder = lab.path("/home/bob/.config/systemd/user/appfw-.service.d")
+    lab.run(["mkdir", "-p", "/home/bob/.config/systemd/user/appfw-.service.d"], **BOB, check=True)
+    (folder / "denied.conf").write_text("\n".join(["[Service]", *settings, ""]))
+    lab.run([*MANAGER.split(), "daemon-reload"], **BOB, check=True)
+    try:
+        yield
+    finally:
+        (folder / "denied.conf").unlink()
+        lab.run([*MANAGER.split(), "daemon-reload"], **BOB, check=True)
+
+
+def launch(lab, *words):
+    """Its end, and whether the program ran."""
+    mark = f"/var/tmp/{unique('mark')}"
+    done = run(lab, *words, "--via=direct", "touch", mark)
+    return done, lab.path(mark).exists()
+
+
+@pytest.mark.parametrize("settings", [
+    ["RestrictNamespaces=yes"],
+    ["RestrictNamespaces=~user"],
+    ["RestrictNamespaces=~net"],
+    # What Docker's default filter keeps from who has no capability.
+    ["SystemCallFilter=~unshare setns mount umount2 pivot_root", "SystemCallErrorNumber=EPERM"],
+], ids=["no-namespaces", "no-user-namespaces", "no-network-namespaces", "docker"])
+def test_without_namespaces_nothing_runs_and_the_sentence_says_why(lab, settings):
+    with launches_with(lab, *settings):
+        for words in [], ["--no-capture"]:
+            done, ran = launch(lab, *words)
+            said = done.stderr.decode()
+            assert done.returncode == OURS and not ran, said
+            assert "namespace" in said and "Operation not permitted" in said and len(said.splitlines()) == 1, said
+    assert launch(lab)[1]
+
+
+@pytest.mark.parametrize("settings", [["ReadOnlyPaths=/sys"], ["InaccessiblePaths=-/proc/keys -/proc/kcore"]],
+                         ids=["read-only-sys", "masked-proc"])
+def test_what_is_read_only_or_masked_is_no_obstacle(lab, settings):
+    with launches_with(lab, "PrivateUsers=yes", *settings):
+        done, ran = launch(lab)
+        assert done.returncode == 0 and ran, done.stderr
