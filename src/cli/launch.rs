@@ -18,9 +18,9 @@ use super::WallKind;
     disable_version_flag = true,
     after_help = "\
 Examples:
-  appfw-run --via tor curl https://example.org/
-  appfw-run --via socks5h://192.0.2.7:1080 --uid alice git clone https://example.org/x.git
-  appfw-run --via none --deny any --allow localhost --allow 10.0.0.0/24 ./fileserver
+  appfw-run --via tor firefox
+  appfw-run --via socks5h://192.0.2.7:1080 git clone ssh://git@example.org/x.git
+  sudo appfw-run --uid alice --via none --deny any --allow 10.0.0.0/24 ./fileserver
 
 Exits with COMMAND's code, 128+n for signal n; 125 if it was never run, 126 and 127 as shells do."
 )]
@@ -58,7 +58,7 @@ pub struct LaunchArgs {
     #[arg(long, value_name = "NET", help_heading = "IP wall")]
     pub deny: Vec<String>,
 
-    /// strict (default), namespace: captures, address: the host's network
+    /// strict (root's default), namespace (yours): captures, address
     #[arg(long, value_enum, value_name = "KIND", hide_possible_values = true, help_heading = "Wall")]
     pub wall: Option<WallKind>,
     /// Lead every connection to the forwarder: the namespace wall's default

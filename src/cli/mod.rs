@@ -4,6 +4,7 @@ mod appfw;
 mod forward;
 mod inside;
 mod launch;
+mod usage;
 
 pub use appfw::{Appfw, Subcommand};
 pub use forward::ForwardArgs;
@@ -16,7 +17,7 @@ use anyhow::{Result, bail};
 use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches};
 
-use crate::exit;
+use crate::{exit, say};
 
 /// What a command line asks for.
 pub enum Parsed<T> {
@@ -30,16 +31,29 @@ pub enum Parsed<T> {
 /// be the app's own code.
 #[must_use]
 pub fn parse<T: CommandFactory + FromArgMatches>() -> Parsed<T> {
-    let matches = T::command().try_get_matches();
+    let words: Vec<OsString> = std::env::args_os().collect();
+    let matches = T::command().try_get_matches_from(&words);
     match matches.and_then(|matches| T::from_arg_matches(&matches)) {
         Ok(args) => Parsed::Run(args),
-        Err(error) => {
-            // A closed stdout or stderr leaves nobody to tell.
+        Err(error) => Parsed::Exit(answer(&T::command(), &words, &error)),
+    }
+}
+
+/// Prints what was asked for, or what is wrong; returns the exit code.
+fn answer(command: &clap::Command, words: &[OsString], error: &clap::Error) -> u8 {
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            // A closed stdout leaves nobody to tell.
             let _ = error.print();
-            match error.kind() {
-                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Parsed::Exit(0),
-                _ => Parsed::Exit(exit::OURS),
-            }
+            0
+        }
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            let _ = error.print();
+            exit::OURS
+        }
+        _ => {
+            say::failure(command.get_name(), &anyhow::Error::msg(usage::sentence(command, words, error)));
+            exit::OURS
         }
     }
 }

@@ -1,0 +1,132 @@
+//! A command line that does not parse, in one sentence as all our errors are; clap's own take several lines.
+
+use std::error::Error as _;
+use std::ffi::OsString;
+
+use clap::Command;
+use clap::error::{ContextKind, ContextValue, Error, ErrorKind};
+
+/// What is wrong with `words`, the first of which is the program, and what to do.
+pub(super) fn sentence(command: &Command, words: &[OsString], error: &Error) -> String {
+    let subcommand = words.get(1).and_then(|word| command.find_subcommand(word));
+    let asked = subcommand.unwrap_or(command);
+    let program = match subcommand {
+        Some(subcommand) => format!("{} {}", command.get_name(), subcommand.get_name()),
+        None => command.get_name().to_owned(),
+    };
+    let told = |kind: ContextKind| told(error, kind);
+    let [arguments, values] = [ContextKind::InvalidArg, ContextKind::InvalidValue].map(told);
+    let (Some(argument), value) = (arguments.first(), values.first().map_or("", String::as_str)) else {
+        return first_line(error);
+    };
+    // As in `--via <SPEC>`
+    let (option, placeholder) = argument.split_once(' ').unwrap_or((argument, "<VALUE>"));
+    match error.kind() {
+        ErrorKind::UnknownArgument => {
+            let what = if option.starts_with('-') { "option" } else { "argument" };
+            let near = nearest(asked, option).map(|near| format!("; did you mean --{near}?")).unwrap_or_default();
+            format!("unexpected {what} {option}{near} ({program} --help lists all)")
+        }
+        ErrorKind::MissingRequiredArgument => {
+            let missing: Vec<&str> = arguments.iter().map(|argument| bare(argument)).collect();
+            format!("{} is missing ({program} --help lists all)", missing.join(" and "))
+        }
+        ErrorKind::InvalidValue if value.is_empty() => {
+            format!("{option} takes a value: {option} {}", bare(placeholder))
+        }
+        ErrorKind::InvalidValue => {
+            let near = told(ContextKind::SuggestedValue).first().map(|near| format!("; did you mean {near}?"));
+            let valid = told(ContextKind::ValidValue).join(", ");
+            format!("{option} {value:?}: takes {valid}{}", near.unwrap_or_default())
+        }
+        ErrorKind::ValueValidation => {
+            let why = error.source().map(ToString::to_string).unwrap_or_default();
+            format!("{option} {value:?}: {why}")
+        }
+        ErrorKind::TooManyValues => format!("{option} takes no value; leave ={value} out"),
+        ErrorKind::ArgumentConflict => match told(ContextKind::PriorArg).first() {
+            Some(other) if other != argument => {
+                let other = other.split(' ').next().unwrap_or_default();
+                format!("{option} and {other} exclude one another; leave one of them out")
+            }
+            _ => format!("{option} stands twice; give it once"),
+        },
+        _ => first_line(error),
+    }
+}
+
+/// What clap tells of one kind.
+fn told(error: &Error, kind: ContextKind) -> Vec<String> {
+    match error.get(kind) {
+        Some(ContextValue::String(word)) => vec![word.clone()],
+        Some(ContextValue::Strings(words)) => words.clone(),
+        _ => Vec::new(),
+    }
+}
+
+/// Of an error that has no sentence here.
+fn first_line(error: &Error) -> String {
+    let text = error.to_string();
+    let line = text.lines().next().unwrap_or_default();
+    line.strip_prefix("error: ").unwrap_or(line).to_owned()
+}
+
+/// `<NAME>`, or `<COMMAND>...` of several words, as the help has it.
+fn bare(placeholder: &str) -> &str {
+    let one = placeholder.trim_end_matches("...");
+    one.strip_prefix('<').and_then(|one| one.strip_suffix('>')).unwrap_or(one)
+}
+
+/// The option that was meant. clap's own measure finds no `--via` in `--vai`.
+fn nearest<'a>(command: &'a Command, option: &str) -> Option<&'a str> {
+    let word = option.strip_prefix("--")?;
+    let distance = |known: &str| strsim::damerau_levenshtein(known, word);
+    let known = command.get_arguments().filter_map(clap::Arg::get_long);
+    known.min_by_key(|known| distance(known)).filter(|known| distance(known) <= 2)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+    use crate::cli::{Appfw, LaunchArgs};
+
+    #[test]
+    fn every_usage_error_is_one_sentence_that_names_what_is_wrong() {
+        for (line, expected) in [
+            ("appfw-run --vai tor curl", "unexpected option --vai; did you mean --via? (appfw-run --help lists all)"),
+            (
+                "appfw-run --vai=socks5h://a:hunter2@h curl",
+                "unexpected option --vai; did you mean --via? (appfw-run --help lists all)",
+            ),
+            ("appfw-run -z curl", "unexpected option -z (appfw-run --help lists all)"),
+            ("appfw-run --frobnicate curl", "unexpected option --frobnicate (appfw-run --help lists all)"),
+            ("appfw-run", "COMMAND is missing (appfw-run --help lists all)"),
+            ("appfw-run --via tor --", "COMMAND is missing (appfw-run --help lists all)"),
+            ("appfw-run --via", "--via takes a value: --via SPEC"),
+            ("appfw-run --publish", "--publish takes a value: --publish [ADDR:]PORT[=INNER]"),
+            ("appfw-run --wall strong x", "--wall \"strong\": takes strict, namespace, address"),
+            (
+                "appfw-run --env-scheme htp x",
+                "--env-scheme \"htp\": takes http, socks5h, socks5, socks; did you mean http?",
+            ),
+            ("appfw-run --dry-run=3 x", "--dry-run takes no value; leave =3 out"),
+            ("appfw-run -q -v x", "--quiet and --verbose exclude one another; leave one of them out"),
+            ("appfw-run --unit a --unit b x", "--unit stands twice; give it once"),
+            ("appfw stop", "NAME is missing (appfw stop --help lists all)"),
+            ("appfw stop a b", "unexpected argument b (appfw stop --help lists all)"),
+            (
+                "appfw forward --lisen x",
+                "unexpected option --lisen; did you mean --listen? (appfw forward --help lists all)",
+            ),
+            ("appfw forward --via direct --listen x", "--listen \"x\": invalid socket address syntax"),
+            ("appfw help frobnicate", "unrecognized subcommand 'frobnicate'"),
+        ] {
+            let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+            let command = if line.starts_with("appfw-run") { LaunchArgs::command() } else { Appfw::command() };
+            let error = command.clone().try_get_matches_from(&words).expect_err(line);
+            assert_eq!(sentence(&command, &words, &error), expected, "{line}");
+        }
+    }
+}
