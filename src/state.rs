@@ -171,11 +171,31 @@ impl State {
     }
 }
 
+/// Where launches of the caller's may be kept: a launch may have been made with another XDG_RUNTIME_DIR than
+/// this process has, as from a session, cron or `su`. What is not there, or not the caller's alone, is left out.
+///
+/// # Errors
+/// Those of [`base`].
+pub fn bases(root: &Path, host: &Host) -> Result<Vec<PathBuf>> {
+    let mut bases = vec![base(root, host)?];
+    if !host.caller.is_root() {
+        let uid = host.caller.uid;
+        bases.extend([format!("run/user/{uid}/appfw"), format!("tmp/appfw-{uid}")].map(|place| root.join(place)));
+    }
+    bases.retain(|base| fs::symlink_metadata(base).is_ok_and(|found| is_own(&found, host.caller.uid)));
+    Ok(bases)
+}
+
 /// Who supervises the launch of this name, if there is one here.
 #[must_use]
 pub fn supervisor(base: &Path, name: &LaunchName) -> Option<Supervisor> {
     let record = recorded(&base.join(name.to_string()))?;
     Supervisor::ALL.into_iter().find(|supervisor| record["supervisor"] == supervisor.as_str())
+}
+
+/// Whether nobody but this user can have written there.
+fn is_own(found: &fs::Metadata, uid: u32) -> bool {
+    found.is_dir() && found.uid() == uid && found.mode() & 0o022 == 0
 }
 
 /// Root's can be passed through, not listed: an app of another user connects to its launch's socket.
@@ -192,7 +212,7 @@ fn make_own(base: &Path, caller: &User) -> Result<()> {
     };
     made.map_err(writable)?;
     let found = fs::symlink_metadata(base).with_context(|| format!("cannot look at {}", base.display()))?;
-    if !found.is_dir() || found.uid() != caller.uid || found.mode() & 0o022 != 0 {
+    if !is_own(&found, caller.uid) {
         bail!("{} is not a directory of the caller's alone; remove it", base.display());
     }
     // The caller's umask may have made it narrower.
@@ -401,6 +421,28 @@ mod tests {
         fs::remove_dir(&base).unwrap();
         std::os::unix::fs::symlink("/tmp", &base).unwrap();
         assert!(State::create(&base, &plan, &host).is_err());
+    }
+
+    #[test]
+    fn launches_are_looked_for_wherever_a_caller_may_have_kept_them() {
+        let (place, _, mut alice) = place();
+        let root = place.path();
+        // Nobody's number but this process's can be had without root; as root's it would be the system's place.
+        alice.caller.uid = nix::unistd::geteuid().as_raw().max(1000);
+        let uid = alice.caller.uid;
+        let [session, elsewhere, foreign] = ["run/user/UID/appfw", "tmp/appfw-UID", "own/appfw"]
+            .map(|at| root.join(at.replace("UID", &uid.to_string())));
+        for directory in [&session, &elsewhere, &foreign] {
+            fs::create_dir_all(directory).unwrap();
+            chown(directory, Some(uid), None).unwrap();
+        }
+        assert_eq!(bases(root, &alice).unwrap(), [elsewhere.clone(), session.clone(), elsewhere.clone()]);
+        alice.environment = vec![("XDG_RUNTIME_DIR".into(), root.join("own").into())];
+        assert_eq!(bases(root, &alice).unwrap(), [foreign, session.clone(), elsewhere.clone()]);
+        // Another user could have put it there.
+        fs::set_permissions(&elsewhere, fs::Permissions::from_mode(0o777)).unwrap();
+        alice.environment.clear();
+        assert_eq!(bases(root, &alice).unwrap(), [session]);
     }
 
     #[test]

@@ -32,16 +32,19 @@ pub fn run(name: &str) -> Result<()> {
 pub async fn stop(name: &str) -> Result<()> {
     let name = LaunchName::new(name)?;
     let host = Host::read(Path::new("/"))?;
-    if let Some(running) = Running::find(&state::base(Path::new("/"), &host)?, &name) {
+    let bases = state::bases(Path::new("/"), &host)?;
+    if let Some(running) = bases.iter().find_map(|base| Running::find(base, &name)) {
         return standalone::stop(&running, PATIENCE).await;
     }
     if !host.booted {
         bail!(absent(&name));
     }
     let unit = name.app();
-    let bus = match (state::supervisor(&state::base(Path::new("/"), &host)?, &name), &host.user_bus) {
-        (Some(Supervisor::User), Some(bus)) => manager::connect_to(bus).await?,
-        _ => manager::connect().await?,
+    let of_user = bases.iter().find(|base| state::supervisor(base, &name) == Some(Supervisor::User));
+    let bus = match of_user {
+        // Where the user's systemd is, the launch's state is as well.
+        Some(base) => manager::connect_to(&base.with_file_name("bus")).await?,
+        None => manager::connect().await?,
     };
     let manager = Manager::new(&bus).await?;
     if is_over(&manager, &unit).await? {
