@@ -99,7 +99,10 @@ async fn by_units(
             places.base().display()
         );
     }
-    let bus = bus?;
+    let bus = match host.booted {
+        true => bus?,
+        false => bus.context("--system needs a systemd, and none is booted here: leave --system out")?,
+    };
     let manager = Manager::new(&bus).await?;
     let held = Held { address: reservation, ports: publish::listeners::open(&plan.publish)? };
     let mut signals = Signals::new()?;

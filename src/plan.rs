@@ -164,7 +164,7 @@ impl Plan {
             allow: network::parse_list("--allow", &args.allow)?,
             deny: network::parse_list("--deny", &args.deny)?,
         };
-        let (wall, rules) = wall::choose(args.wall, supervisor, &via, rules)?;
+        let (wall, rules) = wall::choose(args.wall, supervisor, host, &via, rules)?;
         if wall == WallKind::Namespace
             && supervisor == Supervisor::System
             && !(host.caller.is_root() || host.appfw_is_public)
@@ -232,7 +232,7 @@ impl Plan {
             dns,
             resolver,
             log_destinations: args.log_destinations.unwrap_or_default(),
-            properties: property::parse(&args.property, supervisor)?,
+            properties: property::parse(&args.property, supervisor, host.booted)?,
             detach: args.detach,
             exit_with_main: args.exit_with_main,
         };

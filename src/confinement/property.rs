@@ -90,11 +90,14 @@ const BY_MOUNTS: [(&str, Shape); 6] = [
 ///
 /// # Errors
 /// One is on no list, twice there, or has a value that it does not take.
-pub fn parse(words: &[String], supervisor: Supervisor) -> Result<Vec<Setting>> {
+pub fn parse(words: &[String], supervisor: Supervisor, booted: bool) -> Result<Vec<Setting>> {
     if !words.is_empty() && supervisor == Supervisor::Standalone {
-        bail!(
-            "--property sets what a systemd does, and --standalone has none; use --user or --system, or prlimit and nice"
-        );
+        match booted {
+            true => bail!(
+                "--property sets what a systemd does, and --standalone has none; use --user or --system, or prlimit and nice"
+            ),
+            false => bail!("--property sets what a systemd does, and none is booted here; use prlimit and nice"),
+        }
     }
     let mut settings: Vec<Setting> = Vec::new();
     for word in words {
@@ -240,7 +243,7 @@ mod tests {
     use super::*;
 
     fn one(word: &str) -> Result<Value> {
-        Ok(parse(&[word.to_owned()], Supervisor::System)?.remove(0).value)
+        Ok(parse(&[word.to_owned()], Supervisor::System, true)?.remove(0).value)
     }
 
     #[test]
@@ -289,12 +292,13 @@ mod tests {
             assert!(message.contains(phrase), "{word}: {message}");
         }
         let twice = ["Nice=1", "Nice=2"].map(str::to_owned);
-        assert!(parse(&twice, Supervisor::System).unwrap_err().to_string().contains("stands twice"));
+        assert!(parse(&twice, Supervisor::System, true).unwrap_err().to_string().contains("stands twice"));
     }
 
     #[test]
     fn what_needs_a_controller_that_is_not_there_is_refused() {
-        let settings = parse(&["TasksMax=5", "CPUQuota=5%", "Nice=1"].map(str::to_owned), Supervisor::System).unwrap();
+        let settings =
+            parse(&["TasksMax=5", "CPUQuota=5%", "Nice=1"].map(str::to_owned), Supervisor::System, true).unwrap();
         expect(&settings, "cpu io memory pids\n").unwrap();
         let message = expect(&settings, "cpuset pids").unwrap_err().to_string();
         assert!(
@@ -305,7 +309,7 @@ mod tests {
 
     #[test]
     fn a_manager_that_might_leave_it_out_is_not_asked() {
-        let parsed = |word: &str, supervisor| parse(&[word.to_owned()], supervisor);
+        let parsed = |word: &str, supervisor| parse(&[word.to_owned()], supervisor, true);
         let message = parsed("ProtectHome=yes", Supervisor::User).unwrap_err().to_string();
         assert!(message.contains("only the system manager is sure to make"), "{message}");
         assert!(parsed("MemoryMax=1G", Supervisor::User).is_ok());

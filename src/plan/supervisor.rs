@@ -42,7 +42,12 @@ impl Supervisor {
             _ => Self::Standalone,
         };
         if chosen != Self::System && !by_root && args.uid.is_some() {
-            bail!("--uid needs root or the system manager: sudo appfw-run --uid …, or --system, which asks polkit");
+            match host.booted {
+                true => bail!(
+                    "--uid needs root or the system manager: sudo appfw-run --uid …, or --system, which asks polkit"
+                ),
+                false => bail!("--uid needs root where no systemd is booted: sudo appfw-run --uid …"),
+            }
         }
         Ok(chosen)
     }

@@ -204,6 +204,25 @@ fn what_only_the_system_manager_can_do_is_refused_to_others_by_its_name() {
 }
 
 #[test]
+fn where_no_systemd_is_booted_none_is_advised() {
+    for user in ["alice", "root"] {
+        let host = Host { booted: false, ..host_of(user) };
+        for (line, phrase) in [
+            ("--via direct --wall strict x", "no systemd is booted here: leave --wall out"),
+            ("--via direct --wall address x", "no systemd is booted here: leave --wall out"),
+            ("--via none --deny any x", "no systemd is booted here: use --via direct with --only or --block"),
+            ("--via direct -p Nice=1 x", "none is booted here; use prlimit and nice"),
+        ] {
+            let message = plan_on(&host, &line.split(' ').collect::<Vec<_>>()).unwrap_err().to_string();
+            assert!(message.contains(phrase) && !message.contains("--system"), "{line}: {message}");
+        }
+    }
+    let alice = Host { booted: false, ..host_of("alice") };
+    let message = plan_on(&alice, &["--via", "direct", "--uid", "bob", "x"]).unwrap_err().to_string();
+    assert_eq!(message, "--uid needs root where no systemd is booted: sudo appfw-run --uid …");
+}
+
+#[test]
 fn an_ordinary_user_asking_for_the_system_runs_as_themselves() {
     let plan = plan_on(&host_of("alice"), &["--system", "--via", "direct", "x"]).unwrap();
     assert!(matches!(&plan.app, Identity::Caller(user) if user.name == "alice"), "{:?}", plan.app);

@@ -6,6 +6,7 @@ use anyhow::{Result, bail};
 
 use super::{ADDRESS, PORT, Supervisor};
 use crate::cli::{Capture, LaunchArgs, WallKind};
+use crate::host::Host;
 use crate::network::{self, IpLists};
 use crate::via::Via;
 
@@ -13,16 +14,23 @@ use crate::via::Via;
 pub(super) fn choose(
     asked: Option<WallKind>,
     supervisor: Supervisor,
+    host: &Host,
     via: &Via,
     mut rules: IpLists,
 ) -> Result<(WallKind, IpLists)> {
     if supervisor != Supervisor::System {
-        const NEEDS: &str = "the system manager: use sudo appfw-run --uid USER …, or --system, which asks polkit";
+        let or = match (host.booted, host.caller.is_root()) {
+            (true, false) => ": use sudo appfw-run --uid USER …, or --system, which asks polkit",
+            (true, true) => ": leave --standalone out",
+            (false, _) => ", and no systemd is booted here",
+        };
         if let Some(wall) = asked.filter(|wall| *wall != WallKind::Namespace) {
-            bail!("--wall {} needs {NEEDS}", wall.as_str());
+            let instead = if host.booted { "" } else { ": leave --wall out, and the launch gets the namespace wall" };
+            bail!("--wall {} needs the system manager{or}{instead}", wall.as_str());
         }
         if !(rules.deny.is_empty() && rules.allow.is_empty()) {
-            bail!("IP rules (--allow, --deny) need {NEEDS}");
+            let instead = if host.booted { "" } else { ": use --via direct with --only or --block" };
+            bail!("IP rules (--allow, --deny) need the system manager{or}{instead}");
         }
         return Ok((WallKind::Namespace, rules));
     }
