@@ -10,7 +10,7 @@ use tokio::net::UnixListener;
 use crate::address::{self, Reservation};
 use crate::buses::Proxy;
 use crate::cli::{LaunchArgs, WallKind};
-use crate::confinement::{self, property};
+use crate::confinement::{self, property, property::Bounds};
 use crate::control::Order;
 use crate::environment::app_environment;
 use crate::exit::{self, NotExecuted};
@@ -92,7 +92,7 @@ async fn by_units(
     }
     let launch = Launch { plan, view: &units.view, host: &host, say, flatpak };
     launch.announce();
-    expect_controllers(plan, &host)?;
+    expect_properties(plan, &host)?;
     if plan.via.has_secret() && !places.base().starts_with("/run") {
         bail!(
             "a password would stand in {}, where the app could come by it: set XDG_RUNTIME_DIR to the session's in /run, or say --standalone",
@@ -159,14 +159,24 @@ async fn by_processes(
     outcome
 }
 
-/// What `--property` asks for takes cgroup controllers, which systemd does without, saying nothing.
-fn expect_controllers(plan: &Plan, host: &Host) -> Result<()> {
+/// What `--property` asks for takes cgroup controllers and limits that a manager may not have, and systemd does
+/// without, saying nothing.
+fn expect_properties(plan: &Plan, host: &Host) -> Result<()> {
     let directory = match plan.supervisor {
         Supervisor::User => manager_of_user(host.caller.uid),
         Supervisor::System | Supervisor::Standalone => "/sys/fs/cgroup".to_owned(),
     };
-    let controllers = std::fs::read_to_string(format!("{directory}/cgroup.controllers")).unwrap_or_default();
-    property::expect(&plan.properties, &controllers)
+    let read = |path: String| std::fs::read_to_string(path).unwrap_or_default();
+    property::expect(&plan.properties, &read(format!("{directory}/cgroup.controllers")))?;
+    if plan.supervisor != Supervisor::User {
+        return Ok(());
+    }
+    let processes = read(format!("{directory}/init.scope/cgroup.procs"));
+    // The session's are the same, as a rule.
+    let manager = processes.lines().next().unwrap_or("self");
+    let limits = read(format!("/proc/{manager}/limits"));
+    let oom_score = read(format!("/proc/{manager}/oom_score_adj")).trim().parse().unwrap_or(0);
+    Bounds { limits, oom_score }.expect(&plan.properties)
 }
 
 /// What is only to be done if `it_is_so`.

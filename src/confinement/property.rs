@@ -142,6 +142,70 @@ pub fn expect(settings: &[Setting], controllers: &str) -> Result<()> {
     Ok(())
 }
 
+/// What a manager may give its units: its own hard limits, and its place before the OOM killer. A user's own
+/// manager cannot raise these, and gives the nearest it can without a word (setrlimit_closest() of systemd).
+#[derive(Debug)]
+pub struct Bounds {
+    /// The text of its /proc/PID/limits.
+    pub limits: String,
+    /// Its oom_score_adj.
+    pub oom_score: i32,
+}
+
+impl Bounds {
+    /// Refuses settings that the manager would not honour.
+    ///
+    /// # Errors
+    /// Names the setting, and what is the most.
+    pub fn expect(&self, settings: &[Setting]) -> Result<()> {
+        for Setting { directive, value } in settings {
+            let bound = match (*directive, value) {
+                ("Nice", Value::Signed(nice)) => {
+                    // getrlimit(2): RLIMIT_NICE is 20 less the lowest value.
+                    let lowest = (20 - i32::try_from(self.hard("Max nice priority").unwrap_or(0).min(40))?).min(0);
+                    (*nice < lowest).then(|| format!("less than {lowest}"))
+                }
+                ("OOMScoreAdjust", Value::Signed(score)) => {
+                    (*score < self.oom_score).then(|| format!("less than {}", self.oom_score))
+                }
+                (limit, Value::Unsigned(asked)) => {
+                    let hard = row(limit).and_then(|row| self.hard(row)).filter(|hard| asked > hard);
+                    hard.map(|hard| format!("more than {hard}"))
+                }
+                _ => None,
+            };
+            if let Some(bound) = bound {
+                bail!(
+                    "--property {directive}: {bound} is not this user's manager's to give: use --system, so nothing was run"
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// The hard limit in that row; `None` for no such row.
+    fn hard(&self, row: &str) -> Option<u64> {
+        let fields = self.limits.lines().find_map(|line| line.strip_prefix(row))?;
+        let word = fields.split_whitespace().nth(1)?;
+        if word == "unlimited" { Some(u64::MAX) } else { word.parse().ok() }
+    }
+}
+
+/// Of /proc/PID/limits (proc(5)).
+fn row(directive: &str) -> Option<&'static str> {
+    Some(match directive {
+        "LimitCORE" => "Max core file size",
+        "LimitFSIZE" => "Max file size",
+        "LimitDATA" => "Max data size",
+        "LimitSTACK" => "Max stack size",
+        "LimitAS" => "Max address space",
+        "LimitMEMLOCK" => "Max locked memory",
+        "LimitNOFILE" => "Max open files",
+        "LimitNPROC" => "Max processes",
+        _ => return None,
+    })
+}
+
 fn find(name: &str, supervisor: Supervisor) -> Result<(&'static str, Shape)> {
     let by_name = |list: &[(&'static str, Shape)]| list.iter().find(|(known, _)| *known == name).copied();
     if let Some(found) = by_name(&EVERYWHERE) {
@@ -305,6 +369,32 @@ mod tests {
             message.starts_with("--property CPUQuota would do nothing: the manager has not the cgroup controller cpu")
         );
         assert!(expect(&settings, "").unwrap_err().to_string().contains("TasksMax"));
+    }
+
+    #[test]
+    fn what_a_users_manager_would_clamp_is_refused_with_the_most_it_has() {
+        let limits = "Limit                     Soft Limit           Hard Limit           Units     \n\
+            Max file size             unlimited            unlimited            bytes     \n\
+            Max open files            1024                 524288               files     \n\
+            Max nice priority         0                    NICE                 \n";
+        let expect = |words: &[&str], nice: &str| {
+            let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+            let bounds = Bounds { limits: limits.replace("NICE", nice), oom_score: 100 };
+            bounds.expect(&parse(&words, Supervisor::User, true).unwrap()).map_err(|error| error.to_string())
+        };
+        let most = ["LimitNOFILE=524288", "LimitFSIZE=infinity", "Nice=0", "OOMScoreAdjust=100", "MemoryMax=1T"];
+        expect(&most, "0").unwrap();
+        expect(&["Nice=-5"], "25").unwrap();
+        for (word, phrase) in [
+            ("LimitNOFILE=524289", "--property LimitNOFILE: more than 524288 is not this user's manager's to give"),
+            ("LimitNOFILE=infinity", "use --system"),
+            ("Nice=-1", "--property Nice: less than 0 is not"),
+            ("OOMScoreAdjust=-1", "--property OOMScoreAdjust: less than 100 is not"),
+        ] {
+            let message = expect(&[word], "0").unwrap_err();
+            assert!(message.contains(phrase), "{word}: {message}");
+        }
+        assert!(expect(&["Nice=-6"], "25").unwrap_err().contains("less than -5"));
     }
 
     #[test]

@@ -17,6 +17,12 @@ def test_limits_are_those_of_the_program(lab, user, words):
     assert shown.split() == ["77", "5", "0"]
 
 
+@pytest.mark.parametrize("word", ["Nice=-5", "OOMScoreAdjust=-1", "LimitNOFILE=1000000000"])
+def test_what_a_users_manager_would_clamp_is_not_run(lab, word):
+    refused = lab.run(["appfw-run", "--via=none", "-p", word, "true"], user="bob")
+    assert refused.returncode == 125 and b"is not this user's manager's to give: use --system" in refused.stderr
+
+
 @pytest.mark.parametrize("user, words", MANAGERS)
 @pytest.mark.parametrize("controller, limits, command, signs", [
     ("memory", ["MemoryMax=60M", "MemorySwapMax=0"], [PYTHON, "-c", HUNGRY], [b""]),
