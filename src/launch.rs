@@ -25,7 +25,7 @@ use crate::say::Say;
 use crate::standalone::{self, Commands, Log, Process, background};
 use crate::state::{self, Sockets, State};
 use crate::stdio::Streams;
-use crate::terminal::{Settings, Terminal};
+use crate::terminal::Terminal;
 use crate::units::{Places, Units, text};
 use crate::via::Via;
 use crate::view::View;
@@ -266,20 +266,13 @@ impl Launch<'_> {
         sockets: Sockets,
         held: Held,
     ) -> Result<u8> {
-        let saved = streams.terminal.as_ref().map(|_| Settings::of(std::io::stdin())).transpose()?;
-        if let Some(settings) = &saved {
-            lifeline::remember(&streams.lifeline, settings)?;
-        }
         manager.load(units, &streams.lifeline_unit).await?;
         drop(streams.lifeline_unit); // PID 1 has its copies
         let builds = self.plan.supervisor == Supervisor::System;
         let (_, watch) =
             tokio::try_join!(when(builds, verify::app(manager, units)), Watch::new(manager, &units.app.name))?;
         let mut keeper = Unit { manager, watch, launch: &self.plan.name };
-        let terminal = match (streams.terminal, saved) {
-            (Some(pty), Some(saved)) => Some(Terminal::open(pty, saved)?),
-            _ => None,
-        };
+        let terminal = streams.terminal.map(|pty| Terminal::open(pty, streams.lifeline)).transpose()?;
         // The order, without which `inside` executes nothing, comes after both.
         let started = tokio::try_join!(manager.start(units), when(builds, verify::servants(manager, units)));
         // What runs before `inside`, as root, says why it failed.
@@ -322,10 +315,8 @@ impl Launch<'_> {
         }
         let terminal = match streams.terminal {
             Some(pty) => {
-                let saved = Settings::of(std::io::stdin())?;
                 lifeline::start(&self.host.appfw, streams.lifeline_unit)?;
-                lifeline::remember(&streams.lifeline, &saved)?;
-                Some(Terminal::open(pty, saved)?)
+                Some(Terminal::open(pty, streams.lifeline)?)
             }
             None => None,
         };

@@ -106,7 +106,10 @@ pub async fn receive(
                 };
             }
             signal = signals.next() => {
-                signalled = Some(signal);
+                // The terminal's end nothing: a shell continues what it ends.
+                if let Signal::Pass(_) = signal {
+                    signalled = Some(signal);
+                }
                 signal.forward(keeper, None).await;
             }
             over = keeper.over() => {

@@ -2,16 +2,20 @@
 //! copies of bytes between them.
 
 use std::fs::File;
-use std::io::{Read, Write, stdin, stdout};
+use std::io::{PipeWriter, Read, Write, stdin, stdout};
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use nix::sys::signal::{SigSet, Signal};
 use nix::sys::termios::{
     ControlFlags, InputFlags, LocalFlags, OutputFlags, SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr,
 };
+use nix::unistd::{getpgrp, tcgetpgrp};
 use serde::{Deserialize, Serialize};
+
+use crate::lifeline;
 
 /// A terminal's settings (termios(3)), in a form that travels to the life-line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,17 +43,19 @@ impl Settings {
     /// It is no terminal.
     pub fn restore_from_raw(&self, terminal: impl AsFd) -> Result<()> {
         let current = tcgetattr(&terminal).context("cannot read the terminal's settings")?;
-        let mut saved = current.clone();
-        self.apply_to(&mut saved);
-        let mut raw = saved.clone();
-        cfmakeraw(&mut raw);
-        if Self::from(&raw) == Self::from(&current) {
+        if self.are_before(&current) {
+            let saved = self.applied_to(current);
             tcsetattr(&terminal, SetArg::TCSADRAIN, &saved).context("cannot restore the terminal")?;
         }
         Ok(())
     }
 
-    fn apply_to(&self, termios: &mut Termios) {
+    /// Whether `current` is the raw mode that is made of these settings.
+    fn are_before(&self, current: &Termios) -> bool {
+        Self::from(&raw(self.applied_to(current.clone()))) == Self::from(current)
+    }
+
+    fn applied_to(&self, mut termios: Termios) -> Termios {
         termios.input_flags = InputFlags::from_bits_retain(self.input);
         termios.output_flags = OutputFlags::from_bits_retain(self.output);
         termios.control_flags = ControlFlags::from_bits_retain(self.control);
@@ -57,7 +63,13 @@ impl Settings {
         for (character, saved) in termios.control_chars.iter_mut().zip(&self.characters) {
             *character = *saved;
         }
+        termios
     }
+}
+
+fn raw(mut termios: Termios) -> Termios {
+    cfmakeraw(&mut termios);
+    termios
 }
 
 impl From<&Termios> for Settings {
@@ -72,31 +84,31 @@ impl From<&Termios> for Settings {
     }
 }
 
-/// The caller's terminal in raw mode, joined to the app's pty. Put back as it was when dropped; if
-/// the launcher is killed, by the life-line.
+/// The caller's terminal, joined to the app's pty: in raw mode while the launch is in its foreground. Put back as it was
+/// when dropped; if the launcher is killed, by the life-line.
 #[derive(Debug)]
 pub struct Terminal {
     pty: OwnedFd,
-    saved: Settings,
+    mode: Arc<Mutex<Mode>>,
     output_over: mpsc::Receiver<()>,
 }
 
 impl Terminal {
-    /// Joins `pty`, the app's, to this process's terminal.
+    /// Joins `pty`, the app's, to this process's terminal. `lifeline` is told what is to be restored.
     ///
     /// # Errors
-    /// The terminal is gone.
-    pub fn open(pty: OwnedFd, saved: Settings) -> Result<Self> {
+    /// The terminal is gone, or the life-line.
+    pub fn open(pty: OwnedFd, lifeline: PipeWriter) -> Result<Self> {
         let (over, output_over) = mpsc::channel();
-        let terminal = Self { pty, saved, output_over };
+        let mode = Arc::new(Mutex::new(Mode { lifeline: Some(lifeline), saved: None }));
+        let terminal = Self { pty, mode, output_over };
         terminal.resize();
-        let mut raw = tcgetattr(stdin()).context("cannot read the terminal's settings")?;
-        cfmakeraw(&mut raw);
-        tcsetattr(stdin(), SetArg::TCSADRAIN, &raw).context("cannot put the terminal into raw mode")?;
+        enter(&terminal.mode)?;
         let copy = || terminal.pty.try_clone().map(File::from).context("cannot duplicate the pty");
         let (to_app, from_app) = (copy()?, copy()?);
+        let mode = Arc::clone(&terminal.mode);
         // Threads, because a terminal cannot be made non-blocking for one process alone.
-        std::thread::spawn(move || pump(stdin(), to_app));
+        std::thread::spawn(move || type_into(to_app, &mode));
         std::thread::spawn(move || {
             pump(from_app, stdout());
             let _ = over.send(());
@@ -104,8 +116,15 @@ impl Terminal {
         Ok(terminal)
     }
 
+    /// After a signal: the terminal may have another size, or be this launch's again.
+    pub fn look(&self) {
+        self.resize();
+        // One that is gone is told by its reader.
+        let _ = enter(&self.mode);
+    }
+
     /// Gives the pty the window size of the terminal.
-    pub fn resize(&self) {
+    fn resize(&self) {
         // Without a size the app assumes its own default.
         if let Ok(size) = rustix::termios::tcgetwinsize(stdin()) {
             let _ = rustix::termios::tcsetwinsize(&self.pty, size);
@@ -122,7 +141,75 @@ impl Terminal {
 
 impl Drop for Terminal {
     fn drop(&mut self) {
-        let _ = self.saved.restore_from_raw(stdin());
+        if let Ok(mut mode) = self.mode.lock() {
+            mode.leave();
+        }
+    }
+}
+
+/// The mode of the caller's terminal.
+#[derive(Debug)]
+struct Mode {
+    /// Until the launch is over.
+    lifeline: Option<PipeWriter>,
+    /// What raw mode was made of.
+    saved: Option<Settings>,
+}
+
+impl Mode {
+    /// Raw mode, if the terminal is this launch's to change and not in it yet: a shell puts its own settings back when it
+    /// stops a job.
+    fn enter(&mut self) -> Result<()> {
+        let Some(lifeline) = self.lifeline.as_ref().filter(|_| !is_in_background()) else { return Ok(()) };
+        let current = tcgetattr(stdin()).context("cannot read the terminal's settings")?;
+        if self.saved.as_ref().is_some_and(|saved| saved.are_before(&current)) {
+            return Ok(());
+        }
+        let saved = Settings::from(&current);
+        lifeline::remember(lifeline, &saved)?;
+        self.saved = Some(saved);
+        // What was typed until now is kept, and the app's.
+        tcsetattr(stdin(), SetArg::TCSADRAIN, &raw(current)).context("cannot put the terminal into raw mode")
+    }
+
+    fn leave(&mut self) {
+        self.lifeline = None;
+        if let Some(saved) = self.saved.take().filter(|_| !is_in_background()) {
+            let _ = saved.restore_from_raw(stdin());
+        }
+    }
+}
+
+fn enter(mode: &Mutex<Mode>) -> Result<()> {
+    mode.lock().map_or(Ok(()), |mut mode| mode.enter())
+}
+
+/// Whether a shell has put this process into its terminal's background, where changing the terminal's modes would stop it
+/// (SIGTTOU, tcsetattr(3)). Without job control there is none.
+fn is_in_background() -> bool {
+    tcgetpgrp(stdin()).is_ok_and(|foreground| foreground != getpgrp())
+}
+
+/// Copies what is typed, while the launch is in the foreground.
+fn type_into(mut app: File, mode: &Mutex<Mode>) {
+    /// How often a launch in the background looks whether it still is: a shell that brings a job to the foreground which
+    /// it has not stopped sends it no SIGCONT (bash 5.2).
+    const LOOK: Duration = Duration::from_millis(100);
+    // Reading in the background then fails (EIO, termios(3)), and does not stop the launcher, whose app goes on.
+    if SigSet::from(Signal::SIGTTIN).thread_block().is_err() {
+        return;
+    }
+    loop {
+        while is_in_background() {
+            std::thread::sleep(LOOK);
+        }
+        if enter(mode).is_err() {
+            return;
+        }
+        pump(stdin(), &mut app);
+        if !is_in_background() {
+            return;
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 //! behind, and the exit code.
 
 use std::os::fd::OwnedFd;
+use std::task::Poll;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -71,10 +72,14 @@ impl Watch {
     }
 }
 
-/// The signals that reach the app.
+/// What is passed on to the app.
+const PASSED: [Number; 6] =
+    [Number::SIGINT, Number::SIGTERM, Number::SIGHUP, Number::SIGQUIT, Number::SIGUSR1, Number::SIGUSR2];
+
+/// The signals to the launcher.
 pub struct Signals {
-    streams: [(Number, Stream); 6],
-    window: Stream,
+    streams: Vec<(Number, Stream)>,
+    terminal: [Stream; 2],
 }
 
 /// A signal to the launcher.
@@ -82,8 +87,8 @@ pub struct Signals {
 pub enum Signal {
     /// To be passed on.
     Pass(Number),
-    /// The terminal's window has another size.
-    Window,
+    /// The terminal's window has another size, or the launcher was stopped and goes on.
+    Terminal,
 }
 
 impl Signal {
@@ -103,7 +108,7 @@ impl Signal {
     pub fn code(self) -> u8 {
         match self {
             Self::Pass(number) => u8::try_from(128 + number as i32).unwrap_or(u8::MAX),
-            Self::Window => crate::exit::OURS,
+            Self::Terminal => crate::exit::OURS,
         }
     }
 }
@@ -114,34 +119,29 @@ impl Signals {
     /// # Errors
     /// The kernel refuses.
     pub fn new() -> Result<Self> {
-        let catch = |number: Number| -> Result<(Number, Stream)> {
-            let stream = signal(SignalKind::from_raw(number as i32)).context("cannot catch signals")?;
-            Ok((number, stream))
-        };
+        let catch = |kind: SignalKind| signal(kind).context("cannot catch signals");
+        let pass = |number: Number| Ok((number, catch(SignalKind::from_raw(number as i32))?));
         Ok(Self {
-            streams: [
-                catch(Number::SIGINT)?,
-                catch(Number::SIGTERM)?,
-                catch(Number::SIGHUP)?,
-                catch(Number::SIGQUIT)?,
-                catch(Number::SIGUSR1)?,
-                catch(Number::SIGUSR2)?,
-            ],
-            window: signal(SignalKind::window_change()).context("cannot catch signals")?,
+            streams: PASSED.into_iter().map(pass).collect::<Result<_>>()?,
+            terminal: [catch(SignalKind::window_change())?, catch(SignalKind::from_raw(Number::SIGCONT as i32))?],
         })
     }
 
     /// The next one.
     pub async fn next(&mut self) -> Signal {
-        let window = &mut self.window;
-        let streams = &mut self.streams;
+        let Self { streams, terminal } = self;
         std::future::poll_fn(|context| {
             for (number, stream) in streams.iter_mut() {
                 if stream.poll_recv(context).is_ready() {
-                    return std::task::Poll::Ready(Signal::Pass(*number));
+                    return Poll::Ready(Signal::Pass(*number));
                 }
             }
-            window.poll_recv(context).map(|_| Signal::Window)
+            for stream in terminal.iter_mut() {
+                if stream.poll_recv(context).is_ready() {
+                    return Poll::Ready(Signal::Terminal);
+                }
+            }
+            Poll::Pending
         })
         .await
     }
@@ -190,7 +190,7 @@ impl Attendance<'_> {
                     name_what_stayed(plan, say, keeper.processes().await);
                 }
                 signal = signals.next() => match (signal, terminal) {
-                    (Signal::Window, Some(terminal)) => terminal.resize(),
+                    (Signal::Terminal, Some(terminal)) => terminal.look(),
                     _ => signal.forward(keeper, Some(&mut app)).await,
                 },
             }

@@ -1,0 +1,102 @@
+"""Launches as jobs of a shell: on its terminal and in its background."""
+
+import os
+import signal
+import termios
+
+import pytest
+
+from launching import Output, started
+from test_life import settings_of
+from waiting import wait_until
+
+MANAGERS = {
+    "system": ("root", "--system"),
+    "user": ("bob", "--user"),
+    "standalone": ("bob", "--standalone"),
+    "standalone as root": ("root", "--standalone"),
+}
+EACH = pytest.mark.parametrize("manager", MANAGERS)
+# Without a line editor, whose modes would be those of the terminal between two commands.
+SHELL = ["bash", "--norc", "--noprofile", "--noediting", "-i"]
+
+
+def launcher(manager):
+    """The start of a command line that a shell reads."""
+    return f"appfw-run {MANAGERS[manager][1]} --quiet --via none"
+
+
+def shell(lab, manager):
+    return started(lab, SHELL, user=MANAGERS[manager][0], tty=True)
+
+
+def is_raw(terminal):
+    return not settings_of(terminal)[3] & termios.ICANON
+
+
+def type_in(process, text):
+    os.write(process.terminal, text.encode())
+
+
+def code_of_job(process, shown):
+    """Ends the shell as well."""
+    shown.until(b"bash-")  # what is typed before its prompt is the job's
+    type_in(process, "exit $?\n")
+    return process.wait(10)
+
+
+# What is typed is echoed, so it must not hold what is waited for.
+READS = "sh -c 'echo rea\"\"dy; read -r line; echo \"got <$line>\"; tty'"
+
+
+@EACH
+def test_a_launch_in_the_background_runs_and_takes_the_terminal_when_brought_to_the_foreground(lab, manager):
+    with shell(lab, manager) as process:
+        shown = Output(process.terminal)
+        before = settings_of(process.terminal)
+        type_in(process, f"{launcher(manager)} {READS} &\n")
+        shown.until(b"ready")
+        assert settings_of(process.terminal) == before
+        type_in(process, "jobs\n")
+        shown.until(b"Running")
+        type_in(process, "fg\n")
+        wait_until(lambda: is_raw(process.terminal), 5, "raw mode")
+        type_in(process, "hello\r")
+        shown.until(b"got <hello>")
+        shown.until(b"/dev/pts/")
+        assert code_of_job(process, shown) == 0
+        assert settings_of(process.terminal) == before
+
+
+@EACH
+def test_a_launch_that_was_stopped_has_the_terminal_again_in_the_foreground(lab, manager):
+    with shell(lab, manager) as process:
+        shown = Output(process.terminal)
+        before = settings_of(process.terminal)
+        type_in(process, f"{launcher(manager)} {READS}\n")
+        shown.until(b"ready")
+        group = os.tcgetpgrp(process.terminal)
+        os.killpg(group, signal.SIGTSTP)
+        shown.until(b"Stopped")
+        wait_until(lambda: settings_of(process.terminal) == before, 5, "the shell's settings")
+        type_in(process, "bg; echo in the back''ground\n")
+        shown.until(b"background")
+        type_in(process, "jobs\n")
+        shown.until(b"Running")
+        assert settings_of(process.terminal) == before
+        type_in(process, "fg\n")
+        wait_until(lambda: is_raw(process.terminal), 5, "raw mode")
+        type_in(process, "again\r")
+        shown.until(b"got <again>")
+        assert code_of_job(process, shown) == 0
+
+
+@EACH
+def test_what_is_typed_ahead_is_the_programs(lab, manager):
+    with shell(lab, manager) as process:
+        shown = Output(process.terminal)
+        type_in(process, f"echo u''p; {launcher(manager)} {READS}\n")
+        shown.until(b"up")
+        type_in(process, "ahead\n")
+        shown.until(b"got <ahead>")
+        assert code_of_job(process, shown) == 0
