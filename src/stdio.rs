@@ -4,7 +4,7 @@ use std::io::{PipeReader, PipeWriter};
 use std::os::fd::{AsFd, OwnedFd};
 
 use anyhow::{Context, Result};
-use nix::pty::{OpenptyResult, openpty};
+use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
 
 use crate::inside::refuse_way_out;
 use crate::plan::{Plan, Stdio};
@@ -32,7 +32,7 @@ impl Streams {
         let mut lifeline_unit = vec![lifeline_end.into()];
         let (app, terminal) = match plan.stdio {
             Stdio::Terminal { errors } => {
-                let OpenptyResult { master, slave } = openpty(None, None).context("cannot make a pty")?;
+                let (master, slave) = pty().context("cannot make a pty")?;
                 // The app opens its own terminal by name (/dev/tty, ttyname(3)).
                 let user = plan.app.user();
                 nix::unistd::fchown(&slave, Some(user.uid.into()), None)
@@ -49,6 +49,17 @@ impl Streams {
         };
         Ok(Self { app, lifeline_unit, lifeline, terminal })
     }
+}
+
+/// Both sides of a new one. Unlike openpty(3)'s they are closed in what the launcher executes: whoever holds the app's side
+/// keeps the other from telling its end.
+fn pty() -> rustix::io::Result<(OwnedFd, OwnedFd)> {
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let master = openpt(flags)?;
+    grantpt(&master)?;
+    unlockpt(&master)?;
+    let slave = ioctl_tiocgptpeer(&master, flags)?;
+    Ok((master, slave))
 }
 
 fn own(name: &str, stream: impl AsFd) -> Result<OwnedFd> {

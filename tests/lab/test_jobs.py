@@ -3,6 +3,7 @@
 import os
 import signal
 import termios
+import time
 
 import pytest
 
@@ -89,6 +90,18 @@ def test_a_launch_that_was_stopped_has_the_terminal_again_in_the_foreground(lab,
         type_in(process, "again\r")
         shown.until(b"got <again>")
         assert code_of_job(process, shown) == 0
+
+
+@EACH
+def test_a_launch_on_a_terminal_ends_with_its_program(lab, manager):
+    user, who = MANAGERS[manager]
+    # With all that the launcher starts itself.
+    more = ["--dbus=filtered"] if manager == "user" else []
+    began = time.monotonic()
+    done = lab.run(["appfw-run", who, *more, "--via=direct", "echo", "over"], user=user, tty=True)
+    assert (done.returncode, done.stdout) == (0, b"over\r\n")
+    # Far above what it takes, and below what the launcher waits for last output.
+    assert time.monotonic() - began < 1.7
 
 
 @EACH
