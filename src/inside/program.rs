@@ -1,14 +1,17 @@
 //! The last step: find the program, start where it shall start, execute it.
 
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Result, bail};
 use nix::unistd::Pid;
+use rustix::fs::OFlags;
 
 use crate::control::Order;
 use crate::exit::{NOT_EXECUTABLE, NOT_FOUND, NotExecuted};
@@ -80,6 +83,7 @@ fn find(program: &OsStr, path: &OsStr) -> Result<PathBuf> {
         let file = PathBuf::from(program);
         return match file.metadata() {
             Ok(found) if found.is_dir() => Err(not_executable(&file, "it is a directory")),
+            Ok(found) if !found.is_file() => Err(not_executable(&file, "it is no regular file")),
             Ok(_) if !executable(&file) => Err(not_executable(&file, "no permission to execute it")),
             Ok(_) => Ok(file),
             Err(error) if error.kind() == ErrorKind::NotFound => {
@@ -117,9 +121,10 @@ fn refuse_foreign(file: &Path) -> Result<()> {
     // The kernel follows at most five interpreters (fs/exec.c).
     for _ in 0..5 {
         let mut head = [0; 256];
-        let Ok(length) = std::fs::File::open(&interpreter).and_then(|mut program| program.read(&mut head)) else {
-            return Ok(());
-        };
+        // Non-blocking, as an interpreter may be a FIFO: execve(2) refuses that.
+        let mut options = File::options();
+        let file = options.read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(&interpreter);
+        let Ok(length) = file.and_then(|mut program| program.read(&mut head)) else { return Ok(()) };
         let head = &head[..length];
         if let Some(rest) = head.strip_prefix(b"#!") {
             let line = rest.split(|byte| *byte == b'\n').next().unwrap_or_default();
@@ -159,7 +164,7 @@ mod tests {
     use super::*;
     use crate::exit;
 
-    /// A directory of programs: `good`, `plain` without permission to execute, a directory `sub`.
+    /// A directory of programs: `good`, `plain` without permission to execute, a directory `sub`, a FIFO `pipe`.
     fn programs() -> tempfile::TempDir {
         let place = tempfile::tempdir().unwrap();
         for (name, mode) in [("good", 0o755), ("plain", 0o644)] {
@@ -167,6 +172,7 @@ mod tests {
             set_permissions(place.path().join(name), Permissions::from_mode(mode)).unwrap();
         }
         create_dir(place.path().join("sub")).unwrap();
+        nix::unistd::mkfifo(&place.path().join("pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
         place
     }
 
@@ -181,6 +187,8 @@ mod tests {
             ("plain".into(), Some((exit::NOT_EXECUTABLE, "no permission to execute it"))),
             (at("plain"), Some((exit::NOT_EXECUTABLE, "no permission to execute it"))),
             (at("sub"), Some((exit::NOT_EXECUTABLE, "it is a directory"))),
+            (at("pipe"), Some((exit::NOT_EXECUTABLE, "it is no regular file"))),
+            ("pipe".into(), Some((exit::NOT_FOUND, "pipe was not found in PATH"))),
             (at("good/x"), Some((exit::NOT_EXECUTABLE, "Not a directory"))),
             ("sub".into(), Some((exit::NOT_FOUND, "sub was not found in PATH"))),
             ("absent".into(), Some((exit::NOT_FOUND, "absent was not found in PATH"))),
@@ -214,11 +222,14 @@ mod tests {
             );
         }
         let endless = place.path().join("endless");
+        let pipe = place.path().join("pipe");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
         for program in [
             file("native", b"\x7fELF\x02\x01\x01"),
             file("text", b"#!/bin/sh\n"),
             file("endless", format!("#!{}\n", endless.display()).as_bytes()),
             file("bare", b"#!"),
+            file("piped", format!("#!{}\n", pipe.display()).as_bytes()),
             place.path().join("absent"),
         ] {
             refuse_foreign(&program).unwrap_or_else(|error| panic!("{}: {error}", program.display()));

@@ -60,6 +60,17 @@ def test_program_that_cannot_be_executed(lab, user, word, code, sentence):
     assert (result.returncode, said(result)) == (code, sentence)
 
 
+@AS
+def test_fifo_is_no_program(lab, user):
+    path = f"/run/appfw-lab/{unique('fifo')}"
+    lab.run(["mkfifo", "-m", "755", path], check=True)
+    result = run(lab, "--via", "none", *user, path, timeout=10)
+    assert (result.returncode, said(result)) == (126, f"{path} cannot be executed: it is no regular file")
+    # As a script's interpreter: in the kernel's words.
+    result = run(lab, "--via", "none", *user, script(lab, "piped", f"#!{path}\n"), timeout=10)
+    assert result.returncode == 126 and "cannot be executed" in said(result)
+
+
 def test_script_without_its_interpreter_cannot_be_executed(lab):
     result = run(lab, "--via", "none", script(lab, "orphan", "#!/no/such/interpreter\n"))
     assert result.returncode in (126, 127) and "cannot be executed" in said(result)
