@@ -10,6 +10,9 @@ fn main() -> ExitCode {
         Parsed::Run(args) => args,
         Parsed::Exit(code) => return ExitCode::from(code),
     };
+    // The caller's stay open here as long as the launch lasts (flock(1) may count on it), and in nothing that it starts:
+    // whoever reads a pipe to its end waits for all who hold it.
+    close_fds::set_fds_cloexec(3, &[]);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let outcome = runtime.map_err(anyhow::Error::from).and_then(|runtime| runtime.block_on(launch::launch(&args)));
     match outcome {

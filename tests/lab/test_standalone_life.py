@@ -432,6 +432,33 @@ def test_detached_launch_has_no_terminal_and_outlives_it(lab, caller):
 
 
 @AS
+def test_descriptors_of_the_caller_stay_with_the_launcher(lab, caller):
+    """`x=$(appfw-run --detach …)` with another descriptor to the same pipe would wait for the launch's end."""
+    user, more, env = CALLERS[caller]
+    name = unique("detached")
+    words = f"exec 3>&1; appfw-run --standalone --unit {name} {' '.join(more)} --detach --via={SOCKS} " \
+            "sh -c 'curl -s http://web.test/; exec sleep 600' >/dev/null 2>&1"
+    lab.run(["sh", "-c", words], user=user, env=env, timeout=10, check=True)
+    assert lab.run(["appfw", "stop", name], user=user, env=env).returncode == 0
+    wait_gone(lab, name)
+    end, held = os.pipe()
+    with os.fdopen(end), os.fdopen(held, "w"):
+        with launched(lab, caller, "--via", SOCKS, *HOLD, tty=True, pass_fds=[held]) as process:
+            started_by_it = inner_parts(lab)
+            assert any("lifeline" in words for words in started_by_it.values()), started_by_it
+            pipe = os.readlink(f"/proc/self/fd/{held}")
+            holders = [words for pid, words in started_by_it.items() if pipe in descriptors(lab, pid)]
+            assert holders == []
+            process.terminate()
+            process.wait(10)
+
+
+def descriptors(lab, pid):
+    """What a process of the lab has open."""
+    return [os.readlink(path) for path in lab.path(f"/proc/{pid}/fd").iterdir()]
+
+
+@AS
 def test_detached_launch_that_cannot_start_says_so(lab, caller):
     for words, code in [(["no-such-program"], 127), (["/etc/passwd"], 126), (["--deny=any", "true"], 125)]:
         done = alone(lab, caller, "--detach", "--via=none", *words)
