@@ -114,15 +114,21 @@ impl Signal {
 }
 
 impl Signals {
-    /// Catches them from now on.
+    /// Catches them from now on, but those to be passed on that the caller has ignored (nohup(1), `&` in a script): they
+    /// stay so, in what this process starts as well.
     ///
     /// # Errors
     /// The kernel refuses.
     pub fn new() -> Result<Self> {
+        let status = std::fs::read_to_string("/proc/self/status").context("cannot tell which signals are ignored")?;
         let catch = |kind: SignalKind| signal(kind).context("cannot catch signals");
         let pass = |number: Number| Ok((number, catch(SignalKind::from_raw(number as i32))?));
         Ok(Self {
-            streams: PASSED.into_iter().map(pass).collect::<Result<_>>()?,
+            streams: PASSED
+                .into_iter()
+                .filter(|number| !is_ignored(&status, *number))
+                .map(pass)
+                .collect::<Result<_>>()?,
             terminal: [catch(SignalKind::window_change())?, catch(SignalKind::from_raw(Number::SIGCONT as i32))?],
         })
     }
@@ -145,6 +151,13 @@ impl Signals {
         })
         .await
     }
+}
+
+/// As proc_pid_status(5) has it: a mask in hexadecimal digits, whose lowest bit is signal 1.
+fn is_ignored(status: &str, number: Number) -> bool {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|digits| u64::from_str_radix(digits.trim(), 16).ok());
+    mask.is_some_and(|mask| mask >> (number as i32 - 1) & 1 == 1)
 }
 
 /// What an app under way is watched with.
@@ -393,6 +406,14 @@ impl Servant {
 mod tests {
     use super::*;
     use crate::forward::{Refused, Reporter, Rule};
+
+    #[test]
+    fn ignored_signals_are_told_from_the_others() {
+        let status = "SigBlk:\t0000000000000001\nSigIgn:\t0000000000001006\nSigCgt:\tffffffffffffffff\n";
+        let ignored: Vec<Number> = PASSED.into_iter().filter(|number| is_ignored(status, *number)).collect();
+        assert_eq!(ignored, [Number::SIGINT, Number::SIGQUIT]);
+        assert!(!is_ignored("", Number::SIGHUP));
+    }
 
     #[tokio::test]
     async fn what_forwarders_refused_is_kept_until_the_end() {

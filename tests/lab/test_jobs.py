@@ -1,13 +1,14 @@
-"""Launches as jobs of a shell: on its terminal and in its background."""
+"""Launches as jobs of a shell: on its terminal, in its background, with signals that it has them ignore."""
 
 import os
 import signal
+import subprocess
 import termios
 import time
 
 import pytest
 
-from launching import Output, started
+from launching import Output, started, unique
 from test_life import settings_of
 from waiting import wait_until
 
@@ -113,3 +114,23 @@ def test_what_is_typed_ahead_is_the_programs(lab, manager):
         type_in(process, "ahead\n")
         shown.until(b"got <ahead>")
         assert code_of_job(process, shown) == 0
+
+
+IGNORED = ["HUP", "INT", "QUIT"]
+
+
+@EACH
+def test_signals_that_the_caller_ignores_end_nothing(lab, manager):
+    user, who = MANAGERS[manager]
+    mark = f"/tmp/{unique('go')}"
+    # systemd starts every unit with none ignored; what the launcher starts itself is as it is.
+    own = "".join(f"kill -{name} $$; " for name in IGNORED) if "standalone" in manager else ""
+    app = f"{own}echo ready; until [ -e {mark} ]; do sleep 0.1; done; exit 6"
+    words = ["sh", "-c", f"trap '' {' '.join(IGNORED)}; exec appfw-run {who} --quiet --via none sh -c '{app}'"]
+    with started(lab, words, user=user, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
+        Output(process.stdout.fileno()).until(b"ready")
+        for name in IGNORED:
+            os.kill(process.pid, signal.Signals[f"SIG{name}"])
+        time.sleep(0.3)  # for the launcher to have passed them on
+        lab.path(mark).touch()
+        assert process.wait(10) == 6
