@@ -116,6 +116,19 @@ def test_what_is_typed_ahead_is_the_programs(lab, manager):
         assert code_of_job(process, shown) == 0
 
 
+@EACH
+def test_a_launch_in_a_pipe_is_stopped_and_goes_on_with_it(lab, manager):
+    with shell(lab, manager) as process:
+        shown = Output(process.terminal)
+        type_in(process, f"set -o pipefail; {launcher(manager)} sh -c 'echo rea\"\"dy; sleep 0.5; echo on; exit 3' | cat\n")
+        shown.until(b"ready")
+        type_in(process, "\x1a")
+        shown.until(b"Stopped")
+        type_in(process, "fg\n")
+        shown.until(b"\non\r\n")
+        assert code_of_job(process, shown) == 3
+
+
 IGNORED = ["HUP", "INT", "QUIT"]
 
 
