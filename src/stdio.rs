@@ -26,7 +26,7 @@ impl Streams {
     /// Opens them.
     ///
     /// # Errors
-    /// A socket or a directory among the caller's descriptors; no pty to be had.
+    /// Something that leads out among the caller's descriptors; no pty to be had.
     pub fn open(plan: &Plan) -> Result<Self> {
         let (lifeline_end, lifeline): (PipeReader, _) = std::io::pipe().context("cannot make a pipe")?;
         let mut lifeline_unit = vec![lifeline_end.into()];

@@ -5,12 +5,14 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use anyhow::{Context, Result, bail};
-use rustix::fs::FileType;
+use rustix::fs::{FileType, FsWord, fstat, fstatfs, major, minor};
+use rustix::io::Errno;
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
+use rustix::termios::tcgetattr;
 
 use crate::control::Order;
 
-/// Closes descriptors from 3 up, and refuses sockets and directories below.
+/// Closes descriptors from 3 up, and refuses those below that lead out.
 ///
 /// # Errors
 /// Names the descriptor that is one.
@@ -65,15 +67,36 @@ pub fn install(order: &Order, streams: Vec<OwnedFd>) -> Result<()> {
 /// stream that systemd itself made for the unit's output (systemd.exec(5), `$JOURNAL_STREAM`).
 ///
 /// # Errors
-/// It is a socket or a directory.
+/// It is a socket, a directory, or something else that may lead to what is outside.
 pub fn refuse_way_out(name: &str, fd: BorrowedFd<'_>, journal: Option<&str>) -> Result<()> {
-    let stat = rustix::fs::fstat(fd).with_context(|| format!("cannot look at the standard {name}"))?;
+    let failed = || format!("cannot look at the standard {name}");
+    let stat = fstat(fd).with_context(failed)?;
     let kind = match FileType::from_raw_mode(stat.st_mode) {
-        FileType::Socket if journal != Some(&format!("{}:{}", stat.st_dev, stat.st_ino)) => "socket made",
+        FileType::Fifo | FileType::BlockDevice => return Ok(()),
+        FileType::Socket if journal == Some(&format!("{}:{}", stat.st_dev, stat.st_ino)) => return Ok(()),
+        FileType::RegularFile if !KERNEL_OBJECTS.contains(&fstatfs(fd).with_context(failed)?.f_type) => return Ok(()),
+        FileType::CharacterDevice if is_data(stat.st_rdev) || is_terminal(fd) => return Ok(()),
+        FileType::Socket => "socket made",
         FileType::Directory => "directory opened",
-        _ => return Ok(()),
+        // /dev/net/tun, /dev/vhost-net and /dev/ppp lend the network that they were opened in.
+        FileType::CharacterDevice => "device opened",
+        // Namespaces and processes; what has no file system at all: BPF programs, io_uring, processes before Linux 6.9.
+        _ => "kernel object opened",
     };
     bail!("the standard {name} is a {kind} outside the wall, which would stay open to the app; use a pipe or a file")
+}
+
+/// File systems of namespaces and of processes (linux/magic.h: NSFS_MAGIC, PID_FS_MAGIC), whose files look regular.
+const KERNEL_OBJECTS: [FsWord; 2] = [0x6e73_6673, 0x5049_4446];
+
+/// Devices that are nothing but data (admin-guide/devices.txt, major 1): null, zero, full, random, urandom.
+fn is_data(device: u64) -> bool {
+    major(device) == 1 && matches!(minor(device), 3 | 5 | 7..=9)
+}
+
+fn is_terminal(fd: BorrowedFd<'_>) -> bool {
+    // EIO: one that was hung up.
+    matches!(tcgetattr(fd), Ok(_) | Err(Errno::IO))
 }
 
 fn open_descriptors() -> Result<Vec<RawFd>> {
@@ -83,4 +106,54 @@ fn open_descriptors() -> Result<Vec<RawFd>> {
         descriptors.extend(name.to_str().and_then(|name| name.parse::<RawFd>().ok()));
     }
     Ok(descriptors)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::unix::net::UnixStream;
+
+    use rustix::process::{PidfdFlags, getpid, pidfd_open};
+
+    use super::*;
+
+    fn refused(fd: impl AsFd) -> Option<String> {
+        refuse_way_out("input", fd.as_fd(), None).err().map(|error| error.to_string())
+    }
+
+    #[test]
+    fn files_pipes_and_terminals_are_the_apps() {
+        let terminal = nix::pty::openpty(None, None).unwrap();
+        let hung_up = nix::pty::openpty(None, None).unwrap();
+        drop(hung_up.master);
+        let pipe = std::io::pipe().unwrap();
+        for fd in [terminal.slave, hung_up.slave, pipe.0.into(), tempfile::tempfile().unwrap().into()] {
+            assert_eq!(refused(&fd), None);
+        }
+        for data in ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/proc/version"] {
+            assert_eq!(refused(File::open(data).unwrap()), None, "{data}");
+        }
+    }
+
+    #[test]
+    fn what_leads_out_is_refused_by_its_kind() {
+        for (file, kind) in [
+            ("/", "directory opened"),
+            ("/proc/self/ns/net", "kernel object opened"),
+            ("/proc/self/ns/user", "kernel object opened"),
+            ("/dev/net/tun", "device opened"),
+            ("/dev/fuse", "device opened"),
+        ] {
+            // Not every machine has each device.
+            let Ok(opened) = File::open(file) else { continue };
+            let message = refused(opened).unwrap();
+            assert!(
+                message.starts_with(&format!("the standard input is a {kind} outside the wall")),
+                "{file}: {message}"
+            );
+        }
+        let process = pidfd_open(getpid(), PidfdFlags::empty()).unwrap();
+        assert!(refused(process).unwrap().contains("kernel object opened"));
+        assert!(refused(UnixStream::pair().unwrap().0).unwrap().contains("socket made"));
+    }
 }

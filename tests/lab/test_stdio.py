@@ -1,5 +1,6 @@
 """What comes in, what comes out, and the number at the end."""
 
+import contextlib
 import hashlib
 import os
 import pathlib
@@ -199,6 +200,24 @@ def test_socket_as_a_standard_stream_is_refused(lab, place):
         assert process.wait(10) == 125
         assert b"is a socket made outside the wall" in errors.readline()
     ours.close()
+    assert not lab.path(mark).exists()
+
+
+@pytest.mark.parametrize("user, more", [("root", []), ("root", ["--standalone"]), ("bob", []), ("bob", ["--standalone"])],
+                         ids=["system", "standalone of root", "user", "standalone"])
+@pytest.mark.parametrize("file, kind", [("/proc/self/ns/net", "kernel object"), ("/proc/self/ns/user", "kernel object"),
+                                        ("/dev/net/tun", "device"), ("/dev/fuse", "device")])
+def test_what_lends_a_network_as_standard_input_is_refused(lab, user, more, file, kind):
+    mark = f"/tmp/{unique('ran')}"
+    with contextlib.ExitStack() as opened:
+        try:
+            stdin = opened.enter_context(open(file, "rb"))
+        except FileNotFoundError:
+            pytest.skip(f"this machine has no {file}")
+        words = ["appfw-run", *more, "--via", "none", "touch", mark]
+        with started(lab, words, user=user, stdin=stdin, stderr=subprocess.PIPE) as process:
+            assert process.wait(10) == 125
+            assert f"the standard input is a {kind} opened outside the wall" in process.stderr.readline().decode()
     assert not lab.path(mark).exists()
 
 
