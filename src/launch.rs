@@ -107,9 +107,9 @@ async fn by_units(
     let held = Held { address: reservation, ports: publish::listeners::open(&plan.publish)? };
     let mut signals = Signals::new()?;
     let streams = Streams::open(plan)?;
-    let state = State::create(places.base(), plan, &host)?;
-    let sockets = state.sockets(plan)?;
     let lifeline = streams.lifeline.try_clone().context("cannot duplicate a pipe")?;
+    let state = State::create(places.base(), plan, &host)?;
+    let sockets = state.sockets(plan).inspect_err(|_| state.remove())?;
     let _proxy = Proxy::start(&plan.buses, &state.directory).inspect_err(|_| state.remove())?;
     let outcome = launch.run_units(&units, &manager, &mut signals, streams, sockets, held).await;
     lifeline::release(&lifeline);
@@ -150,8 +150,8 @@ async fn by_processes(
     let ports = publish::listeners::open(&plan.publish)?;
     let mut signals = Signals::new()?;
     let streams = Streams::open(plan)?;
-    let state = State::create(places.base(), plan, host)?;
     let lifeline = streams.lifeline.try_clone().context("cannot duplicate a pipe")?;
+    let state = State::create(places.base(), plan, host)?;
     let _proxy = Proxy::start(&plan.buses, &state.directory).inspect_err(|_| state.remove())?;
     let outcome = launch.run_processes(&commands, &mut signals, streams, &state, ports).await;
     lifeline::release(&lifeline);

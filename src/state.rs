@@ -91,22 +91,39 @@ impl State {
     pub fn create(base: &Path, plan: &Plan, host: &Host) -> Result<Self> {
         make_own(base, &host.caller)?;
         remove_stale(base, host.caller.uid);
-        let directory = base.join(plan.name.to_string());
-        let failed = || format!("cannot write {}", directory.display());
-        match DirBuilder::new().mode(0o700).create(&directory) {
-            Ok(()) => {}
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-                bail!("the name {} is in use by {}; choose another --unit", plan.name, holder(&directory))
+        let state = Self::take(base.join(plan.name.to_string()), plan)?;
+        state.fill(plan, host).inspect_err(|_| state.remove())?;
+        Ok(state)
+    }
+
+    /// Makes and holds the directory. One that is empty and that nobody holds is of a launcher that was killed
+    /// before it could write down that it is its own.
+    fn take(directory: PathBuf, plan: &Plan) -> Result<Self> {
+        let is_new = match DirBuilder::new().mode(0o700).create(&directory) {
+            Ok(()) => true,
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => false,
+            Err(error) => return Err(error).with_context(|| format!("cannot write {}", directory.display())),
+        };
+        let held = lock(&directory).inspect_err(|_| {
+            if is_new {
+                let _ = fs::remove_dir(&directory);
             }
-            Err(error) => return Err(error).with_context(failed),
+        })?;
+        match held {
+            Some(lock) if is_new || is_empty(&directory) => Ok(Self { directory, _lock: lock }),
+            _ => bail!("the name {} is in use by {}; choose another --unit", plan.name, holder(&directory)),
         }
+    }
+
+    fn fill(&self, plan: &Plan, host: &Host) -> Result<()> {
+        let directory = &self.directory;
+        let failed = || format!("cannot write {}", directory.display());
         let user = plan.app.user();
         if host.caller.is_root() {
             // The app's user must get at the control socket, and no other.
-            chown(&directory, None, Some(user.gid)).with_context(failed)?;
-            fs::set_permissions(&directory, fs::Permissions::from_mode(0o710)).with_context(failed)?;
+            chown(directory, None, Some(user.gid)).with_context(failed)?;
+            fs::set_permissions(directory, fs::Permissions::from_mode(0o710)).with_context(failed)?;
         }
-        let lock = lock(&directory)?.with_context(|| format!("another launcher holds {}", directory.display()))?;
         let write = |name: &str, mode: u32, text: &str| -> Result<()> {
             let mut file = OpenOptions::new()
                 .write(true)
@@ -131,7 +148,7 @@ impl State {
             // Where the program is bound to, in the app's unit.
             write("appfw", 0o600, "")?;
         }
-        Ok(Self { directory, _lock: lock })
+        Ok(())
     }
 
     /// Makes the sockets by which units find the launcher.
@@ -166,8 +183,9 @@ impl State {
 
     /// Removes it, if systemd hasn't yet.
     pub fn remove(&self) {
-        // What cannot be removed now is stale, and the next launch's to remove.
-        let _ = fs::remove_dir_all(&self.directory);
+        // What cannot be removed now is stale, and the next launch's to remove. To look for what is in it takes a
+        // descriptor, of which there may be none left.
+        let _ = fs::remove_dir_all(&self.directory).or_else(|_| fs::remove_dir(&self.directory));
     }
 }
 
@@ -227,6 +245,10 @@ fn lock(directory: &Path) -> Result<Option<Flock<File>>> {
         Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),
         Err((_, error)) => Err(error).with_context(|| format!("cannot lock {}", directory.display())),
     }
+}
+
+fn is_empty(directory: &Path) -> bool {
+    fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_none())
 }
 
 /// Removes the directories of launches that have neither a launcher nor a running unit.
@@ -406,8 +428,16 @@ mod tests {
 
         drop(held); // as a launcher that was killed
         fs::create_dir(base.join("not-ours")).unwrap();
-        State::create(&base, &plan, &host).unwrap();
+        let held = State::create(&base, &plan, &host).unwrap();
         assert!(base.join("not-ours").exists());
+
+        held.remove();
+        drop(held);
+        fs::create_dir(base.join("web")).unwrap(); // as one that was killed before it wrote anything
+        State::create(&base, &plan, &host).unwrap();
+        fs::create_dir_all(base.join("web/of-somebody")).unwrap();
+        fs::remove_file(base.join("web/plan.json")).unwrap();
+        assert!(State::create(&base, &plan, &host).is_err());
     }
 
     #[test]
@@ -417,7 +447,11 @@ mod tests {
         fs::create_dir(&base).unwrap();
         fs::set_permissions(&base, fs::Permissions::from_mode(0o777)).unwrap();
         let message = State::create(&base, &plan, &host).unwrap_err().to_string();
-        assert!(message.ends_with("is not a directory of the caller's alone; remove it"), "{message}");
+        let way_round = if host.caller.is_root() { "" } else { ", or set XDG_RUNTIME_DIR to a directory of your own" };
+        assert!(
+            message.ends_with(&format!("is not a directory of the caller's alone; remove it{way_round}")),
+            "{message}"
+        );
         fs::remove_dir(&base).unwrap();
         std::os::unix::fs::symlink("/tmp", &base).unwrap();
         assert!(State::create(&base, &plan, &host).is_err());
