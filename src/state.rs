@@ -231,7 +231,8 @@ fn make_own(base: &Path, caller: &User) -> Result<()> {
     made.map_err(writable)?;
     let found = fs::symlink_metadata(base).with_context(|| format!("cannot look at {}", base.display()))?;
     if !is_own(&found, caller.uid) {
-        bail!("{} is not a directory of the caller's alone; remove it", base.display());
+        let way_round = if caller.is_root() { "" } else { ", or set XDG_RUNTIME_DIR to a directory of your own" };
+        bail!("{} is not a directory of the caller's alone; remove it{way_round}", base.display());
     }
     // The caller's umask may have made it narrower.
     fs::set_permissions(base, fs::Permissions::from_mode(mode)).map_err(writable)

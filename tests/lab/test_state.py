@@ -33,3 +33,18 @@ def test_a_name_whose_launcher_was_killed_before_it_wrote_anything_is_free(lab):
     lab.path(f"/run/appfw/{name}").mkdir(parents=True)
     run(lab, "--standalone", "--via=none", "--unit", name, "true", check=True)
     assert not lab.path(f"/run/appfw/{name}").exists()
+
+
+def test_who_finds_the_place_in_tmp_taken_is_told_the_way_round(lab):
+    base, runtime = base_in_tmp(lab), f"/home/bob/{unique('runtime')}"
+    lab.run(["rm", "-rf", base], check=True)
+    lab.run(["mkdir", base], user="eve", check=True)
+    try:
+        done = run(lab, "--standalone", "--via=none", "true", user="bob", env=IN_TMP)
+        assert done.returncode == 125
+        assert f"{base} is not a directory of the caller's alone" in done.stderr.decode()
+        assert "XDG_RUNTIME_DIR" in done.stderr.decode()
+        lab.run(["mkdir", runtime], user="bob", check=True)
+        run(lab, "--standalone", "--via=none", "true", user="bob", env={"XDG_RUNTIME_DIR": runtime}, check=True)
+    finally:
+        lab.run(["rm", "-rf", base, runtime], check=True)
