@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use rustix::mount::mount_bind;
 use rustix::process::geteuid;
 
@@ -14,27 +14,37 @@ use crate::view::View;
 /// Sessions' sockets that are hidden one by one: far more than sessions, fewer than mounts cost time.
 const MAX_SESSIONS: usize = 4096;
 
+/// What is not to be seen.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Places {
+    /// To be hidden one by one.
+    pub hidden: Vec<PathBuf>,
+    /// Directories of which nothing is to be seen, as somebody has filled them with more than can be hidden so.
+    pub covered: Vec<PathBuf>,
+}
+
 /// The places to hide. Asked for before anything is covered: a link in what is sealed is not seen
 /// afterwards, and what it leads to would stay.
-///
-/// # Errors
-/// There are more than can be hidden.
-pub fn places(view: &View) -> Result<Vec<PathBuf>> {
+#[must_use]
+pub fn places(view: &View) -> Places {
     let mut named = view.hidden.clone();
+    let mut covered = Vec::new();
     let mut directories: Vec<_> = view.sessions.iter().filter_map(|stem| stem.parent()).collect();
     directories.dedup();
     for directory in directories {
         let stems = view.sessions.iter().filter(|stem| stem.parent() == Some(directory));
         let stems: Vec<_> = stems.filter_map(|stem| stem.file_name()?.to_str()).collect();
-        named.extend(sessions(directory, &stems));
-    }
-    if named.len() > MAX_SESSIONS {
-        bail!("{} sockets of sessions are to be hidden from the app, too many; clean up /tmp", named.len());
+        let found = sessions(directory, &stems);
+        if found.len() > MAX_SESSIONS {
+            covered.push(directory.to_owned());
+        } else {
+            named.extend(found);
+        }
     }
     let is_socket = |path: &&PathBuf| path.metadata().is_ok_and(|found| found.file_type().is_socket());
     named.extend(view.sockets.iter().filter(is_socket).cloned());
     let behind: Vec<PathBuf> = named.iter().chain(&view.empty).filter_map(|path| behind(path)).collect();
-    Ok(named.into_iter().chain(behind).collect())
+    Places { hidden: named.into_iter().chain(behind).collect(), covered }
 }
 
 /// Links followed on one way, as path_resolution(7) has it.
@@ -69,9 +79,9 @@ fn behind(path: &Path) -> Option<PathBuf> {
     (found != path).then_some(found)
 }
 
-/// What is called one of `stems` and a word, in `directory`, which anybody may have filled. What belongs to another ordinary user
-/// is none that this one can use, and can be made by anybody in any number; and a link of somebody else's
-/// could make root's app miss anything that it leads to.
+/// What is called one of `stems` and a word, in `directory`, which anybody may have filled: sockets, and what may hold
+/// or lead to some. What belongs to another ordinary user is none that this one can use; and a link of somebody
+/// else's could make root's app miss anything that it leads to.
 fn sessions(directory: &Path, stems: &[&str]) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
     let own = geteuid();
@@ -80,7 +90,8 @@ fn sessions(directory: &Path, stems: &[&str]) -> Vec<PathBuf> {
         let rest = name.to_str().and_then(|name| stems.iter().find_map(|stem| name.strip_prefix(stem)));
         let is_our_concern = |found: Metadata| {
             let is_anybodys = own.is_root() && !found.file_type().is_symlink();
-            is_anybodys || found.uid() == 0 || found.uid() == own.as_raw()
+            let is_ours = is_anybodys || found.uid() == 0 || found.uid() == own.as_raw();
+            is_ours && !found.is_file()
         };
         rest.is_some_and(|rest| rest.chars().all(|c| c.is_ascii_alphanumeric()))
             && entry.metadata().is_ok_and(is_our_concern)
@@ -150,7 +161,7 @@ mod tests {
         symlink(&socket, &link).unwrap();
         let view = View { hidden: vec![link.clone()], sockets: vec![socket.clone(), other], ..View::default() };
         let real = socket.canonicalize().unwrap();
-        assert_eq!(places(&view).unwrap(), [link, socket, real]);
+        assert_eq!(places(&view).hidden, [link, socket, real]);
     }
 
     #[test]
@@ -173,12 +184,24 @@ mod tests {
     fn sessions_are_found_by_their_names() {
         let place = tempfile::tempdir().unwrap();
         for name in ["ssh-aB9", "ssh-", "ssh-a.b", "tmux-0", "other"] {
-            fs::write(place.path().join(name), "").unwrap();
+            fs::create_dir(place.path().join(name)).unwrap();
         }
+        fs::write(place.path().join("ssh-file"), "").unwrap();
         let view = View { sessions: vec![place.path().join("ssh-")], ..View::default() };
-        let mut found = places(&view).unwrap();
+        let mut found = places(&view).hidden;
         found.sort();
         assert_eq!(found, [place.path().join("ssh-"), place.path().join("ssh-aB9")]);
+    }
+
+    #[test]
+    fn a_directory_with_more_than_can_be_hidden_is_not_seen_at_all() {
+        let place = tempfile::tempdir().unwrap();
+        for number in 0..=MAX_SESSIONS {
+            fs::create_dir(place.path().join(format!("ssh-{number}"))).unwrap();
+        }
+        let view = View { sessions: vec![place.path().join("ssh-")], ..View::default() };
+        let expected = Places { hidden: Vec::new(), covered: vec![place.path().to_owned()] };
+        assert_eq!(places(&view), expected);
     }
 
     #[test]

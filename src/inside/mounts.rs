@@ -3,7 +3,7 @@
 
 use std::ffi::CString;
 use std::fs::{self, DirBuilder, File, Permissions};
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -17,6 +17,7 @@ use rustix::mount::{
 };
 use rustix::process::{Resource, Rlimit, geteuid, getrlimit, setrlimit, umask};
 
+use super::hiding::Places;
 use super::{copies, hiding};
 use crate::view::{Bind, View};
 
@@ -42,7 +43,7 @@ pub fn make(view: &View) -> Result<()> {
         make_own(own).with_context(|| format!("cannot make {}", own.display()))?;
     }
     let _descriptors = Descriptors::raised()?;
-    let hidden = hiding::places(view)?;
+    let Places { hidden, covered } = hiding::places(view);
     read_only(&view.read_only)?;
     copies::make(&view.copied)?;
     // Held before the directory that they lie in is covered.
@@ -69,6 +70,7 @@ pub fn make(view: &View) -> Result<()> {
         fs::create_dir(path).with_context(|| format!("cannot make an empty {}", path.display()))?;
     }
     kept.iter().try_for_each(Kept::put)?;
+    covered.iter().try_for_each(|directory| cover_filled(directory))?;
     hiding::hide(&hidden, &view.sealed)?;
     if let Some(runtime) = &view.runtime {
         cover(runtime, 0o700)?;
@@ -197,6 +199,19 @@ pub(super) fn cover(directory: &Path, mode: u32) -> Result<()> {
     let options = CString::new(format!("mode={mode:04o},{TMPFS_LIMITS}"))?;
     mount("tmpfs", directory, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, options.as_c_str())
         .with_context(|| format!("cannot cover {}", directory.display()))
+}
+
+/// Covers a directory that anybody may write to and that somebody has filled; says so, as a program may look for its
+/// files there.
+fn cover_filled(directory: &Path) -> Result<()> {
+    cover(directory, 0o1777)?;
+    let name = directory.display();
+    // To the program's errors. Who does not hear it loses nothing else.
+    let _ = writeln!(
+        std::io::stderr(),
+        "appfw: {name} holds more that is called like a session's sockets than can be hidden, so the program sees none of {name}; clean it up"
+    );
+    Ok(())
 }
 
 /// Mounts each path over itself, then sets the flag on it and on each mount below: a recursive

@@ -1,9 +1,14 @@
 """Where launches keep their files, and what anybody can put beside them in /tmp."""
 
+import contextlib
+import subprocess
+
 import pytest
 
-from launching import run, unique
+from launching import run, started, unique
+from test_sessions import ASK, SERVE
 
+PYTHON = "/usr/bin/python3"
 # Whose base is not a directory of root's.
 IN_TMP = {"XDG_RUNTIME_DIR": ""}
 
@@ -48,3 +53,40 @@ def test_who_finds_the_place_in_tmp_taken_is_told_the_way_round(lab):
         run(lab, "--standalone", "--via=none", "true", user="bob", env={"XDG_RUNTIME_DIR": runtime}, check=True)
     finally:
         lab.run(["rm", "-rf", base, runtime], check=True)
+
+
+# What others make in /tmp
+
+FLOODS = {
+    "files": "open(path, 'x').close()",
+    "directories": "os.mkdir(path)",
+}
+
+
+@contextlib.contextmanager
+def flooded(lab, kind):
+    """5000 of them in /tmp by eve, called as an agent's directories are; bob's agent among them, whose socket this is."""
+    stem, agent = unique("flood").replace("-", ""), f"/tmp/ssh-{unique('agent').replace('-', '')}/agent.1"
+    make = f"import os\nfor path in [f'/tmp/ssh-{stem}{{n}}' for n in range(5000)]: {FLOODS[kind]}"
+    try:
+        lab.run([PYTHON, "-c", make], user="eve", check=True)
+        with started(lab, [PYTHON, "-c", SERVE, agent], user="bob", stdout=subprocess.PIPE) as process:
+            process.stdout.readline()
+            assert b"open" in lab.run([PYTHON, "-c", ASK, agent], check=True).stdout
+            yield agent
+    finally:
+        lab.run(["sh", "-c", f"find /tmp -maxdepth 1 -name 'ssh-{stem}*' -delete; rm -r {agent.rpartition('/')[0]}"])
+
+
+@pytest.mark.parametrize("kind", FLOODS)
+@pytest.mark.parametrize("more", [[], ["--wall=namespace"], ["--standalone"]], ids=["strict", "namespace", "standalone"])
+def test_whoever_fills_tmp_stops_no_launch_of_roots_and_shows_it_no_agent(lab, kind, more):
+    mark = f"/tmp/{unique('mark')}"
+    lab.path(mark).touch()
+    with flooded(lab, kind) as agent:
+        script = f"{ASK}\nprint('mark', os.path.exists({mark!r}))\nopen('/tmp/own', 'w').close()"
+        done = run(lab, *more, "--via=none", PYTHON, "-c", script, agent)
+    assert done.returncode == 0, done.stderr
+    # Files are no sockets, and cost nothing. More directories than can be hidden one by one cost the sight of /tmp.
+    assert done.stdout.decode() == f"closed {agent}\nmark {kind == 'files'}\n"
+    assert (b"sees none of /tmp" in done.stderr) == (kind == "directories"), done.stderr
