@@ -79,8 +79,14 @@ pub fn base(root: &Path, host: &Host) -> Result<PathBuf> {
         }
         // A name inherited from another user's session may lead nowhere.
         Some(directory) if Path::new(directory).is_dir() => Ok(Path::new(directory).join("appfw")),
-        _ => Ok(root.join(format!("tmp/appfw-{}", host.caller.uid))),
+        _ => Ok(base_in_tmp(root, host.caller.uid)),
     }
+}
+
+/// The parent directory of an ordinary user's launches without a runtime directory.
+#[must_use]
+pub fn base_in_tmp(root: &Path, uid: u32) -> PathBuf {
+    root.join(format!("tmp/appfw-{uid}"))
 }
 
 impl State {

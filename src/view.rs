@@ -16,6 +16,7 @@ use crate::buses::{Buses, SYSTEM_BUS};
 use crate::host::Host;
 use crate::plan::{Identity, Plan, Resolver, Supervisor};
 use crate::session::{self, Session};
+use crate::state;
 use crate::units::{INNER, Places};
 
 /// Where daemons have their sockets. A mount on a socket itself is dropped when its daemon unlinks it
@@ -166,6 +167,9 @@ pub struct View {
     pub hidden: Vec<PathBuf>,
     /// The same for what is called so and a word more, as sessions' sockets are.
     pub sessions: Vec<PathBuf>,
+    /// Made, to be hidden with these, where it isn't there yet: the directory of the user's launches in /tmp. One that is
+    /// made while the app runs would be open to it.
+    pub made: Option<PathBuf>,
     /// The same where they are sockets: the caller's environment says so.
     pub sockets: Vec<PathBuf>,
     /// A directory of the app's user, made and closed to others.
@@ -196,6 +200,7 @@ impl View {
             view.runtime = session::runtime_directory(plan);
             view.session = Session::new(plan, &host.environment).shown;
             view.session.extend(Buses::shown(plan, places));
+            view.made = Some(state::base_in_tmp(Path::new("/"), user.uid));
         }
         if plan.buses == Buses::System {
             view.shown.push(SYSTEM_BUS.into());
@@ -360,7 +365,9 @@ mod tests {
         for place in ["/proc/kcore", "/proc/kmsg", "/dev/kmsg", "/proc/kallsyms"] {
             assert!(has(&root.hidden, place), "{place}");
         }
-        assert_eq!(view("--via direct --uid alice x", &host()).read_only, [PathBuf::from(CGROUPS)]);
+        let alice = view("--via direct --uid alice x", &host());
+        assert_eq!(alice.read_only, [PathBuf::from(CGROUPS)]);
+        assert_eq!((alice.made, root.made), (Some("/tmp/appfw-1000".into()), None));
     }
 
     #[test]

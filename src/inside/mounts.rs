@@ -42,6 +42,10 @@ pub fn make(view: &View) -> Result<()> {
     if let Some(own) = &view.own {
         make_own(own).with_context(|| format!("cannot make {}", own.display()))?;
     }
+    if let Some(made) = &view.made {
+        // Where it cannot be made, as somebody else has it or nobody may write there, no launch will have it either.
+        let _ = DirBuilder::new().mode(0o700).create(made);
+    }
     let _descriptors = Descriptors::raised()?;
     let Places { hidden, covered } = hiding::places(view);
     read_only(&view.read_only)?;

@@ -1,11 +1,12 @@
 """Where launches keep their files, and what anybody can put beside them in /tmp."""
 
 import contextlib
+import signal
 import subprocess
 
 import pytest
 
-from launching import run, started, unique
+from launching import launched, run, started, unique
 from test_sessions import ASK, SERVE
 
 PYTHON = "/usr/bin/python3"
@@ -90,3 +91,25 @@ def test_whoever_fills_tmp_stops_no_launch_of_roots_and_shows_it_no_agent(lab, k
     # Files are no sockets, and cost nothing. More directories than can be hidden one by one cost the sight of /tmp.
     assert done.stdout.decode() == f"closed {agent}\nmark {kind == 'files'}\n"
     assert (b"sees none of /tmp" in done.stderr) == (kind == "directories"), done.stderr
+
+
+# What later launches make in /tmp
+
+@pytest.mark.parametrize("user, more", [("root", ["--uid=bob"]), ("root", ["--standalone", "--uid=bob"]), ("bob", []),
+                                        ("bob", ["--standalone"])],
+                         ids=["system for bob", "standalone of root for bob", "user", "standalone"])
+def test_the_directory_of_a_later_launch_is_not_the_apps(lab, user, more):
+    base = base_in_tmp(lab)
+    lab.run(["rm", "-rf", base], check=True)
+    script = f"echo ready; read line; cat {base}/*/*; touch {base}/touched {base}/*/touched"
+    with launched(lab, *more, "--via=none", "sh", "-c", script, user=user, stdin=subprocess.PIPE) as early:
+        later = ["appfw-run", "--standalone", "--via=none", "sh", "-c", "echo ready; exec sleep 60"]
+        with started(lab, later, user="bob", env=IN_TMP, stdout=subprocess.PIPE) as process:
+            process.stdout.readline()
+            assert len(list(lab.path(base).glob("*/plan.json"))) == 1
+            early.stdin.close()
+            assert early.shown.to_the_end().strip() == b""
+            assert early.wait(10) != 0
+            assert list(lab.path(base).rglob("touched")) == []
+            process.send_signal(signal.SIGTERM)
+            process.wait(10)
