@@ -59,7 +59,12 @@ lab() {
 # On this machine itself, right after the build: no systemd is needed.
 here() { APPFW_BINARIES=target/release /usr/bin/python3 -m pytest -q -p no:cacheprovider tests/here; }
 
-bench() { /usr/bin/python3 tests/bench/launch_cost.py --binaries target/release ${all:+--assert}; }
+# Without --all only that the figures can be taken: nothing is made of them.
+bench() {
+    local measure=(--runs 5)
+    [ -z "$all" ] || measure=(--assert)
+    /usr/bin/python3 tests/bench/launch_cost.py --binaries target/release "${measure[@]}"
+}
 
 # The forwarder's figures: here only that they can be taken, with what cargo test has built anyway.
 forwarder() {
