@@ -1,13 +1,15 @@
 #!/usr/bin/python3
 """The program behind a list of rules: says what it reaches, or serves whoever reaches it.
 
-rules_app.py client             prints JSON: "tcp 203.0.113.10" and its like, each with how it went
+rules_app.py client PORT        prints JSON: "tcp 203.0.113.10" and its like, each with how it went; comes from
+                                PORT on, each from one of its own, by which the world's observer tells whose it is
 rules_app.py server PORT        answers everyone by TCP and UDP, version 4 and 6; says "ready"
 """
 
 import asyncio
 import concurrent.futures
 import errno
+import itertools
 import json
 import os
 import socket
@@ -15,7 +17,7 @@ import sys
 
 from world_map import LAB_LINK, MULTICAST, MULTICAST6
 
-LIMIT = 1.0  # seconds for an answer; on a veth it takes microseconds
+LIMIT = 1.5  # seconds for an answer; on a veth it takes microseconds
 STREAM_PORT, DATAGRAM_PORT = 7, 7  # the world's echo
 HOST_PORT = 8023  # what listens on the host's loopback
 DATAGRAM_SINK = 9
@@ -44,21 +46,23 @@ def how(attempt):
         return errno.errorcode[error.errno]
 
 
-def by_tcp(address):
+def by_tcp(address, port):
     family, target = place(address, HOST_PORT if address in LOOPBACK else STREAM_PORT)
     with socket.socket(family, socket.SOCK_STREAM) as client:
         client.settimeout(LIMIT)
+        client.bind(("", port))
         client.connect(target)
         client.sendall(b"GET / HTTP/1.0\r\n\r\n")
         return "answer" if client.recv(64) else "end"
 
 
-def by_udp(address):
+def by_udp(address, port):
     if address in LOOPBACK:
         return to_itself(address)
     family, target = place(address, DATAGRAM_SINK if address in GROUPS else DATAGRAM_PORT)
     with socket.socket(family, socket.SOCK_DGRAM) as client:
         client.settimeout(LIMIT)
+        client.bind(("", port))
         client.sendto(b"probe", target)
         if address in GROUPS:
             return "sent"
@@ -74,15 +78,15 @@ def to_itself(address):
         return "answer" if receiver.recv(64) == b"probe" else "nonsense"
 
 
-def client():
+def client(first):
     ways = {"tcp": by_tcp, "udp": by_udp}
 
-    def attempt(target):
+    def attempt(target, port):
         kind, address = target.split()
-        return how(lambda: ways[kind](address))
+        return how(lambda: ways[kind](address, port))
 
     with concurrent.futures.ThreadPoolExecutor(len(TARGETS)) as pool:
-        json.dump(dict(zip(TARGETS, pool.map(attempt, TARGETS))), sys.stdout)
+        json.dump(dict(zip(TARGETS, pool.map(attempt, TARGETS, itertools.count(first)))), sys.stdout)
 
 
 class Answering(asyncio.DatagramProtocol):
@@ -114,4 +118,5 @@ async def server(port):
 if __name__ == "__main__":
     if not os.path.isdir("/run/appfw-lab"):
         sys.exit("rules_app: this is not the lab, and the addresses it tries are someone's elsewhere")
-    client() if sys.argv[1] == "client" else asyncio.run(server(int(sys.argv[2])))
+    port = int(sys.argv[2])
+    client(port) if sys.argv[1] == "client" else asyncio.run(server(port))

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import ipaddress
+import itertools
 import json
 import pathlib
 import subprocess
@@ -14,7 +15,8 @@ from world_map import ORIGIN, ORIGIN6
 
 APP = pathlib.Path(__file__).with_name("rules_app.py")
 PYTHON = "/usr/bin/python3"
-CONNECT_LIMIT = 0.7  # seconds; a refused source would wait for ever
+CONNECT_LIMIT = 1.0  # seconds; a refused source would wait for ever
+AT_ONCE = 4  # programs: all that each does is to wait for what does not answer
 KEYWORDS = {  # systemd.resource-control(5)
     "any": ["0.0.0.0/0", "::/0"],
     "localhost": ["127.0.0.0/8", "::1/128"],
@@ -68,13 +70,34 @@ def by_systemd(rules):
             *(f"--property=IPAddressAllow={word}" for word in allowed), "--"]
 
 
-def went_out(lab, command):
-    """How each destination went, and to which the world saw packets come."""
-    with lab.world.watch() as w:
-        done = lab.run([*command, PYTHON, APP, "client"])
-    assert done.returncode == 0, done.stderr
-    seen = {(packet["proto"], packet["dst"]) for packet in w.foreign() if packet["proto"] in ("tcp", "udp")}
-    return json.loads(done.stdout), seen
+def at_once(lab, runs, one):
+    """What ONE(run) returns for each of RUNS, and what the world saw of them all."""
+    with lab.world.watch() as w, concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
+        return list(pool.map(one, runs)), w
+
+
+# One for each destination of one program, and none twice: below those that the kernel gives away.
+first_ports = itertools.count(10_000, len(TARGETS))
+
+
+def went_out(lab, commands):
+    """For each of the programs: how each destination went, and to which the world saw its packets come. Whose they are
+    is told by the ports that they come from."""
+    runs = [([*command, PYTHON, APP, "client"], first) for command, first in zip(commands, first_ports)]
+
+    def run(words_and_first):
+        words, first = words_and_first
+        done = lab.run([*words, str(first)])
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    results, w = at_once(lab, runs, run)
+    packets = [packet for packet in w.foreign() if packet["proto"] in ("tcp", "udp")]
+    seen = [{(packet["proto"], packet["dst"]) for packet in packets if 0 <= packet["sport"] - first < len(TARGETS)}
+            for _, first in runs]
+    # Nobody else sends.
+    assert sum(map(len, seen)) == len({(packet["proto"], packet["dst"], packet["sport"]) for packet in packets})
+    return list(zip(results, seen))
 
 
 def expected_to_go_out(rules):
@@ -91,51 +114,67 @@ def expected_to_go_out(rules):
 
 
 def test_unruled_everything_answers(lab):
-    assert went_out(lab, []) == expected_to_go_out(([], []))
+    assert went_out(lab, [[]]) == [expected_to_go_out(([], []))]
+
+
+def by_both(lab, outcomes):
+    """What each list of RULES makes of a program, under appfw-run and under systemd by itself."""
+    commands = [by(rules) for rules in RULES.values() for by in (by_appfw, by_systemd)]
+    found = iter(outcomes(lab, commands))
+    return {name: list(itertools.islice(found, 2)) for name in RULES}
+
+
+@pytest.fixture(scope="module")
+def outgoing(lab):
+    return by_both(lab, went_out)
 
 
 @pytest.mark.parametrize("rules", RULES)
-def test_rules_for_what_goes_out(lab, rules):
-    expected = expected_to_go_out(RULES[rules])
-    assert went_out(lab, by_appfw(RULES[rules])) == expected
+def test_rules_for_what_goes_out(outgoing, rules):
+    by_us, by_itself = outgoing[rules]
+    assert by_us == expected_to_go_out(RULES[rules])
     # What systemd's directives do, done by themselves.
-    assert went_out(lab, by_systemd(RULES[rules])) == expected
+    assert by_itself == by_us
 
 
 @pytest.mark.parametrize("rules", ["two resolvers but not the third", "localhost and one network"])
 def test_rules_hold_for_an_ordinary_user_as_well(lab, rules):
-    assert went_out(lab, by_appfw(RULES[rules], "bob")) == expected_to_go_out(RULES[rules])
+    assert went_out(lab, [by_appfw(RULES[rules], "bob")]) == [expected_to_go_out(RULES[rules])]
 
 
 PORTS = iter(range(7100, 7200))
 
 
-def came_in(lab, command):
-    """Who was served, and to whom the world saw any packet go from there."""
-    port = next(PORTS)
-    served = {}
-
+def came_in(lab, commands):
+    """For each of the programs: who was served, and to whom the world saw any packet go from there."""
     def come(comer):
-        (source, target), kind = comer
+        (source, target), kind, port = comer
         try:
             return lab.world.connect(source, target, port, kind, timeout=CONNECT_LIMIT) == b"served"
         except OSError:
             return False
 
-    words = [*command, PYTHON, APP, "server", str(port)]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with started(lab, words, **pipes) as process:
-        assert process.stdout.readline() == b"ready\n", process.stderr.read()
-        comers = [(comer, kind) for comer in COMERS for kind in ("tcp", "udp")]
-        with lab.world.watch() as w, concurrent.futures.ThreadPoolExecutor(len(comers)) as pool:
-            served = {f"{kind} {source}": result
-                      for (((source, _), kind), result) in zip(comers, pool.map(come, comers))}
-        process.stdin.close()
-        assert process.wait(20) == 0
-    # Of our server's port; and what the kernel says in its name.
-    answered = {packet["dst"] for packet in w.foreign()
-                if packet.get("sport") == port or packet["proto"] not in ("tcp", "udp", "icmpv6")}
-    return served, answered
+    def serve(command_and_port):
+        command, port = command_and_port
+        words = [*command, PYTHON, APP, "server", str(port)]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        with started(lab, words, **pipes) as process:
+            assert process.stdout.readline() == b"ready\n", process.stderr.read()
+            comers = [(comer, kind, port) for comer in COMERS for kind in ("tcp", "udp")]
+            with concurrent.futures.ThreadPoolExecutor(len(comers)) as pool:
+                served = {f"{kind} {source}": result
+                          for (((source, _), kind, _), result) in zip(comers, pool.map(come, comers))}
+            process.stdin.close()
+            assert process.wait(20) == 0
+        return served
+
+    runs = list(zip(commands, PORTS))
+    results, w = at_once(lab, runs, serve)
+    # Of each server's port; and what the kernel says in its name, whichever it is.
+    packets = [packet for packet in w.foreign() if packet["proto"] != "icmpv6"]
+    others = {packet["dst"] for packet in packets if packet["proto"] not in ("tcp", "udp")}
+    return [(served, others | {packet["dst"] for packet in packets if packet.get("sport") == port})
+            for served, (_, port) in zip(results, runs)]
 
 
 def expected_to_come_in(rules):
@@ -144,19 +183,24 @@ def expected_to_come_in(rules):
 
 
 def test_unruled_everyone_is_served(lab):
-    assert came_in(lab, []) == expected_to_come_in(([], []))
+    assert came_in(lab, [[]]) == [expected_to_come_in(([], []))]
+
+
+@pytest.fixture(scope="module")
+def incoming(lab):
+    return by_both(lab, came_in)
 
 
 @pytest.mark.parametrize("rules", RULES)
-def test_rules_for_who_comes_in(lab, rules):
+def test_rules_for_who_comes_in(incoming, rules):
     """A server answers those who may, and gives the others no byte."""
-    expected = expected_to_come_in(RULES[rules])
-    assert came_in(lab, by_appfw(RULES[rules])) == expected
-    assert came_in(lab, by_systemd(RULES[rules])) == expected
+    by_us, by_itself = incoming[rules]
+    assert by_us == expected_to_come_in(RULES[rules])
+    assert by_itself == by_us
 
 
 def test_subjects_own_server_answers_the_network_and_gives_the_rest_no_byte(lab):
-    served, answered = came_in(lab, by_appfw(RULES["localhost and one network"]))
+    (served, answered), = came_in(lab, [by_appfw(RULES["localhost and one network"])])
     assert {who for who, was in served.items() if was} == {f"{kind} 10.0.0.{last}" for kind in ("tcp", "udp")
                                                            for last in (7, 9)}
     assert answered == {"10.0.0.7", "10.0.0.9"}
