@@ -41,9 +41,15 @@ def boot(version, kind=Lab, **options):
 
 
 def pytest_collection_modifyitems(items):
-    """What is marked as slow is for tests/run.sh --all alone, too."""
+    """What is marked as slow is for tests/run.sh --all alone, too; what is marked as `once`, for the lab that it names."""
     if not ALL:
         items[:] = [item for item in items if not item.get_closest_marker("slow")]
+    items[:] = [item for item in items if not is_anothers(item)]
+
+
+def is_anothers(item):
+    once = item.get_closest_marker("once")
+    return once is not None and TREES[item.callspec.params["lab"]] != TREES[once.args[0]]
 
 
 @pytest.fixture(scope="session", params=VERSIONS)

@@ -18,6 +18,8 @@ from test_standalone import AS, CALLERS, alone
 from waiting import wait_until
 from world_map import ORIGIN, UPSTREAM
 
+# Processes, signals and terminals are the kernel's; the files that a launch meets, test_standalone.py has it meet in each.
+pytestmark = pytest.mark.once("252")
 GONE = 2  # seconds in which nothing of a launch may be left
 HOLD = ["sh", "-c", "curl -sS --max-time 9 http://web.test/ >/dev/null; echo ready; exec sleep 60"]
 CURL = ["curl", "-sS", "--max-time", "20"]
