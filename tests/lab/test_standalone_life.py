@@ -483,14 +483,19 @@ def test_stop_ends_an_attached_launch_and_the_launcher_returns(lab, caller):
         assert process.wait(10) == 128 + signal.SIGTERM
 
 
-@AS
-def test_stop_ends_an_app_that_ignores_it_in_the_end(lab, caller):
-    user, _, env = CALLERS[caller]
-    with launched(lab, caller, "--via=none", stubborn(lab)) as process:
+def test_stop_ends_an_app_that_ignores_it_in_the_end(lab):
+    """All callers' at once, because it is waited for, for ten seconds."""
+    with contextlib.ExitStack() as stack:
+        launches = {caller: stack.enter_context(launched(lab, caller, "--via=none", stubborn(lab))) for caller in CALLERS}
         began = time.monotonic()
-        assert lab.run(["appfw", "stop", process.name], user=user, env=env, timeout=30).returncode == 0
-        assert 9 < time.monotonic() - began < 15
-        assert process.wait(5) == 128 + signal.SIGKILL
+        stops = {}
+        for caller, process in launches.items():
+            user, _, env = CALLERS[caller]
+            stops[caller] = stack.enter_context(started(lab, ["appfw", "stop", process.name], user=user, env=env))
+        for caller, process in launches.items():
+            assert stops[caller].wait(30) == 0, caller
+            assert 9 < time.monotonic() - began < 15, caller
+            assert process.wait(5) == 128 + signal.SIGKILL, caller
 
 
 def test_nobody_stops_anothers_launch(lab):
