@@ -56,6 +56,9 @@ lab() {
         env --default-signal=INT,QUIT /usr/bin/python3 -m pytest -q tests/lab
 }
 
+# The forwarder's tests wait for most of their time, so that more of them than processors run at once.
+unit() { RUST_TEST_THREADS=$((2 * $(nproc))) cargo test --locked; }
+
 # On this machine itself, right after the build: no systemd is needed.
 here() { APPFW_BINARIES=target/release /usr/bin/python3 -m pytest -q -p no:cacheprovider tests/here; }
 
@@ -134,7 +137,7 @@ part build cargo build --release --locked && built=1
 wait
 
 part clippy cargo clippy --all-targets --locked -- -D warnings
-part unit cargo test --locked
+part unit unit
 [ -z "$all" ] || part licences licences
 [ -z "$all" ] || part fuzz fuzz
 

@@ -135,7 +135,7 @@ async fn who_does_not_take_refusals_is_given_up() {
     let mut client = socket.connect(forwarder).await.unwrap();
     let requests = "GET http://10.0.0.1/ HTTP/1.1\r\n\r\n".repeat(1000);
     let writing = async { while client.write_all(requests.as_bytes()).await.is_ok() {} };
-    tokio::time::timeout(PATIENCE / 2, writing).await.expect("it is kept for ever");
+    tokio::time::timeout(PATIENCE, writing).await.expect("it is kept for ever");
 }
 
 /// The timer of the forwarder's socket whose other end `there` sees as `peer`, as /proc/net/tcp says: which one
