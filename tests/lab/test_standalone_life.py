@@ -18,7 +18,8 @@ from test_standalone import AS, CALLERS, alone
 from waiting import wait_until
 from world_map import ORIGIN, UPSTREAM
 
-# Processes, signals and terminals are the kernel's; the files that a launch meets, test_standalone.py has it meet in each.
+# Processes, signals and terminals are the kernel's. The files that a launch meets it meets in test_standalone.py, of
+# each root.
 pytestmark = pytest.mark.once("252")
 GONE = 2  # seconds in which nothing of a launch may be left
 HOLD = ["sh", "-c", "curl -sS --max-time 9 http://web.test/ >/dev/null; echo ready; exec sleep 60"]
@@ -486,7 +487,8 @@ def test_stop_ends_an_attached_launch_and_the_launcher_returns(lab, caller):
 def test_stop_ends_an_app_that_ignores_it_in_the_end(lab):
     """All callers' at once, because it is waited for, for ten seconds."""
     with contextlib.ExitStack() as stack:
-        launches = {caller: stack.enter_context(launched(lab, caller, "--via=none", stubborn(lab))) for caller in CALLERS}
+        launches = {caller: stack.enter_context(launched(lab, caller, "--via=none", stubborn(lab)))
+                    for caller in CALLERS}
         began = time.monotonic()
         stops = {}
         for caller, process in launches.items():
