@@ -1,5 +1,6 @@
 //! The descriptors of a launch: what the app gets as 0-2, the life-line, the terminal.
 
+use std::fs::File;
 use std::io::{PipeReader, PipeWriter};
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -8,6 +9,7 @@ use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
 
 use crate::inside::refuse_way_out;
 use crate::plan::{Plan, Stdio};
+use crate::terminal::is_in_background;
 
 /// What the launcher holds.
 #[derive(Debug)]
@@ -42,8 +44,7 @@ impl Streams {
                 (vec![duplicate(&slave)?, slave, error], Some(master))
             }
             Stdio::Descriptors => {
-                let input = own("input", std::io::stdin())?;
-                (vec![input, own("output", std::io::stdout())?, own("error", std::io::stderr())?], None)
+                (vec![input()?, own("output", std::io::stdout())?, own("error", std::io::stderr())?], None)
             }
             Stdio::Journal => (Vec::new(), None),
         };
@@ -60,6 +61,15 @@ fn pty() -> rustix::io::Result<(OwnedFd, OwnedFd)> {
     unlockpt(&master)?;
     let slave = ioctl_tiocgptpeer(&master, flags)?;
     Ok((master, slave))
+}
+
+/// The caller's, but no terminal in whose background this process is: an app that reads there is not stopped (SIGTTIN), as
+/// it is in no session of that terminal's, and would take what is typed to the shell.
+fn input() -> Result<OwnedFd> {
+    if is_in_background() {
+        return Ok(File::open("/dev/null").context("cannot open /dev/null")?.into());
+    }
+    own("input", std::io::stdin())
 }
 
 fn own(name: &str, stream: impl AsFd) -> Result<OwnedFd> {

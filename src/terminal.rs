@@ -186,7 +186,8 @@ fn enter(mode: &Mutex<Mode>) -> Result<()> {
 
 /// Whether a shell has put this process into its terminal's background, where changing the terminal's modes would stop it
 /// (SIGTTOU, tcsetattr(3)). Without job control there is none.
-fn is_in_background() -> bool {
+#[must_use]
+pub fn is_in_background() -> bool {
     tcgetpgrp(stdin()).is_ok_and(|foreground| foreground != getpgrp())
 }
 

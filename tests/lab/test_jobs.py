@@ -129,6 +129,19 @@ def test_a_launch_in_a_pipe_is_stopped_and_goes_on_with_it(lab, manager):
         assert code_of_job(process, shown) == 3
 
 
+@EACH
+def test_a_program_in_the_background_takes_nothing_that_is_typed_to_the_shell(lab, manager):
+    with shell(lab, manager) as process:
+        shown = Output(process.terminal)
+        type_in(process, f"{launcher(manager)} sh -c 'echo rea\"\"dy >&2; cat' >/dev/null &\n")
+        shown.until(b"ready")
+        for number in range(20):
+            type_in(process, f"echo {number} he''re\n")
+            shown.until(b"%d here" % number, 3)
+        type_in(process, "wait; exit\n")
+        process.wait(10)
+
+
 IGNORED = ["HUP", "INT", "QUIT"]
 
 
