@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use ring::digest::{SHA256, digest};
 
-use super::program::{Engine, Program};
+use super::program::{Engine, Program, is_installed};
 use super::{Surroundings, chromium, electron, gecko};
+use crate::exit::{NOT_FOUND, NotExecuted};
 use crate::host::Host;
 use crate::plan::Plan;
 use crate::via::Via;
@@ -21,6 +22,10 @@ use crate::via::Via;
 pub fn own_profile(plan: &mut Plan, host: &Host) -> Result<()> {
     let surroundings = Surroundings::of(plan, host);
     let Some(program) = Program::find(&plan.command, &surroundings) else {
+        if !is_installed(&plan.command[0], &surroundings) {
+            let message = format!("{} was not found, so it has no profile", plan.program());
+            return Err(anyhow::Error::new(NotExecuted { code: NOT_FOUND, message }));
+        }
         bail!(
             "--own-profile works with Firefox, Thunderbird, Chromium, Chrome, Electron programs and their kin, and {} is none of them; leave it out",
             plan.program()

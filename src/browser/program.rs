@@ -151,6 +151,11 @@ fn find(word: &OsStr, surroundings: &Surroundings) -> Option<PathBuf> {
     std::env::split_paths(path).map(|directory| surroundings.directory.join(directory).join(word)).find(is_program)
 }
 
+/// Whether the word names anything that is there, executable or not.
+pub(super) fn is_installed(word: &OsStr, surroundings: &Surroundings) -> bool {
+    surroundings.directory.join(word).exists() && word.as_bytes().contains(&b'/') || find(word, surroundings).is_some()
+}
+
 /// What stands beside an executable tells what it is built on.
 fn engine(file: &Path) -> Option<Engine> {
     let directory = file.parent()?;

@@ -385,6 +385,16 @@ fn a_program_is_told_of_its_own_profile_in_its_own_way() {
 }
 
 #[test]
+fn an_own_profile_of_a_program_that_is_not_there_is_as_any_launch_of_it() {
+    let machine = wrapped();
+    machine.program("bin/vim", "\x7fELF");
+    for (command, code) in [("chrome", 127), ("/absent/firefox", 127), ("vim", 125), ("/etc/passwd", 125)] {
+        let error = with_own(&machine, &format!("--system --via direct {command}")).unwrap_err();
+        assert_eq!(crate::exit::code_of(&error), code, "{command}: {error}");
+    }
+}
+
+#[test]
 fn an_own_profile_that_cannot_be_is_refused() {
     let machine = wrapped();
     machine.program("bin/vim", "\x7fELF");
