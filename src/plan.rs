@@ -22,6 +22,7 @@ use crate::listening::{Kind, Listening};
 use crate::name::LaunchName;
 use crate::network::{self, IpLists};
 use crate::publish::Published;
+use crate::say::shown;
 use crate::units::Setting;
 use crate::via::Via;
 
@@ -188,7 +189,7 @@ impl Plan {
         let buses = Buses::choose(args.dbus, &app, args.detach, host)?;
         let name = match &args.unit {
             Some(name) => LaunchName::new(name)?,
-            None => LaunchName::for_command(program.as_ref(), host.random),
+            None => LaunchName::for_command(command[0].as_ref(), host.random),
         };
         let directory = match &args.workdir {
             Some(directory) if directory.is_absolute() => Directory::Asked(directory.clone()),
@@ -396,10 +397,10 @@ impl Plan {
     }
 }
 
-/// The program of a command as the user wrote it.
+/// The program of a command as the user wrote it, for messages.
 #[must_use]
 pub fn program_of(command: &[OsString]) -> String {
-    command.first().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default()
+    command.first().map(|word| shown(word)).unwrap_or_default()
 }
 
 /// Without a forwarder nobody judges destinations.

@@ -1,5 +1,7 @@
 //! What goes to standard error, in one place.
 
+use std::ffi::OsStr;
+
 /// The launcher's voice.
 #[derive(Debug, Clone, Copy)]
 pub struct Say {
@@ -31,6 +33,17 @@ impl Say {
         if self.verbose {
             print("appfw-run", sentence);
         }
+    }
+}
+
+/// A word of the user's as it stands in a sentence: a long one is cut.
+#[must_use]
+pub fn shown(word: &OsStr) -> String {
+    const MOST: usize = 200;
+    let text = word.to_string_lossy();
+    match text.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.into_owned(),
     }
 }
 

@@ -15,6 +15,7 @@ use rustix::fs::OFlags;
 
 use crate::control::Order;
 use crate::exit::{NOT_EXECUTABLE, NOT_FOUND, NotExecuted};
+use crate::say::shown;
 
 /// Enters the order's directory and finds its program.
 ///
@@ -25,7 +26,7 @@ pub fn prepare(order: &Order) -> Result<Command> {
     let Some((program, arguments)) = order.command.split_first() else { bail!("the command is empty") };
     let path = order.environment.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value.as_os_str());
     let file = find(program, path.unwrap_or_default())?;
-    refuse_foreign(&file)?;
+    refuse_unfit(&file)?;
     let mut command = Command::new(&file);
     command.arg0(program).args(arguments).env_clear();
     command.envs(order.environment.iter().map(|(name, value)| (name, value)));
@@ -87,7 +88,7 @@ fn find(program: &OsStr, path: &OsStr) -> Result<PathBuf> {
             Ok(_) if !executable(&file) => Err(not_executable(&file, "no permission to execute it")),
             Ok(_) => Ok(file),
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                Err(not_found(&format!("{} does not exist", file.display())))
+                Err(not_found(&format!("{} does not exist", shown(program))))
             }
             Err(error) => Err(not_executable(&file, &error.to_string())),
         };
@@ -106,21 +107,25 @@ fn find(program: &OsStr, path: &OsStr) -> Result<PathBuf> {
     }
     match seen {
         Some(file) => Err(not_executable(&file, "no permission to execute it")),
-        None => Err(not_found(&format!("{} was not found in PATH", program.to_string_lossy()))),
+        None => Err(not_found(&format!("{} was not found in PATH", shown(program)))),
     }
 }
+
+/// What of a file the kernel looks at (BINPRM_BUF_SIZE).
+const HEAD: usize = 256;
 
 fn executable(file: &Path) -> bool {
     rustix::fs::access(file, rustix::fs::Access::EXEC_OK).is_ok()
 }
 
-/// A program for another architecture would be killed by SystemCallArchitectures=native at its
-/// first system call, without a word.
-fn refuse_foreign(file: &Path) -> Result<()> {
+/// What would fail without a word: a 32-bit program would be killed by SystemCallArchitectures=native at its
+/// first system call; of a script whose interpreter is missing the kernel says that the script is; and what the
+/// kernel knows as damaged is run by the shell (execvp(3)).
+fn refuse_unfit(file: &Path) -> Result<()> {
     let mut interpreter = file.to_owned();
     // The kernel follows at most five interpreters (fs/exec.c).
     for _ in 0..5 {
-        let mut head = [0; 256];
+        let mut head = [0; HEAD];
         // Non-blocking, as an interpreter may be a FIFO: execve(2) refuses that.
         let mut options = File::options();
         let file = options.read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(&interpreter);
@@ -129,17 +134,42 @@ fn refuse_foreign(file: &Path) -> Result<()> {
         if let Some(rest) = head.strip_prefix(b"#!") {
             let line = rest.split(|byte| *byte == b'\n').next().unwrap_or_default();
             let word = line.split(|byte| *byte == b' ' || *byte == b'\t').find(|word| !word.is_empty());
-            interpreter = OsString::from_vec(word.unwrap_or_default().to_vec()).into();
+            let named = PathBuf::from(OsString::from_vec(word.unwrap_or_default().to_vec()));
+            // A line that does not end within what the kernel reads is cut off here.
+            let is_whole = head.contains(&b'\n') || length < HEAD;
+            if is_whole && !named.as_os_str().is_empty() && matches!(named.try_exists(), Ok(false)) {
+                return Err(not_executable(&interpreter, &without_interpreter(&named)));
+            }
+            interpreter = named;
         } else if head.starts_with(b"\x7fELF") && head.get(4..5) != Some(&[native_class()]) {
             return Err(not_executable(
                 &interpreter,
                 "it is a 32-bit program, whose system calls the wall's filters do not know; use a 64-bit build",
             ));
+        } else if head.starts_with(b"\x7fELF\x02") && !is_whole_elf(head) {
+            return Err(not_executable(&interpreter, "its ELF header is damaged; install it anew"));
         } else {
             return Ok(());
         }
     }
     Ok(())
+}
+
+/// Why a script cannot be executed whose interpreter is not there.
+fn without_interpreter(named: &Path) -> String {
+    match named.as_os_str().as_bytes().strip_suffix(b"\r") {
+        Some(_) => {
+            "its first line ends in a carriage return, as on Windows: make it a Unix text with dos2unix".to_owned()
+        }
+        None => format!("its interpreter {} does not exist; install it, or change the first line", named.display()),
+    }
+}
+
+/// What the kernel looks at in a 64-bit program of any machine (load_elf_binary() in fs/binfmt_elf.c): the size of
+/// a program header, and that there are some.
+fn is_whole_elf(head: &[u8]) -> bool {
+    let half = |at: usize| head.get(at..at + 2).map(|bytes| u16::from_ne_bytes([bytes[0], bytes[1]]));
+    head.len() >= 64 && half(54) == Some(56) && half(56) != Some(0)
 }
 
 /// EI_CLASS of elf(5): 1 for 32 bits, 2 for 64.
@@ -148,7 +178,7 @@ fn native_class() -> u8 {
 }
 
 fn not_executable(file: &Path, why: &str) -> anyhow::Error {
-    let message = format!("{} cannot be executed: {why}", file.display());
+    let message = format!("{} cannot be executed: {why}", shown(file.as_ref()));
     anyhow::Error::new(NotExecuted { code: NOT_EXECUTABLE, message })
 }
 
@@ -215,7 +245,7 @@ mod tests {
         let foreign = file("foreign", b"\x7fELF\x01\x01\x01");
         let script = file("script", format!("#! {} -x\n", foreign.display()).as_bytes());
         for program in [&foreign, &script] {
-            let error = refuse_foreign(program).unwrap_err();
+            let error = refuse_unfit(program).unwrap_err();
             assert_eq!(exit::code_of(&error), exit::NOT_EXECUTABLE);
             assert!(
                 error.to_string().starts_with(&format!("{} cannot be executed: it is a 32-bit", foreign.display()))
@@ -225,14 +255,41 @@ mod tests {
         let pipe = place.path().join("pipe");
         nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
         for program in [
-            file("native", b"\x7fELF\x02\x01\x01"),
+            std::env::current_exe().unwrap(),
             file("text", b"#!/bin/sh\n"),
             file("endless", format!("#!{}\n", endless.display()).as_bytes()),
             file("bare", b"#!"),
             file("piped", format!("#!{}\n", pipe.display()).as_bytes()),
+            file("long", format!("#!/{}", "x".repeat(300)).as_bytes()),
             place.path().join("absent"),
         ] {
-            refuse_foreign(&program).unwrap_or_else(|error| panic!("{}: {error}", program.display()));
+            refuse_unfit(&program).unwrap_or_else(|error| panic!("{}: {error}", program.display()));
+        }
+    }
+
+    #[test]
+    fn what_the_kernel_would_refuse_without_saying_why_is_named() {
+        let place = tempfile::tempdir().unwrap();
+        let cut_off = [&std::fs::read(std::env::current_exe().unwrap()).unwrap()[..40], &[0; 200]].concat();
+        for (content, why) in [
+            (&b"#!/absent/python3 -u\n"[..], "its interpreter /absent/python3 does not exist; install it, or change"),
+            (b"#!/bin/sh\r\necho\r\n", "its first line ends in a carriage return"),
+            (b"\x7fELF\x02\x01\x01", "its ELF header is damaged"),
+            (&cut_off, "its ELF header is damaged"),
+        ] {
+            let file = place.path().join("program");
+            write(&file, content).unwrap();
+            let error = refuse_unfit(&file).expect_err(why);
+            assert_eq!(exit::code_of(&error), exit::NOT_EXECUTABLE, "{why}");
+            assert!(error.to_string().starts_with(&format!("{} cannot be executed: {why}", file.display())), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_word_of_any_length_is_refused_by_a_sentence() {
+        for word in ["x".repeat(100_000), format!("/{}", "x/".repeat(50_000))] {
+            let message = find(word.as_ref(), "/usr/bin".as_ref()).unwrap_err().to_string();
+            assert!(message.len() < 400, "{message}");
         }
     }
 
