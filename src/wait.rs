@@ -200,7 +200,9 @@ impl Attendance<'_> {
                 // The unit's own end is on its way more often than not.
                 () = tokio::time::sleep(LINGERS), if main.is_some() && !told => {
                     told = true;
-                    name_what_stayed(plan, say, keeper.processes().await);
+                    if let Some(sentence) = what_stayed(plan, &keeper.processes().await) {
+                        say.plain(&sentence);
+                    }
                 }
                 signal = signals.next() => match (signal, terminal) {
                     (Signal::Terminal, Some(terminal)) => terminal.look(),
@@ -235,18 +237,19 @@ fn unused(plan: &Plan) -> String {
     format!("{} never used the proxy; --wall namespace captures programs that ignore the variables", plan.program())
 }
 
-fn name_what_stayed(plan: &Plan, say: &Say, processes: Vec<(u32, String)>) {
+/// Who keeps the launch going; by `--exit-with-main` they are being ended.
+fn what_stayed(plan: &Plan, processes: &[(u32, String)]) -> Option<String> {
     const SHOWN: usize = 5;
-    if processes.is_empty() {
-        return;
+    if processes.is_empty() || plan.exit_with_main {
+        return None;
     }
     let named: Vec<String> = processes.iter().take(SHOWN).map(|(pid, command)| format!("{command} ({pid})")).collect();
     let more = if processes.len() > SHOWN { ", …" } else { "" };
-    say.plain(&format!(
+    Some(format!(
         "{} has ended, still running: {}{more}; Ctrl-C ends them, --exit-with-main does not wait",
         plan.program(),
         named.join(", ")
-    ));
+    ))
 }
 
 /// Where the reports of those come from that serve the app.
@@ -405,6 +408,7 @@ impl Servant {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fixture::plan;
     use crate::forward::{Refused, Reporter, Rule};
 
     #[test]
@@ -413,6 +417,16 @@ mod tests {
         let ignored: Vec<Number> = PASSED.into_iter().filter(|number| is_ignored(status, *number)).collect();
         assert_eq!(ignored, [Number::SIGINT, Number::SIGQUIT]);
         assert!(!is_ignored("", Number::SIGHUP));
+    }
+
+    #[test]
+    fn what_stayed_is_named_unless_it_is_being_ended() {
+        let left = [(7, "sleep 9".to_owned())];
+        let sentence = |line: &str, left: &[(u32, String)]| what_stayed(&plan(line).unwrap(), left);
+        let said = "sh has ended, still running: sleep 9 (7); Ctrl-C ends them, --exit-with-main does not wait";
+        assert_eq!(sentence("--via direct sh", &left).as_deref(), Some(said));
+        assert_eq!(sentence("--via direct --exit-with-main sh", &left), None);
+        assert_eq!(sentence("--via direct sh", &[]), None);
     }
 
     #[tokio::test]
