@@ -20,6 +20,8 @@ const JOB_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What dbus-daemon says for a systemd that a hundred launches call at once.
 const QUEUE_FULL: &str = "org.freedesktop.DBus.Error.LimitsExceeded";
+/// What is said in polkit's name where it would have to ask, and nobody can be asked.
+const NOBODY_TO_ASK: &str = "org.freedesktop.DBus.Error.InteractiveAuthorizationRequired";
 const UNIT_EXISTS: &str = "org.freedesktop.systemd1.UnitExists";
 
 /// Properties of a unit.
@@ -305,7 +307,7 @@ impl<'a> Manager<'a> {
 /// Makes a call, again after a moment where that may help: the bus's queue for systemd is full; the units of an
 /// earlier launch of the same name are unloaded a moment after its end (that the name is free is known from the
 /// state directory).
-async fn patiently<T>(call: impl AsyncFn() -> zbus::Result<T>) -> zbus::Result<T> {
+async fn patiently<T>(call: impl AsyncFn() -> zbus::Result<T>) -> Result<T> {
     const PAUSE: Duration = Duration::from_millis(20);
     let started = Instant::now();
     loop {
@@ -316,9 +318,19 @@ async fn patiently<T>(call: impl AsyncFn() -> zbus::Result<T>) -> zbus::Result<T
             _ => Duration::ZERO,
         };
         if started.elapsed() >= patience {
-            return answered;
+            return answered.map_err(explained);
         }
         tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// In words that say what to do, where the bus has none.
+fn explained(error: zbus::Error) -> anyhow::Error {
+    match &error {
+        zbus::Error::MethodError(name, ..) if name.as_str() == NOBODY_TO_ASK => anyhow::anyhow!(
+            "polkit has nobody to ask here: use sudo appfw-run --uid USER …, or run it where a polkit agent is (a desktop session), or leave --system out"
+        ),
+        _ => error.into(),
     }
 }
 

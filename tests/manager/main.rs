@@ -108,6 +108,13 @@ async fn a_refusal_is_told_with_systemds_own_words() {
 }
 
 #[tokio::test]
+async fn where_polkit_has_nobody_to_ask_it_is_said_what_to_do() {
+    let name = "org.freedesktop.DBus.Error.InteractiveAuthorizationRequired";
+    let message = sentence(STRICT, Script { refusals: vec![name], ..Script::default() }).await;
+    assert!(message.contains("polkit has nobody to ask here: use sudo") && !message.contains(name), "{message}");
+}
+
+#[tokio::test]
 async fn the_units_of_a_launch_just_ended_are_waited_for() {
     let exists = "org.freedesktop.systemd1.UnitExists";
     launch(STRICT, Script { refusals: vec![exists; 3], ..Script::default() }).await.unwrap();
