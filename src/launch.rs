@@ -139,6 +139,7 @@ async fn by_processes(
         return print(&standalone::text(&commands));
     }
     standalone::refuse_nested()?;
+    standalone::expect_null_device()?;
     if plan.detach && !args.background {
         return background::launch();
     }

@@ -112,6 +112,15 @@ pub fn refuse_nested() -> Result<()> {
     Ok(())
 }
 
+/// A chroot may have no devices; without this one no process of ours starts, and few programs do.
+///
+/// # Errors
+/// It is not there.
+pub fn expect_null_device() -> Result<()> {
+    let opened = std::fs::File::options().read(true).write(true).open("/dev/null");
+    opened.map(drop).context("cannot open /dev/null, so nothing was run: make it with mknod -m 666 /dev/null c 1 3")
+}
+
 impl Keeper for Process {
     fn name(&self) -> String {
         "appfw inside".to_owned()
