@@ -101,7 +101,7 @@ impl Keeper for Unit<'_> {
     }
 
     fn log(&self) -> String {
-        format!("; see: journalctl -u {}", self.watch.unit())
+        format!("; see: {} {}", self.manager.journal(), self.watch.unit())
     }
 
     fn mapping(&self) -> Mapping {
@@ -131,7 +131,8 @@ impl Keeper for Unit<'_> {
     async fn without_forwarder(&self) -> Option<String> {
         let state = self.manager.property(&self.launch.socket(), Kind::Unit, "ActiveState").await.ok()?;
         let failed = <&str>::try_from(&state) == Ok("failed");
-        failed.then(|| format!("the forwarder did not start; see: journalctl -u {}", self.launch.forwarder()))
+        let (journal, forwarder) = (self.manager.journal(), self.launch.forwarder());
+        failed.then(|| format!("the forwarder did not start; see: {journal} {forwarder}"))
     }
 }
 

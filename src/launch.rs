@@ -103,7 +103,10 @@ async fn by_units(
         true => bus?,
         false => bus.context("--system needs a systemd, and none is booted here: leave --system out")?,
     };
-    let manager = Manager::new(&bus).await?;
+    let manager = match plan.supervisor {
+        Supervisor::User => Manager::new(&bus).await?.of_user(),
+        Supervisor::System | Supervisor::Standalone => Manager::new(&bus).await?,
+    };
     let held = Held { address: reservation, ports: publish::listeners::open(&plan.publish)? };
     let mut signals = Signals::new()?;
     let streams = Streams::open(plan)?;

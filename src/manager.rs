@@ -137,6 +137,7 @@ pub async fn version(bus: &Connection) -> Option<u32> {
 pub struct Manager<'a> {
     bus: &'a Connection,
     proxy: ManagerProxy<'a>,
+    journal: &'static str,
 }
 
 impl<'a> Manager<'a> {
@@ -148,7 +149,19 @@ impl<'a> Manager<'a> {
             .build()
             .await
             .context("cannot talk to systemd")?;
-        Ok(Self { bus, proxy })
+        Ok(Self { bus, proxy, journal: "journalctl" })
+    }
+
+    /// The same, of a user's own systemd.
+    #[must_use]
+    pub fn of_user(self) -> Self {
+        Self { journal: "journalctl --user", ..self }
+    }
+
+    /// The command that shows what a unit said, without the unit's name.
+    #[must_use]
+    pub fn journal(&self) -> String {
+        format!("{} -u", self.journal)
     }
 
     /// Hands all units over in one call: the life-line's start is queued, and with it that of the
@@ -186,13 +199,14 @@ impl<'a> Manager<'a> {
         let app = &units.app.name;
         let call = async || self.proxy.start_unit(app, "fail").await;
         let call = async { patiently(call).await.with_context(|| format!("systemd did not start {app}")) };
+        let journal = self.journal();
         match (self.finished(app, call).await?.as_str(), &units.socket) {
             ("done", _) => Ok(()),
             ("dependency", Some(socket)) => {
                 let (socket, lifeline) = (&socket.name, &units.lifeline.name);
-                bail!("{socket} or {lifeline} failed, without which {app} does not start; see: journalctl -u {socket}")
+                bail!("{socket} or {lifeline} failed, without which {app} does not start; see: {journal} {socket}")
             }
-            (result, _) => bail!("systemd could not start {app} (job {result}); see: journalctl -u {app}"),
+            (result, _) => bail!("systemd could not start {app} (job {result}); see: {journal} {app}"),
         }
     }
 
@@ -213,9 +227,7 @@ impl<'a> Manager<'a> {
             }
             bail!("the connection to systemd was lost")
         };
-        tokio::time::timeout(JOB_TIMEOUT, result)
-            .await
-            .with_context(|| format!("systemd did not finish a job of {unit} within {} s", JOB_TIMEOUT.as_secs()))?
+        tokio::time::timeout(JOB_TIMEOUT, result).await.with_context(|| overdue(unit))?
     }
 
     /// A unit's properties of one kind.
@@ -322,6 +334,15 @@ async fn patiently<T>(call: impl AsyncFn() -> zbus::Result<T>) -> Result<T> {
         }
         tokio::time::sleep(PAUSE).await;
     }
+}
+
+/// PID 1 watches its clients on the bus by match rules, of which a launch takes two or three: past dbus-daemon's
+/// limit (max_match_rules_per_connection, 512) it hears no more of any.
+fn overdue(unit: &str) -> String {
+    format!(
+        "systemd did not finish a job of {unit} within {} s: it is overloaded, or some 150 launches run at once, which is what dbus-daemon's max_match_rules_per_connection lets it follow; start fewer, or raise that",
+        JOB_TIMEOUT.as_secs()
+    )
 }
 
 /// In words that say what to do, where the bus has none.
