@@ -167,8 +167,9 @@ fn user_bus(runtime: PathBuf) -> Option<PathBuf> {
 /// Programs of the system are below /usr or /opt, which no setting of our units hides.
 fn is_public(program: &Path) -> bool {
     let below = program.starts_with("/usr") || program.starts_with("/opt");
-    let open = |path: &Path| path.metadata().is_ok_and(|found| found.mode() & 0o001 != 0);
-    below && program.ancestors().all(open)
+    // Anybody's to execute, and root's alone to put another in its place: /opt/alice may be hers.
+    let is_roots = |path: &Path| path.metadata().is_ok_and(|found| found.uid() == 0 && found.mode() & 0o003 == 0o001);
+    below && program.ancestors().all(is_roots)
 }
 
 /// `appfw` stands beside this executable, or in the directory given at build time; never found by
