@@ -1,0 +1,192 @@
+"""What an app could put in the place of a launch's own parts, or take from them while they start."""
+
+import contextlib
+import subprocess
+
+import pytest
+
+from launching import HOLD, SOCKS, run, started, unique
+from test_fail_closed import ALLOW_BOB, polkit_rule
+from test_publish import on_the_host, port
+from test_standalone import AS, CALLERS, PYTHON
+from test_standalone_life import bases, launched
+from world_map import ORIGIN, UPSTREAM
+
+IN_TMP = {"XDG_RUNTIME_DIR": ""}
+
+
+@contextlib.contextmanager
+def way_out_of(lab, user):
+    """A file of the user's with a password in it; its --via."""
+    home = "/root" if user == "root" else f"/home/{user}"
+    path = f"{home}/{unique('via')}"
+    lab.path(path).touch(mode=0o600)
+    lab.path(path).write_text(f"socks5h://lab:secret@{UPSTREAM}:1081\n")
+    lab.run(["chown", user, path], check=True)
+    yield f"--via=@{path}"
+    lab.path(path).unlink()
+
+
+# Who publishes, in its first moments
+
+# Kills who publishes, time and again, and tries to take a descriptor of the next one's from its first moment on: a
+# socket of the host's, shut down, begins a connection of the host's.
+TAKE = """
+import ctypes, os, pathlib, signal, socket, sys, time
+libc = ctypes.CDLL(None, use_errno=True)
+def is_publisher(pid):
+    try:
+        return b"appfw\\0publish" in pathlib.Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+def next_one(old, limit):
+    while time.monotonic() < limit:
+        near = range(old + 1, old + 60) if old else []
+        for pid in [pid for pid in near if os.path.exists(f"/proc/{pid}")] or map(int, filter(str.isdigit, os.listdir("/proc"))):
+            if pid != old and is_publisher(pid):
+                return pid
+    sys.exit("no publisher came back")
+def take(pid):
+    process, limit, getfd = os.pidfd_open(pid), time.monotonic() + 0.1, libc.syscall
+    while time.monotonic() < limit:
+        for number in 3, 4, 5, 3, 4, 5, 3, 4, 5, 3, 4, 5:
+            taken = getfd(438, process, number, 0)
+            if taken >= 0:
+                use(taken)
+    os.close(process)
+def use(taken):
+    print("taken", os.readlink(f"/proc/self/fd/{taken}"), flush=True)
+    if os.readlink(f"/proc/self/fd/{taken}").startswith("socket:"):
+        found = socket.socket(fileno=taken)
+        if found.family == socket.AF_INET:
+            found.shutdown(socket.SHUT_RDWR)
+            found.settimeout(3)
+            found.connect((sys.argv[1], 80))
+publisher, rounds, end = 0, 0, time.monotonic() + float(sys.argv[2])
+while time.monotonic() < end:
+    publisher = next_one(publisher, time.monotonic() + 10)
+    take(publisher)
+    rounds += 1
+    os.kill(publisher, signal.SIGKILL)
+print(rounds)
+"""
+
+
+def test_a_publisher_that_is_just_starting_is_not_the_apps_to_take(lab, world):
+    with world.watch() as w:
+        done = run(lab, "--via=none", f"--publish=0.0.0.0:{port()}=8080", PYTHON, "-c", TAKE, ORIGIN, "4", user="bob")
+    assert (done.returncode, w.foreign()) == (0, []), done
+    # It was killed and came back, time and again; and nothing was taken.
+    assert int(done.stdout) >= 10
+
+
+# The way out
+
+# In a mount namespace of its own, in which nothing is mounted at that directory, it can be renamed (rename(2), EBUSY).
+PLANT = """
+import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+def check(result):
+    if result:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+def write(file, text):
+    with open(file, "w") as opened:
+        opened.write(text)
+base, name = sys.argv[1:]
+uid, gid = os.getuid(), os.getgid()
+check(libc.unshare(0x10000000 | 0x20000))
+write("/proc/self/setgroups", "deny")
+write("/proc/self/uid_map", f"{uid} {uid} 1")
+write("/proc/self/gid_map", f"{gid} {gid} 1")
+tmp = os.open("/tmp", os.O_RDONLY | os.O_DIRECTORY)
+check(libc.mount(None, b"/", None, 16384 | 262144, None))
+check(libc.mount(b"none", b"/mnt", b"tmpfs", 0, None))
+os.chdir("/mnt")
+check(libc.syscall(155, b".", b"."))
+check(libc.umount2(b".", 2))
+os.rename(base, f"{base}-{name}", src_dir_fd=tmp, dst_dir_fd=tmp)
+for directory in base, f"{base}/{name}":
+    os.mkdir(directory, 0o700, dir_fd=tmp)
+with open(os.open(f"{base}/{name}/via", os.O_CREAT | os.O_WRONLY, 0o600, dir_fd=tmp), "w") as via:
+    via.write("direct")
+print("planted", flush=True)
+"""
+
+
+def test_a_directory_that_the_app_has_renamed_changes_no_way_out(lab, world):
+    base, name = f"appfw-{lab.path('/home/bob').stat().st_uid}", unique("renamed")
+    script = f"{PYTHON} -c '{PLANT}' {base} {name}; curl -sS --max-time 9 http://web.test/"
+    try:
+        with way_out_of(lab, "bob") as via, world.watch() as w:
+            done = run(lab, "--standalone", "--unit", name, via, "sh", "-c", script, user="bob", env=IN_TMP)
+        assert done.stdout.startswith(b"planted\nworld "), done
+        assert w.foreign(allow=[(UPSTREAM, 1081)]) == []
+    finally:
+        lab.run(["rm", "-rf", f"/tmp/{base}", f"/tmp/{base}-{name}"], check=True)
+
+
+@AS
+def test_no_file_of_a_standalone_launch_holds_the_password(lab, caller):
+    with way_out_of(lab, CALLERS[caller][0]) as via, launched(lab, caller, via, *HOLD) as process:
+        files = [file for base in bases(lab) for file in base.glob(f"{process.name}/*") if file.is_file()]
+        assert "plan.json" in [file.name for file in files]
+        assert [file for file in files if b"secret" in file.read_bytes()] == []
+        process.terminate()
+        process.wait(10)
+
+
+def test_by_a_manager_no_password_is_written_where_the_app_could_come_by_it(lab):
+    runtime, mark = f"/home/bob/{unique('runtime')}", f"/tmp/{unique('ran')}"
+    lab.run(["mkdir", "-m", "700", runtime], user="bob", check=True)
+    with polkit_rule(lab, ALLOW_BOB), way_out_of(lab, "bob") as via:
+        words = ["--system", "--wall=namespace", via, "touch", mark]
+        done = run(lab, *words, user="bob", env={"XDG_RUNTIME_DIR": runtime})
+    assert done.returncode == 125 and f"a password would stand in {runtime}/appfw".encode() in done.stderr, done
+    assert not lab.path(mark).exists()
+
+
+# The program itself
+
+@contextlib.contextmanager
+def installed(lab, directory):
+    """appfw-run and appfw in a directory of bob's."""
+    script = f"mkdir -p {directory} && cp /usr/local/bin/appfw /usr/local/bin/appfw-run {directory} && chown -R bob {directory}"
+    lab.run(["sh", "-c", script], check=True)
+    yield
+    lab.run(["rm", "-rf", directory], check=True)
+
+
+# What stands in appfw's place leaves a mark and goes out, then does what appfw does.
+REPLACE = """
+cd {directory} && cp appfw real && cat >new <<'END'
+#!/bin/bash
+readlink /proc/self/ns/net >>{mark}
+(exec 3<>/dev/tcp/{origin}/80)
+exec {directory}/real "$@"
+END
+chmod +x new && mv new appfw && echo ready
+for attempt in 1 2 3; do
+    curl -sS --max-time 3 -o /dev/null http://web.test/
+    pkill -KILL -f 'appfw (forward|publish)'
+    sleep 0.3
+done
+read line
+"""
+
+
+@pytest.mark.parametrize("directory", ["/home/bob/bin", "/opt/bob"])
+@pytest.mark.parametrize("more", [["--user"], ["--standalone"]], ids=["user", "standalone"])
+def test_what_the_app_puts_in_appfws_place_never_runs(lab, world, more, directory):
+    mark, number = f"/home/bob/{unique('mark')}", port()
+    script = REPLACE.format(directory=directory, mark=mark, origin=ORIGIN)
+    with installed(lab, directory), world.watch() as w:
+        words = [f"{directory}/appfw-run", *more, "--via", SOCKS, f"--publish={number}=8080", "sh", "-c", script]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        with started(lab, words, user="bob", **pipes) as process:
+            assert process.stdout.readline() == b"ready\n"
+            for _ in range(3):
+                with contextlib.suppress(OSError):
+                    on_the_host(lab, "127.0.0.1", number)
+            process.communicate(b"over\n", timeout=30)
+    assert not lab.path(mark).exists(), lab.path(mark).read_text()
+    assert {packet["dst"] for packet in w.foreign()} == {UPSTREAM}
