@@ -18,7 +18,7 @@ become_root "$@"
 need_cargo
 export APPFW_MUST_WORK=1
 logs=target/tests
-# Seconds; a lab takes four to five minutes beside three others.
+# Seconds; a lab takes three to four minutes beside another one.
 LAB_LIMIT=900
 FUZZ_TIME=60
 began=$SECONDS
@@ -50,15 +50,11 @@ counted() {
 mapfile -t examples < <(grep -lIs '^#!' units/*)
 scripts() { find . -name target -prune -o -name '*.sh' -print0 | xargs -0 shellcheck --external-sources .ci/run "${examples[@]}"; }
 
-# lab VERSION PATTERN: the tests of all files but those whose name is like that. Signals as they were: the shell has what
-# runs in its background ignore Ctrl-C, and the tests' own programs would too.
+# Signals as they were: the shell has what runs in its background ignore Ctrl-C, and the tests' own programs would too.
 lab() {
     APPFW_LAB=$1 APPFW_BINARIES=target/release timeout --signal=INT --kill-after=60 "$LAB_LIMIT" \
-        env --default-signal=INT,QUIT /usr/bin/python3 -m pytest -q --durations=10 tests/lab --ignore-glob="$2"
+        env --default-signal=INT,QUIT /usr/bin/python3 -m pytest -q tests/lab
 }
-
-# Beside the labs, in what they leave of the processors.
-lint() { renice --priority 19 --pid $BASHPID && cargo clippy --all-targets --locked -- -D warnings; }
 
 # The forwarder's tests wait for most of their time, so that more of them than processors run at once.
 unit() { RUST_TEST_THREADS=$((2 * $(nproc))) cargo test --locked; }
@@ -140,22 +136,18 @@ part format cargo fmt --check
 part build cargo build --release --locked && built=1
 wait
 
+part clippy cargo clippy --all-targets --locked -- -D warnings
 part unit unit
 [ -z "$all" ] || part licences licences
 [ -z "$all" ] || part fuzz fuzz
 
-part clippy lint &
 if [ -n "${built:-}" ]; then
     part here here
-    # Two labs of each systemd: they wait for about half of their time.
-    for version in 252 257; do
-        part "lab-$version-am" lab "$version" '*/test_[n-z]*' &
-        part "lab-$version-nz" lab "$version" '*/test_[a-m]*' &
-    done
+    part lab-252 lab 252 &
+    part lab-257 lab 257 &
     wait
     [ -z "$all" ] || part endurance endurance
     part bench bench && cat "$logs/bench.log"
     part forwarder forwarder && cat "$logs/forwarder.log"
 fi
-wait
 report
