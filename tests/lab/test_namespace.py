@@ -69,7 +69,9 @@ else:
 client.close()
 address = socket.inet_ntoa(answer[-4:])
 print(address)
-socket.create_connection((address, 80), 20).sendall(b"GET / HTTP/1.0\\r\\nHost: web.test\\r\\n\\r\\n")
+web = socket.create_connection((address, 80), 20)
+web.sendall(b"GET / HTTP/1.0\\r\\nHost: web.test\\r\\n\\r\\n")
+assert web.recv(1)  # else the launch may be over before the forwarder has asked
 """
 
 
