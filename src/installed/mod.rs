@@ -33,6 +33,7 @@ pub struct Change {
     pub before: Option<String>,
     /// What shall stand there, with its mark; `None` if it shall go.
     pub after: Option<String>,
+    /// The permissions of what shall stand there.
     mode: u32,
 }
 
@@ -122,11 +123,12 @@ pub fn removals(paths: &[PathBuf]) -> Result<Vec<Change>> {
 pub fn apply(changes: &[Change]) -> Result<()> {
     let changes: Vec<&Change> = changes.iter().filter(|change| !change.is_none()).collect();
     let mut made = Vec::new();
-    let outcome = prepare(&changes, &mut made).and_then(|()| put_in_place(&changes));
+    let mut done = 0;
+    let outcome = prepare(&changes, &mut made).and_then(|()| put_in_place(&changes, &mut done));
     if outcome.is_err() {
-        for change in &changes {
-            let _ = fs::remove_file(beside(&change.path));
-        }
+        let (put, waiting) = changes.split_at(done);
+        put.iter().rev().for_each(|change| undo(change));
+        waiting.iter().for_each(|change| remove_beside(change));
         // Only what is empty goes.
         for directory in made.iter().rev() {
             let _ = fs::remove_dir(directory);
@@ -156,54 +158,54 @@ fn prepare(changes: &[&Change], made: &mut Vec<PathBuf>) -> Result<()> {
     Ok(())
 }
 
-fn put_in_place(changes: &[&Change]) -> Result<()> {
-    for (done, change) in changes.iter().enumerate() {
-        if let Err(error) = put(change) {
-            for change in changes.iter().take(done).rev() {
-                undo(change);
-            }
-            return Err(error);
-        }
+/// Each change by one rename(2), which leaves what was there before beside it until all are done. Counts those that
+/// are `done`.
+fn put_in_place(changes: &[&Change], done: &mut usize) -> Result<()> {
+    for change in changes {
+        put(change).with_context(|| format!("cannot change {}, so nothing was changed", change.path.display()))?;
+        *done += 1;
     }
     for change in changes {
-        if let Some(directory) = change.path.parent() {
-            // What is in place counts; that it survives a power cut is tried.
-            let _ = File::open(directory).and_then(|directory| directory.sync_all());
-        }
-        let goes = change.after.is_none()
-            && change.before.as_deref().and_then(Mark::read).is_some_and(|mark| mark.made_directory);
-        if let Some(directory) = change.path.parent().filter(|_| goes) {
+        remove_beside(change);
+        let Some(directory) = change.path.parent() else { continue };
+        // What is in place counts; that it survives a power cut is tried.
+        let _ = File::open(directory).and_then(|directory| directory.sync_all());
+        let mark = change.before.as_deref().and_then(Mark::read);
+        if change.after.is_none() && mark.is_some_and(|mark| mark.made_directory) {
             let _ = fs::remove_dir(directory);
         }
     }
     Ok(())
 }
 
-fn put(change: &Change) -> Result<()> {
-    let failed = || format!("cannot change {}, so nothing was changed", change.path.display());
+fn put(change: &Change) -> rustix::io::Result<()> {
+    let (path, place) = (&change.path, beside(&change.path));
     match (&change.before, &change.after) {
-        (_, None) => fs::remove_file(&change.path).with_context(failed),
+        (_, None) => rustix::fs::rename(path, place),
         // Nobody's file that has come meanwhile is replaced.
-        (None, Some(_)) => {
-            renameat_with(CWD, beside(&change.path), CWD, &change.path, RenameFlags::NOREPLACE).with_context(failed)
-        }
-        (Some(_), Some(_)) => fs::rename(beside(&change.path), &change.path).with_context(failed),
+        (None, Some(_)) => renameat_with(CWD, place, CWD, path, RenameFlags::NOREPLACE),
+        (Some(_), Some(_)) => renameat_with(CWD, place, CWD, path, RenameFlags::EXCHANGE),
     }
 }
 
+/// Needs no room on the disk. What cannot be undone stays beside, as the only copy there is.
 fn undo(change: &Change) {
-    let Some(before) = &change.before else {
-        let _ = fs::remove_file(&change.path);
-        return;
+    let (path, place) = (&change.path, beside(&change.path));
+    let undone = match (&change.before, &change.after) {
+        (_, None) => rustix::fs::rename(place, path),
+        (None, Some(_)) => rustix::fs::unlink(path),
+        (Some(_), Some(_)) => renameat_with(CWD, place, CWD, path, RenameFlags::EXCHANGE),
     };
-    let place = beside(&change.path);
-    let mode = if change.mode == 0 { 0o644 } else { change.mode };
-    let written = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&place);
-    let _ =
-        written.and_then(|mut file| file.write_all(before.as_bytes())).and_then(|()| fs::rename(&place, &change.path));
+    if undone.is_ok() {
+        remove_beside(change);
+    }
 }
 
-/// Where a file is written before it takes its place: no name that systemd reads.
+fn remove_beside(change: &Change) {
+    let _ = fs::remove_file(beside(&change.path));
+}
+
+/// Where a file is before it takes its place, and what it has replaced: no name that systemd reads.
 fn beside(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     path.with_file_name(format!(".{name}.appfw-new"))

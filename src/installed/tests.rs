@@ -114,6 +114,23 @@ fn a_file_that_came_meanwhile_stays_and_what_was_done_before_is_undone() {
 }
 
 #[test]
+fn what_is_put_back_is_the_very_file() {
+    let place = Place::new();
+    let secret = Wanted { mode: 0o600, ..place.wanted("a", "old\n") };
+    place.install(&[secret, place.wanted("b", "old\n")]).unwrap();
+    let identity = |name: &str| {
+        let found = fs::metadata(place.path(name)).unwrap();
+        (found.ino(), found.mode() & 0o777)
+    };
+    let before = [identity("a"), identity("b")];
+    let mut all = removals(&[place.path("a")]).unwrap();
+    all.extend(changes(&[place.wanted("b", "new\n"), place.wanted("c", "new\n")], &[]).unwrap());
+    fs::write(place.path("c"), "the user's\n").unwrap();
+    apply(&all).unwrap_err();
+    assert_eq!([identity("a"), identity("b")], before);
+}
+
+#[test]
 fn a_directory_that_others_write_is_refused() {
     let place = Place::new();
     fs::create_dir(place.path("open")).unwrap();
