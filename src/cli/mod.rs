@@ -73,13 +73,7 @@ pub fn refuse_other(words: &[OsString]) -> Result<()> {
     if appfw::LATER.contains(&&*word) {
         bail!("appfw {word} is not there yet: it comes with a later version");
     }
-    let near = appfw::LATER
-        .iter()
-        .copied()
-        .chain(["stop", "forward"])
-        .min_by_key(|name| strsim::damerau_levenshtein(name, &word))
-        .filter(|name| strsim::damerau_levenshtein(name, &word) <= 2);
-    match near {
+    match usage::nearest(appfw::LATER.into_iter().chain(["stop", "forward"]), &word) {
         Some(name) => bail!("there is no appfw {word}; did you mean appfw {name}?"),
         None => bail!("there is no appfw {word}; appfw --help lists what there is, and appfw-run starts programs"),
     }

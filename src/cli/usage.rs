@@ -24,7 +24,9 @@ pub(super) fn sentence(command: &Command, words: &[OsString], error: &Error) -> 
     match error.kind() {
         ErrorKind::UnknownArgument => {
             let what = if option.starts_with('-') { "option" } else { "argument" };
-            let near = nearest(asked, option).map(|near| format!("; did you mean --{near}?")).unwrap_or_default();
+            let known = asked.get_arguments().filter_map(clap::Arg::get_long);
+            let near = option.strip_prefix("--").and_then(|word| nearest(known, word));
+            let near = near.map(|near| format!("; did you mean --{near}?")).unwrap_or_default();
             format!("unexpected {what} {option}{near} ({program} --help lists all)")
         }
         ErrorKind::MissingRequiredArgument => {
@@ -77,11 +79,9 @@ fn bare(placeholder: &str) -> &str {
     one.strip_prefix('<').and_then(|one| one.strip_suffix('>')).unwrap_or(one)
 }
 
-/// The option that was meant. clap's own measure finds no `--via` in `--vai`.
-fn nearest<'a>(command: &'a Command, option: &str) -> Option<&'a str> {
-    let word = option.strip_prefix("--")?;
+/// The known word that was meant. clap's own measure finds no `--via` in `--vai`.
+pub(super) fn nearest<'a>(known: impl Iterator<Item = &'a str>, word: &str) -> Option<&'a str> {
     let distance = |known: &str| strsim::damerau_levenshtein(known, word);
-    let known = command.get_arguments().filter_map(clap::Arg::get_long);
     known.min_by_key(|known| distance(known)).filter(|known| distance(known) <= 2)
 }
 
