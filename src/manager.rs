@@ -149,19 +149,19 @@ impl<'a> Manager<'a> {
             .build()
             .await
             .context("cannot talk to systemd")?;
-        Ok(Self { bus, proxy, journal: "journalctl" })
+        Ok(Self { bus, proxy, journal: "journalctl -u" })
     }
 
     /// The same, of a user's own systemd.
     #[must_use]
     pub fn of_user(self) -> Self {
-        Self { journal: "journalctl --user", ..self }
+        Self { journal: "journalctl --user -u", ..self }
     }
 
     /// The command that shows what a unit said, without the unit's name.
     #[must_use]
-    pub fn journal(&self) -> String {
-        format!("{} -u", self.journal)
+    pub fn journal(&self) -> &'static str {
+        self.journal
     }
 
     /// Hands all units over in one call: the life-line's start is queued, and with it that of the
@@ -199,7 +199,7 @@ impl<'a> Manager<'a> {
         let app = &units.app.name;
         let call = async || self.proxy.start_unit(app, "fail").await;
         let call = async { patiently(call).await.with_context(|| format!("systemd did not start {app}")) };
-        let journal = self.journal();
+        let journal = self.journal;
         match (self.finished(app, call).await?.as_str(), &units.socket) {
             ("done", _) => Ok(()),
             ("dependency", Some(socket)) => {
