@@ -2,6 +2,8 @@
 //! app sees. It holds the plan without secrets, the app's resolv.conf and nsswitch.conf, a via that
 //! has a password, and the control socket.
 
+mod resolver;
+
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
@@ -12,10 +14,9 @@ use anyhow::{Context, Result, bail};
 use nix::fcntl::{Flock, FlockArg};
 use serde::Serialize;
 
-use crate::dns::Dns;
 use crate::host::{Host, User};
 use crate::name::LaunchName;
-use crate::plan::{Plan, Resolver, Supervisor};
+use crate::plan::{Plan, Supervisor};
 
 /// A launch's directory, held by a lock as long as its launcher lives.
 #[derive(Debug)]
@@ -142,9 +143,9 @@ impl State {
             file.write_all(text.as_bytes()).with_context(failed)
         };
         write("plan.json", 0o600, &serde_json::to_string_pretty(&record(plan))?)?;
-        write("resolv.conf", 0o644, &resolv_conf(plan))?;
+        write("resolv.conf", 0o644, &resolver::resolv_conf(plan))?;
         if let Some(nsswitch) = &host.nsswitch {
-            write("nsswitch.conf", 0o644, &with_host_lookups(nsswitch, plan.resolver))?;
+            write("nsswitch.conf", 0o644, &resolver::with_host_lookups(nsswitch, plan.resolver))?;
         }
         // Without a systemd the launcher tells its forwarder itself.
         if plan.via.has_secret() && plan.supervisor != Supervisor::Standalone {
@@ -204,7 +205,7 @@ pub fn bases(root: &Path, host: &Host) -> Result<Vec<PathBuf>> {
     let mut bases = vec![base(root, host)?];
     if !host.caller.is_root() {
         let uid = host.caller.uid;
-        bases.extend([format!("run/user/{uid}/appfw"), format!("tmp/appfw-{uid}")].map(|place| root.join(place)));
+        bases.extend([root.join(format!("run/user/{uid}/appfw")), base_in_tmp(root, uid)]);
     }
     bases.retain(|base| fs::symlink_metadata(base).is_ok_and(|found| is_own(&found, host.caller.uid)));
     Ok(bases)
@@ -336,44 +337,10 @@ fn written(list: &[impl ToString]) -> Vec<String> {
     list.iter().map(ToString::to_string).collect()
 }
 
-/// The forwarder's DNS; or a resolver that refuses at once: programs that read resolv.conf themselves
-/// would otherwise wait for 127.0.0.1, the default of resolv.conf(5).
-fn resolv_conf(plan: &Plan) -> String {
-    let refused = || plan.lists().canary().map_or_else(|| "127.0.0.1".to_owned(), |canary| canary.to_string());
-    let (server, timeout, attempts) = match (plan.resolver, plan.dns) {
-        (Resolver::Off | Resolver::Host, _) => (refused(), 1, 1),
-        // Longer than the forwarder waits itself: it answers each query, the first one as it is started.
-        (Resolver::Forwarder, Dns::Host | Dns::Tcp(_)) => (plan.address.ip().to_string(), 25, 2),
-        (Resolver::Forwarder, Dns::Synthetic | Dns::Off) => (plan.address.ip().to_string(), 5, 2),
-    };
-    // Without `search` the C library would try names below the host's own domain.
-    format!(
-        "# Written by appfw-run: names are the forwarder's to resolve.\nnameserver {server}\nsearch .\noptions timeout:{timeout} attempts:{attempts}\n"
-    )
-}
-
-/// nsswitch.conf(5) with its `hosts` line replaced, all else as it was: users and groups must
-/// still be found.
-fn with_host_lookups(text: &str, resolver: Resolver) -> String {
-    let is_hosts = |line: &&str| line.trim_start().starts_with("hosts:");
-    let kept: Vec<&str> = text.lines().filter(|line| !is_hosts(line)).collect();
-    let hosts = if resolver == Resolver::Forwarder { "files dns" } else { "files" };
-    kept.join("\n") + &format!("\nhosts: {hosts}\n")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::fixture::{host, host_of, plan_on};
-
-    #[test]
-    fn only_the_hosts_line_of_nsswitch_is_replaced() {
-        let text = "passwd: files systemd\n# hosts: no\n hosts: files resolve [!UNAVAIL=return] dns\ngroup: files";
-        for (resolver, hosts) in [(Resolver::Off, "files"), (Resolver::Forwarder, "files dns")] {
-            let expected = format!("passwd: files systemd\n# hosts: no\ngroup: files\nhosts: {hosts}\n");
-            assert_eq!(with_host_lookups(text, resolver), expected);
-        }
-    }
 
     /// A place for launches of this process's user, and that user's host.
     fn place() -> (tempfile::TempDir, PathBuf, Host) {
@@ -484,21 +451,6 @@ mod tests {
         fs::set_permissions(&elsewhere, fs::Permissions::from_mode(0o777)).unwrap();
         alice.environment.clear();
         assert_eq!(bases(root, &alice).unwrap(), [session]);
-    }
-
-    #[test]
-    fn programs_ask_the_forwarder_or_are_refused_at_once() {
-        for (line, server, options) in [
-            ("--via direct x", "127.100.90.50", "timeout:25 attempts:2"),
-            ("--via tor x", "127.100.90.50", "timeout:5 attempts:2"),
-            ("--via tor --dns tcp://9.9.9.9 x", "127.100.90.50", "timeout:25 attempts:2"),
-            ("--via direct --dns off x", "192.0.2.1", "timeout:1 attempts:1"),
-            ("--via direct --wall address --allow 192.0.2.0/24 x", "198.51.100.1", "timeout:1 attempts:1"),
-        ] {
-            let text = resolv_conf(&planned(&host(), line));
-            let expected = format!("\nnameserver {server}\nsearch .\noptions {options}\n");
-            assert!(text.ends_with(&expected), "{line}: {text}");
-        }
     }
 
     #[test]
