@@ -43,12 +43,15 @@ def variables(text):
     return dict(line.split("=", 1) for line in text.splitlines())
 
 
-def secret_file(lab, spec):
-    """A file for --via @FILE; returns that option's value."""
-    path = lab.path(f"/root/{unique('via')}")
+def secret_file(lab, spec, user="root"):
+    """A file of USER's for --via @FILE; returns that option's value."""
+    home = "/root" if user == "root" else f"/home/{user}"
+    path = lab.path(f"{home}/{unique('via')}")
     path.touch(mode=0o600)
     path.write_text(spec + "\n")
-    return f"@/root/{path.name}"
+    if user != "root":
+        lab.run(["chown", user, f"{home}/{path.name}"], check=True)
+    return f"@{home}/{path.name}"
 
 
 class Output:

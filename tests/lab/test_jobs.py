@@ -1,5 +1,6 @@
 """Launches as jobs of a shell: on its terminal, in its background, with signals that it has them ignore."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -28,8 +29,11 @@ def launcher(manager):
     return f"appfw-run {MANAGERS[manager][1]} --quiet --via none"
 
 
+@contextlib.contextmanager
 def shell(lab, manager):
-    return started(lab, SHELL, user=MANAGERS[manager][0], tty=True)
+    """A shell on a terminal of its own, and what it shows there."""
+    with started(lab, SHELL, user=MANAGERS[manager][0], tty=True) as process:
+        yield process, Output(process.terminal)
 
 
 def is_raw(terminal):
@@ -53,8 +57,7 @@ READS = "sh -c 'echo rea\"\"dy; read -r line; echo \"got <$line>\"; tty'"
 
 @EACH
 def test_a_launch_in_the_background_runs_and_takes_the_terminal_when_brought_to_the_foreground(lab, manager):
-    with shell(lab, manager) as process:
-        shown = Output(process.terminal)
+    with shell(lab, manager) as (process, shown):
         before = settings_of(process.terminal)
         type_in(process, f"{launcher(manager)} {READS} &\n")
         shown.until(b"ready")
@@ -72,8 +75,7 @@ def test_a_launch_in_the_background_runs_and_takes_the_terminal_when_brought_to_
 
 @EACH
 def test_a_launch_that_was_stopped_has_the_terminal_again_in_the_foreground(lab, manager):
-    with shell(lab, manager) as process:
-        shown = Output(process.terminal)
+    with shell(lab, manager) as (process, shown):
         before = settings_of(process.terminal)
         type_in(process, f"{launcher(manager)} {READS}\n")
         shown.until(b"ready")
@@ -108,8 +110,7 @@ def test_a_launch_on_a_terminal_ends_with_its_program(lab, manager):
 
 @EACH
 def test_what_is_typed_ahead_is_the_programs(lab, manager):
-    with shell(lab, manager) as process:
-        shown = Output(process.terminal)
+    with shell(lab, manager) as (process, shown):
         type_in(process, f"echo u''p; {launcher(manager)} {READS}\n")
         shown.until(b"up")
         type_in(process, "ahead\n")
@@ -119,8 +120,7 @@ def test_what_is_typed_ahead_is_the_programs(lab, manager):
 
 @EACH
 def test_a_launch_in_a_pipe_is_stopped_and_goes_on_with_it(lab, manager):
-    with shell(lab, manager) as process:
-        shown = Output(process.terminal)
+    with shell(lab, manager) as (process, shown):
         app = "sh -c 'echo rea\"\"dy; sleep 0.5; echo on; exit 3'"
         type_in(process, f"set -o pipefail; {launcher(manager)} {app} | cat\n")
         shown.until(b"ready")
@@ -133,8 +133,7 @@ def test_a_launch_in_a_pipe_is_stopped_and_goes_on_with_it(lab, manager):
 
 @EACH
 def test_a_program_in_the_background_takes_nothing_that_is_typed_to_the_shell(lab, manager):
-    with shell(lab, manager) as process:
-        shown = Output(process.terminal)
+    with shell(lab, manager) as (process, shown):
         type_in(process, f"{launcher(manager)} sh -c 'echo rea\"\"dy >&2; cat' >/dev/null &\n")
         shown.until(b"ready")
         for number in range(20):

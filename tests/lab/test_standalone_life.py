@@ -49,6 +49,13 @@ def wait_gone(lab, name, seconds=GONE):
     launching.wait_gone(lab, name, seconds, left)
 
 
+def stop(lab, caller, name):
+    """Ends a launch of CALLER's; returns when nothing of it is left."""
+    user, _, env = CALLERS[caller]
+    assert lab.run(["appfw", "stop", name], user=user, env=env).returncode == 0
+    wait_gone(lab, name)
+
+
 @contextlib.contextmanager
 def launched(lab, caller, *words, tty=False, **options):
     """A launch of CALLER's whose program has written "ready"."""
@@ -414,8 +421,7 @@ def test_detached_launch_returns_at_once_and_is_ended_by_its_name(lab, world, ca
     assert (log.stat().st_mode & 0o777) == 0o600
     taken = alone(lab, caller, "--unit", name, "--via=none", "true")
     assert taken.returncode == 125 and b"in use by process" in taken.stderr
-    assert lab.run(["appfw", "stop", name], user=user, env=env).returncode == 0
-    wait_gone(lab, name)
+    stop(lab, caller, name)
     again = lab.run(["appfw", "stop", name], user=user, env=env)
     assert again.returncode == 125 and f"there is no launch {name}".encode() in again.stderr
 
@@ -430,8 +436,7 @@ def test_detached_launch_has_no_terminal_and_outlives_it(lab, caller):
     assert done.returncode == 0, done.stdout
     log, = [base / name / "log" for base in bases(lab) if (base / name).exists()]
     wait_until(lambda: "not a tty" in log.read_text() and "/dev/tty" in log.read_text(), 5, "its words")
-    assert lab.run(["appfw", "stop", name], user=user, env=env).returncode == 0
-    wait_gone(lab, name)
+    stop(lab, caller, name)
 
 
 @AS
@@ -442,8 +447,7 @@ def test_descriptors_of_the_caller_stay_with_the_launcher(lab, caller):
     words = f"exec 3>&1; appfw-run --standalone --unit {name} {' '.join(more)} --detach --via={SOCKS} " \
             "sh -c 'curl -s http://web.test/; exec sleep 600' >/dev/null 2>&1"
     lab.run(["sh", "-c", words], user=user, env=env, timeout=10, check=True)
-    assert lab.run(["appfw", "stop", name], user=user, env=env).returncode == 0
-    wait_gone(lab, name)
+    stop(lab, caller, name)
     end, held = os.pipe()
     with os.fdopen(end), os.fdopen(held, "w"):
         with launched(lab, caller, "--via", SOCKS, *HOLD, tty=True, pass_fds=[held]) as process:

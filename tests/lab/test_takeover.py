@@ -5,26 +5,18 @@ import subprocess
 
 import pytest
 
-from launching import HOLD, SOCKS, run, started, unique
+from launching import HOLD, SOCKS, run, secret_file, started, unique
 from test_fail_closed import ALLOW_BOB, polkit_rule
 from test_publish import on_the_host, port
 from test_standalone import AS, CALLERS, PYTHON
 from test_standalone_life import bases, launched
+from test_state import IN_TMP
 from world_map import ORIGIN, UPSTREAM
 
-IN_TMP = {"XDG_RUNTIME_DIR": ""}
 
-
-@contextlib.contextmanager
 def way_out_of(lab, user):
-    """A file of the user's with a password in it; its --via."""
-    home = "/root" if user == "root" else f"/home/{user}"
-    path = f"{home}/{unique('via')}"
-    lab.path(path).touch(mode=0o600)
-    lab.path(path).write_text(f"socks5h://lab:secret@{UPSTREAM}:1081\n")
-    lab.run(["chown", user, path], check=True)
-    yield f"--via=@{path}"
-    lab.path(path).unlink()
+    """--via by a file of the user's with a password in it."""
+    return f"--via={secret_file(lab, f'socks5h://lab:secret@{UPSTREAM}:1081', user)}"
 
 
 # Who publishes, in its first moments
@@ -117,8 +109,9 @@ def test_a_directory_that_the_app_has_renamed_changes_no_way_out(lab, world):
     base, name = f"appfw-{lab.path('/home/bob').stat().st_uid}", unique("renamed")
     script = f"{PYTHON} -c '{PLANT}' {base} {name}; curl -sS --max-time 9 http://web.test/"
     try:
-        with way_out_of(lab, "bob") as via, world.watch() as w:
-            done = run(lab, "--standalone", "--unit", name, via, "sh", "-c", script, user="bob", env=IN_TMP)
+        words = ["--standalone", "--unit", name, way_out_of(lab, "bob"), "sh", "-c", script]
+        with world.watch() as w:
+            done = run(lab, *words, user="bob", env=IN_TMP)
         assert done.stdout.startswith(b"planted\nworld "), done
         assert w.foreign(allow=[(UPSTREAM, 1081)]) == []
     finally:
@@ -127,7 +120,7 @@ def test_a_directory_that_the_app_has_renamed_changes_no_way_out(lab, world):
 
 @AS
 def test_no_file_of_a_standalone_launch_holds_the_password(lab, caller):
-    with way_out_of(lab, CALLERS[caller][0]) as via, launched(lab, caller, via, *HOLD) as process:
+    with launched(lab, caller, way_out_of(lab, CALLERS[caller][0]), *HOLD) as process:
         files = [file for base in bases(lab) for file in base.glob(f"{process.name}/*") if file.is_file()]
         assert "plan.json" in [file.name for file in files]
         assert [file for file in files if b"secret" in file.read_bytes()] == []
@@ -138,8 +131,8 @@ def test_no_file_of_a_standalone_launch_holds_the_password(lab, caller):
 def test_by_a_manager_no_password_is_written_where_the_app_could_come_by_it(lab):
     runtime, mark = f"/home/bob/{unique('runtime')}", f"/tmp/{unique('ran')}"
     lab.run(["mkdir", "-m", "700", runtime], user="bob", check=True)
-    with polkit_rule(lab, ALLOW_BOB), way_out_of(lab, "bob") as via:
-        words = ["--system", "--wall=namespace", via, "touch", mark]
+    with polkit_rule(lab, ALLOW_BOB):
+        words = ["--system", "--wall=namespace", way_out_of(lab, "bob"), "touch", mark]
         done = run(lab, *words, user="bob", env={"XDG_RUNTIME_DIR": runtime})
     assert done.returncode == 125 and f"a password would stand in {runtime}/appfw".encode() in done.stderr, done
     assert not lab.path(mark).exists()
