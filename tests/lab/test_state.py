@@ -66,7 +66,7 @@ FLOODS = {
 
 @contextlib.contextmanager
 def flooded(lab, kind):
-    """5000 of them in /tmp by eve, called as an agent's directories are; bob's agent among them, whose socket this is."""
+    """5000 of them in /tmp by eve, called as an agent's directories are; bob's agent among them, whose socket it is."""
     stem, agent = unique("flood").replace("-", ""), f"/tmp/ssh-{unique('agent').replace('-', '')}/agent.1"
     make = f"import os\nfor path in [f'/tmp/ssh-{stem}{{n}}' for n in range(5000)]: {FLOODS[kind]}"
     try:
@@ -80,7 +80,8 @@ def flooded(lab, kind):
 
 
 @pytest.mark.parametrize("kind", FLOODS)
-@pytest.mark.parametrize("more", [[], ["--wall=namespace"], ["--standalone"]], ids=["strict", "namespace", "standalone"])
+@pytest.mark.parametrize("more", [[], ["--wall=namespace"], ["--standalone"]],
+                         ids=["strict", "namespace", "standalone"])
 def test_whoever_fills_tmp_stops_no_launch_of_roots_and_shows_it_no_agent(lab, kind, more):
     mark = f"/tmp/{unique('mark')}"
     lab.path(mark).touch()

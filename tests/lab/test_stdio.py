@@ -203,7 +203,8 @@ def test_socket_as_a_standard_stream_is_refused(lab, place):
     assert not lab.path(mark).exists()
 
 
-@pytest.mark.parametrize("user, more", [("root", []), ("root", ["--standalone"]), ("bob", []), ("bob", ["--standalone"])],
+@pytest.mark.parametrize("user, more",
+                         [("root", []), ("root", ["--standalone"]), ("bob", []), ("bob", ["--standalone"])],
                          ids=["system", "standalone of root", "user", "standalone"])
 @pytest.mark.parametrize("file, kind", [("/proc/self/ns/net", "kernel object"), ("/proc/self/ns/user", "kernel object"),
                                         ("/dev/net/tun", "device"), ("/dev/fuse", "device")])

@@ -33,8 +33,8 @@ def is_publisher(pid):
         return False
 def next_one(old, limit):
     while time.monotonic() < limit:
-        near = range(old + 1, old + 60) if old else []
-        for pid in [pid for pid in near if os.path.exists(f"/proc/{pid}")] or map(int, filter(str.isdigit, os.listdir("/proc"))):
+        near = [pid for pid in range(old + 1, old + 60) if old and os.path.exists(f"/proc/{pid}")]
+        for pid in near or map(int, filter(str.isdigit, os.listdir("/proc"))):
             if pid != old and is_publisher(pid):
                 return pid
     sys.exit("no publisher came back")
@@ -143,8 +143,9 @@ def test_by_a_manager_no_password_is_written_where_the_app_could_come_by_it(lab)
 @contextlib.contextmanager
 def installed(lab, directory):
     """appfw-run and appfw in a directory of bob's."""
-    script = f"mkdir -p {directory} && cp /usr/local/bin/appfw /usr/local/bin/appfw-run {directory} && chown -R bob {directory}"
-    lab.run(["sh", "-c", script], check=True)
+    lab.run(["mkdir", "-p", directory], check=True)
+    lab.run(["cp", "/usr/local/bin/appfw", "/usr/local/bin/appfw-run", directory], check=True)
+    lab.run(["chown", "-R", "bob", directory], check=True)
     yield
     lab.run(["rm", "-rf", directory], check=True)
 
