@@ -30,13 +30,19 @@ pub(super) fn unit(plan: &Plan, host: &Host, places: &Places) -> Unit {
     let forwarder = (plan.supervisor == Supervisor::User && plan.has_forwarder()).then(|| plan.name.forwarder());
     let publisher = (!plan.publish.is_empty()).then(|| plan.name.publisher());
     let wanted: Vec<String> = forwarder.into_iter().chain(publisher).collect();
+    let lifeline = (!plan.detach).then(|| plan.name.lifeline());
+    let servants: Vec<String> = wanted.iter().chain(&lifeline).cloned().collect();
+    if !plan.has_fixed_program(host) && !servants.is_empty() {
+        // Type=exec: all of them are executed by then. The app could put another file in the place of what still is to be.
+        unit.unit("After", Value::Words(servants));
+    }
     if !wanted.is_empty() {
         unit.unit("Wants", Value::Words(wanted));
     }
-    if !plan.detach {
-        // Never to the forwarder, which restarts by itself. Not After=: both start at once, and a
+    if let Some(lifeline) = lifeline {
+        // Never to the forwarder, which restarts by itself. No After= is needed for it: both start at once, and a
         // life-line that ends or fails while the app starts takes it along all the same.
-        unit.unit("BindsTo", words([&plan.name.lifeline()]));
+        unit.unit("BindsTo", words([&lifeline]));
     }
     unit.kind("Type", word("exec"));
     unit.kind("ExitType", word(if plan.exit_with_main { "main" } else { "cgroup" }));

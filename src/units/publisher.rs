@@ -12,7 +12,10 @@ pub(super) fn unit(plan: &Plan, host: &Host, places: &Places) -> Unit {
     let mut unit = Unit::new(plan.name.publisher(), format!("Published ports of appfw launch {}", plan.name));
     // It stops with the app, which wants it, and does not start that one again, as one that requires it could.
     unit.unit("StopWhenUnneeded", Value::Bool(true));
-    unit.unit("After", words([&plan.name.app()]));
+    if plan.has_fixed_program(host) {
+        // In the system manager the app may be who makes the namespace.
+        unit.unit("After", words([&plan.name.app()]));
+    }
     comes_back(&mut unit, plan, host);
     keeps_descriptors(&mut unit);
     let at = places.state.join("publish");

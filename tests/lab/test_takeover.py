@@ -7,7 +7,7 @@ import pytest
 
 from launching import HOLD, SOCKS, run, secret_file, started, unique
 from test_fail_closed import ALLOW_BOB, polkit_rule
-from test_publish import on_the_host, port
+from test_publish import SERVER, on_the_host, port
 from test_standalone import AS, CALLERS, PYTHON
 from test_standalone_life import bases, launched
 from test_state import IN_TMP
@@ -18,6 +18,8 @@ def way_out_of(lab, user):
     """--via by a file of the user's with a password in it."""
     return f"--via={secret_file(lab, f'socks5h://lab:secret@{UPSTREAM}:1081', user)}"
 
+
+PIPES = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
 
 # Who publishes, in its first moments
 
@@ -175,8 +177,7 @@ def test_what_the_app_puts_in_appfws_place_never_runs(lab, world, more, director
     script = REPLACE.format(directory=directory, mark=mark, origin=ORIGIN)
     with installed(lab, directory), world.watch() as w:
         words = [f"{directory}/appfw-run", *more, "--via", SOCKS, f"--publish={number}=8080", "sh", "-c", script]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        with started(lab, words, user="bob", **pipes) as process:
+        with started(lab, words, user="bob", **PIPES) as process:
             assert process.stdout.readline() == b"ready\n"
             for _ in range(3):
                 with contextlib.suppress(OSError):
@@ -184,3 +185,37 @@ def test_what_the_app_puts_in_appfws_place_never_runs(lab, world, more, director
             process.communicate(b"over\n", timeout=30)
     assert not lab.path(mark).exists(), lab.path(mark).read_text()
     assert {packet["dst"] for packet in w.foreign()} == {UPSTREAM}
+
+
+@pytest.mark.parametrize("servant", ["lifeline", "forward", "publish"])
+def test_what_serves_an_app_is_executed_before_it(lab, world, servant):
+    """However late the user's systemd comes to it."""
+    name, mark, directory = unique("late"), f"/home/bob/{unique('mark')}", f"/home/bob/{unique('bin')}"
+    late = f"/home/bob/.config/systemd/user/appfw-{name}-{servant}.service.d"
+    settings = f"mkdir -p {late} && printf '[Service]\\nExecStartPre=/bin/sleep 0.5\\n' >{late}/late.conf"
+    script = REPLACE.format(directory=directory, mark=mark, origin=ORIGIN)
+    with installed(lab, directory), world.watch() as w:
+        lab.run(["sh", "-c", f"{settings}; systemctl --user daemon-reload"], user="bob", check=True)
+        words = ["--user", "--unit", name, "--via", SOCKS, f"--publish={port()}=8080", "sh", "-c", script]
+        with started(lab, [f"{directory}/appfw-run", *words], user="bob", **PIPES) as process:
+            assert process.stdout.readline() == b"ready\n", process.stderr.read()
+            process.communicate(b"over\n", timeout=30)
+        lab.run(["sh", "-c", f"rm -r {late}; systemctl --user daemon-reload"], user="bob", check=True)
+    assert not lab.path(mark).exists(), lab.path(mark).read_text()
+    assert {packet["dst"] for packet in w.foreign()} == {UPSTREAM}
+
+
+@pytest.mark.parametrize("more", [["--user"], ["--standalone"]], ids=["user", "standalone"])
+def test_an_appfw_of_the_users_own_serves_all_the_same(lab, more):
+    directory, number, name = f"/home/bob/{unique('bin')}", port(), unique("own")
+    with installed(lab, directory):
+        launcher = [f"{directory}/appfw-run", *more]
+        words = ["--via", SOCKS, f"--publish={number}=8080", PYTHON, "-c", SERVER, "127.0.0.1", "8080"]
+        with started(lab, [*launcher, *words], user="bob", **PIPES) as process:
+            assert process.stdout.readline() == b"ready\n", process.stderr.read()
+            assert on_the_host(lab, "127.0.0.1", number) == b"inside hello"
+            process.terminate()
+            process.wait(10)
+        done = lab.run([*launcher, "--via", SOCKS, "curl", "-sS", "http://web.test/"], user="bob", check=True)
+        assert done.stdout.startswith(b"world ")
+        lab.run([*launcher, "--detach", "--unit", name, "--via=none", "true"], user="bob", check=True)
