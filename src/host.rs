@@ -84,7 +84,9 @@ pub struct Host {
     pub user_namespace: u64,
     /// Where `appfw` is.
     pub appfw: PathBuf,
-    /// Whether every user, in every unit, can execute it there.
+    /// Whether root alone can put another program in its place.
+    pub appfw_is_roots: bool,
+    /// Whether every user, in every unit, can execute it there, and root alone replace it.
     pub appfw_is_public: bool,
     /// The file that /etc/resolv.conf is, its links followed; `None` if there is none.
     pub resolv_conf: Option<PathBuf>,
@@ -132,6 +134,7 @@ impl Host {
             ],
             network_namespace: namespace("net")?,
             user_namespace: namespace("user")?,
+            appfw_is_roots: is_roots(&appfw),
             appfw_is_public: is_public(&appfw),
             appfw,
             resolv_conf: root.join("etc/resolv.conf").canonicalize().ok(),
@@ -167,9 +170,15 @@ fn user_bus(runtime: PathBuf) -> Option<PathBuf> {
 /// Programs of the system are below /usr or /opt, which no setting of our units hides.
 fn is_public(program: &Path) -> bool {
     let below = program.starts_with("/usr") || program.starts_with("/opt");
-    // Anybody's to execute, and root's alone to put another in its place: /opt/alice may be hers.
-    let is_roots = |path: &Path| path.metadata().is_ok_and(|found| found.uid() == 0 && found.mode() & 0o003 == 0o001);
-    below && program.ancestors().all(is_roots)
+    let is_anybodys = |path: &Path| path.metadata().is_ok_and(|found| found.mode() & 0o001 != 0);
+    // /opt/alice may be hers.
+    below && is_roots(program) && program.ancestors().all(is_anybodys)
+}
+
+/// Whether root alone can put another file in the place of this one.
+fn is_roots(program: &Path) -> bool {
+    let is_roots = |path: &Path| path.metadata().is_ok_and(|found| found.uid() == 0 && found.mode() & 0o022 == 0);
+    program.ancestors().all(is_roots)
 }
 
 /// `appfw` stands beside this executable, or in the directory given at build time; never found by

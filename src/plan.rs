@@ -264,11 +264,11 @@ impl Plan {
         self.via != Via::None
     }
 
-    /// Whether what is started again later is surely what was started first: PID 1 has it bound where only it
-    /// can change it, and below /usr it is root's.
+    /// Whether what is started while the app runs is surely what was started before it. A user's own manager
+    /// has the programs that every user may execute alone; by PID 1 it is enough that they are root's.
     #[must_use]
     pub fn has_fixed_program(&self, host: &Host) -> bool {
-        self.supervisor == Supervisor::System || host.appfw_is_public
+        host.appfw_is_public || (self.supervisor == Supervisor::System && host.appfw_is_roots)
     }
 
     /// Whether a socket unit makes the forwarder's sockets. The user's own manager can put none into a

@@ -2,7 +2,8 @@
 //!
 //! - `args`: one argument a line, `\n` in it for a line break; or `example`: a script of `units/`
 //! - `host` (optional): what differs from the fake host, `key=value` a line: `user`, `terminal`
-//!   (which of `in`, `out`, `err` are terminals), `appfw`, `systemd`, `bus` (of the user's systemd), `env.NAME`
+//!   (which of `in`, `out`, `err` are terminals), `appfw`, `replaceable` (an appfw that isn't root's), `systemd`, `bus` (of the
+//!   user's systemd), `env.NAME`
 //! - `expected`: the units as text; `UPDATE_GOLDEN=1` rewrites it
 //!
 //! The same cases hold the two renderers against each other, and are fed to `systemd-analyze verify`.
@@ -77,6 +78,7 @@ fn host(tweaks: &str) -> Host {
             ("terminal", which) => host.terminals = ["in", "out", "err"].map(|name| which.contains(name)),
             ("systemd", version) => host.systemd = version.parse().ok(),
             ("appfw", path) => host.appfw = path.into(),
+            ("replaceable", _) => host.appfw_is_roots = false,
             ("bus", path) => host.user_bus = Some(path.into()),
             (name, value) => host.environment.push((name.strip_prefix("env.").unwrap().into(), value.into())),
         }
@@ -194,6 +196,9 @@ fn from_text(directive: &str, values: &[String]) -> Vec<String> {
         }
         "UMask" => vec![u32::from_str_radix(&one(), 8).unwrap().to_string()],
         "TimeoutStopSec" | "RestartSec" | "StartLimitIntervalSec" | "TriggerLimitIntervalSec" => {
+            if one() == "infinity" {
+                return vec![u64::MAX.to_string()];
+            }
             let milliseconds: u64 = one().trim_end_matches("ms").parse().unwrap();
             vec![(milliseconds * 1000).to_string()]
         }

@@ -15,26 +15,29 @@ const STOP_TIMEOUT: Duration = Duration::from_millis(1000);
 
 pub(super) fn unit(plan: &Plan, host: &Host, places: &Places) -> Unit {
     let mut unit = Unit::new(plan.name.app(), format!("appfw launch {}", plan.name));
+    // What so is needed as long as the app runs. It waits for its sockets.
+    let is_early = plan.supervisor == Supervisor::User || !plan.has_fixed_program(host);
+    let forwarder = (plan.has_forwarder() && is_early).then(|| plan.name.forwarder());
+    let publisher = (!plan.publish.is_empty()).then(|| plan.name.publisher());
+    let wanted: Vec<String> = forwarder.into_iter().chain(publisher).collect();
+    let lifeline = (!plan.detach).then(|| plan.name.lifeline());
+    let mut first: Vec<String> = plan.has_socket_unit().then(|| plan.name.socket()).into_iter().collect();
+    if !plan.has_fixed_program(host) {
+        // Type=exec: all of them are executed by then. The app could put another file in the place of what still is to be.
+        first.extend(wanted.iter().chain(&lifeline).cloned());
+    }
     if plan.has_socket_unit() {
         unit.unit("Requires", words([&plan.name.socket()]));
-        unit.unit("After", words([&plan.name.socket()]));
-        if plan.wall != WallKind::Address {
-            unit.unit("JoinsNamespaceOf", words([&plan.name.socket()]));
-        }
+    }
+    if !first.is_empty() {
+        unit.unit("After", Value::Words(first));
+    }
+    if plan.has_socket_unit() && plan.wall != WallKind::Address {
+        unit.unit("JoinsNamespaceOf", words([&plan.name.socket()]));
     }
     if plan.supervisor == Supervisor::System && !plan.has_socket_unit() && !plan.publish.is_empty() {
         // Mutual from systemd 254 on anyway; what is held is compared with what was asked for.
         unit.unit("JoinsNamespaceOf", words([&plan.name.publisher()]));
-    }
-    // What so is needed as long as the app runs. It waits for its sockets.
-    let forwarder = (plan.supervisor == Supervisor::User && plan.has_forwarder()).then(|| plan.name.forwarder());
-    let publisher = (!plan.publish.is_empty()).then(|| plan.name.publisher());
-    let wanted: Vec<String> = forwarder.into_iter().chain(publisher).collect();
-    let lifeline = (!plan.detach).then(|| plan.name.lifeline());
-    let servants: Vec<String> = wanted.iter().chain(&lifeline).cloned().collect();
-    if !plan.has_fixed_program(host) && !servants.is_empty() {
-        // Type=exec: all of them are executed by then. The app could put another file in the place of what still is to be.
-        unit.unit("After", Value::Words(servants));
     }
     if !wanted.is_empty() {
         unit.unit("Wants", Value::Words(wanted));

@@ -62,12 +62,15 @@ pub(super) fn unit(plan: &Plan, host: &Host, places: &Places) -> Unit {
 
 /// A service of the launch's: one that crashes is there again at once.
 pub(super) fn comes_back(unit: &mut Unit, plan: &Plan, host: &Host) {
-    unit.unit("StartLimitIntervalSec", Value::Span(Duration::ZERO));
     unit.kind("Type", word("exec"));
-    // What it says itself, by its exit code, does not go away by another try.
-    // Where the app could put another file in its place, it must not be executed again.
     if plan.has_fixed_program(host) {
+        unit.unit("StartLimitIntervalSec", Value::Span(Duration::ZERO));
+        // What it says itself, by its exit code, does not go away by another try.
         unit.kind("Restart", word("on-abnormal"));
+    } else {
+        // The app could put another file in its place: it is never executed again, by its socket neither.
+        unit.unit("StartLimitIntervalSec", Value::Span(Duration::MAX));
+        unit.unit("StartLimitBurst", Value::Number(1));
     }
     unit.kind("RestartSec", Value::Span(Duration::ZERO));
     unit.kind("StandardInput", word("null"));

@@ -1,6 +1,7 @@
 //! The second renderer: settings as unit-file text, for `--dry-run` and for files.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::{Setting, Unit, Units, Value};
 use crate::confinement::capability_names;
@@ -68,6 +69,7 @@ fn lines(setting: &Setting) -> Vec<String> {
         Value::Quota(percent) => vec![assign(format!("{percent}%"))],
         Value::Choice { word, .. } => vec![assign((*word).to_owned())],
         Value::Span(span) if span.is_zero() => vec![assign("0".into())],
+        Value::Span(Duration::MAX) => vec![assign("infinity".into())],
         Value::Span(span) => vec![assign(format!("{}ms", span.as_millis()))],
         Value::Words(words) if directive == "Environment" => words.iter().map(|word| assign(quoted(word))).collect(),
         Value::Words(words) => vec![assign(words.join(" "))],

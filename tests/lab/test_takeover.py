@@ -2,6 +2,7 @@
 
 import contextlib
 import subprocess
+import time
 
 import pytest
 
@@ -157,7 +158,7 @@ REPLACE = """
 cd {directory} && cp appfw real && cat >new <<'END'
 #!/bin/bash
 readlink /proc/self/ns/net >>{mark}
-(exec 3<>/dev/tcp/{origin}/80)
+(exec 3<>/dev/tcp/{origin}/9)
 exec {directory}/real "$@"
 END
 chmod +x new && mv new appfw && echo ready
@@ -185,6 +186,42 @@ def test_what_the_app_puts_in_appfws_place_never_runs(lab, world, more, director
             process.communicate(b"over\n", timeout=30)
     assert not lab.path(mark).exists(), lab.path(mark).read_text()
     assert {packet["dst"] for packet in w.foreign()} == {UPSTREAM}
+
+
+# By systemd itself: what serves the app is killed for it, as it crashes at times or is not needed for a while.
+# In the namespace an ordinary user's appfw, which would be run as root, is refused.
+@pytest.mark.parametrize("caller, wall", [("root", "strict"), ("root", "namespace"), ("bob", "strict")])
+def test_what_the_app_puts_in_appfws_place_never_runs_by_systemd_itself(lab, world, caller, wall):
+    mark, name, directory = f"/home/bob/{unique('mark')}", unique("replaced"), f"/home/bob/{unique('bin')}"
+    script = REPLACE.format(directory=directory, mark=mark, origin=ORIGIN)
+    publish = [f"--publish={port()}=8080"] if wall == "namespace" else []
+    allowed = polkit_rule(lab, ALLOW_BOB) if caller == "bob" else contextlib.nullcontext()
+    with allowed, installed(lab, directory), world.watch() as w:
+        words = ["--system", f"--wall={wall}", "--unit", name, "--uid=bob", *publish, "--via=direct", "--only=web.test"]
+        with started(lab, [f"{directory}/appfw-run", *words, "bash", "-c", script], user=caller, **PIPES) as process:
+            assert process.stdout.readline() == b"ready\n", process.stderr.read()
+            for _ in range(3):
+                lab.run(["pkill", "-KILL", "-f", "appfw (forward|publish)"])
+                time.sleep(0.5)
+            process.communicate(b"over\n", timeout=30)
+    assert not lab.path(mark).exists(), lab.path(mark).read_text()
+    assert [packet for packet in w.packets() if packet.get("dport") == 9] == []
+
+
+@pytest.mark.parametrize("wall", ["strict", "namespace", "address"])
+def test_an_appfw_of_anothers_serves_by_systemd_itself(lab, wall):
+    directory, number = f"/home/bob/{unique('bin')}", port()
+    publish = [f"--publish={number}=8080"] if wall == "namespace" else []
+    with installed(lab, directory):
+        words = [f"{directory}/appfw-run", f"--wall={wall}", "--uid=bob", *publish, "--via", SOCKS]
+        done = lab.run([*words, "curl", "-sS", "http://web.test/"], check=True)
+        assert done.stdout.startswith(b"world ")
+        if publish:
+            with started(lab, [*words, PYTHON, "-c", SERVER, "127.0.0.1", "8080"], **PIPES) as process:
+                assert process.stdout.readline() == b"ready\n", process.stderr.read()
+                assert on_the_host(lab, "127.0.0.1", number) == b"inside hello"
+                process.terminate()
+                process.wait(10)
 
 
 @pytest.mark.parametrize("servant", ["lifeline", "forward", "publish"])
