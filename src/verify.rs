@@ -172,7 +172,7 @@ fn holds(setting: &Setting, read: &Properties) -> bool {
     };
     match &setting.value {
         Value::Descriptor(_) => true,
-        Value::Exec(command) => executes(held, command, &transient::EXEC),
+        Value::Exec(command) => executes(held, command, transient::flags(command)),
         Value::Privileged(command) => executes(held, command, &transient::PRIVILEGED),
         Value::Words(asked) => words(held) == asked.iter().cloned().collect(),
         // systemd expands sets of system calls.
@@ -291,10 +291,10 @@ mod tests {
 
     #[test]
     fn a_second_command_is_not_ours() {
-        let command = ("/x".to_owned(), vec!["/x".to_owned()], vec!["no-env-expand".to_owned()]);
+        let command = ("/x".to_owned(), vec!["/x".to_owned()], Vec::<String>::new());
         let one = Variant::new(vec![command.clone()]);
         let two = Variant::new(vec![command.clone(), command]);
-        assert!(executes(&one, &["/x".to_owned()], &transient::EXEC));
-        assert!(!executes(&two, &["/x".to_owned()], &transient::EXEC));
+        assert!(executes(&one, &["/x".to_owned()], &[]));
+        assert!(!executes(&two, &["/x".to_owned()], &[]));
     }
 }

@@ -203,7 +203,7 @@ fn from_text(directive: &str, values: &[String]) -> Vec<String> {
             vec![(milliseconds * 1000).to_string()]
         }
         "SystemCallErrorNumber" => vec![if one() == "EPERM" { "1".into() } else { one() }],
-        "RestrictNamespaces" => vec![if one() == "yes" { "0".into() } else { one() }],
+        "RestrictNamespaces" => vec![if one() == "cgroup" { 0x0200_0000.to_string() } else { one() }],
         "RestrictAddressFamilies" if one() == "none" => vec!["allow".into()],
         "RestrictAddressFamilies" | "SystemCallFilter" => match one().strip_prefix('~') {
             Some(names) => [vec!["deny".into()], split(names, "")].concat(),
@@ -272,6 +272,11 @@ fn from_item(signature: &str, item: &Variant<'_>) -> Vec<String> {
             assert_eq!(flags.pop().unwrap(), "no-env-expand");
             assert_eq!(string(path), strings(argv)[0]);
             [flags, strings(argv)].concat()
+        }
+        ("a(sasb)", [path, argv, Variant::Bool(false)]) => {
+            assert_eq!(string(path), strings(argv)[0]);
+            assert!(strings(argv).iter().all(|word| !word.contains('$')));
+            strings(argv)
         }
         (signature, fields) => panic!("no rule for {signature}: {fields:?}"),
     }

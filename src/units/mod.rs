@@ -82,7 +82,8 @@ pub enum Value {
     Errno(nix::errno::Errno),
     /// `CapabilityBoundingSet=`: one mask, because repeated `~CAP` lists replace one another on the bus.
     Capabilities(u64),
-    /// `RestrictNamespaces=yes`: no kind is left.
+    /// `RestrictNamespaces=cgroup`: the one kind that is left takes CAP_SYS_ADMIN. Where none is, systemd writes an
+    /// empty list, which at its next reload means that all are.
     NoNamespaces,
     /// `ListenStream=` and `ListenDatagram=`, in the order in which the service gets the sockets.
     Listen(Vec<Listening>),

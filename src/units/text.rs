@@ -94,7 +94,7 @@ fn lines(setting: &Setting) -> Vec<String> {
         // Display adds a description.
         Value::Errno(errno) => vec![assign(format!("{errno:?}"))],
         Value::Capabilities(mask) => vec![assign(capability_names(*mask))],
-        Value::NoNamespaces => vec![assign("yes".into())],
+        Value::NoNamespaces => vec![assign("cgroup".into())],
         Value::Listen(addresses) => {
             addresses.iter().map(|one| format!("Listen{}={}", one.kind.as_str(), one.address)).collect()
         }

@@ -19,14 +19,18 @@ pub fn properties<'a>(unit: &'a Unit, descriptors: &'a [OwnedFd]) -> Vec<Propert
 }
 
 fn property<'a>(setting: &'a Setting, descriptors: &'a [OwnedFd]) -> Option<Property<'a>> {
-    let value = match &setting.value {
-        Value::Descriptor(place) => Variant::from(Fd::from(descriptors.get(*place)?)),
-        other => plain(other),
-    };
-    Some((name(setting), value))
+    match &setting.value {
+        Value::Descriptor(place) => Some((name(setting), Variant::from(Fd::from(descriptors.get(*place)?)))),
+        // Where flags are given, systemd 252 writes a line `ExecStartEx=` that it can't read at its next reload: a
+        // forwarder that crashes after that would not come back.
+        Value::Exec(command) if flags(command).is_empty() => {
+            Some((setting.directive, Variant::new(vec![(program(command), command.clone(), false)])))
+        }
+        other => Some((name(setting), plain(other))),
+    }
 }
 
-/// What a directive is called on the bus.
+/// What a directive is called on the bus, where it is read.
 #[must_use]
 pub fn name(setting: &Setting) -> &'static str {
     match (setting.directive, &setting.value) {
@@ -73,24 +77,32 @@ pub fn plain(value: &Value) -> Variant<'_> {
         Value::Errno(errno) => Variant::from(*errno as i32),
         Value::Capabilities(mask) => Variant::from(*mask),
         // The mask of the kinds that are left (systemd, src/core/dbus-execute.c).
-        Value::NoNamespaces => Variant::from(0_u64),
+        Value::NoNamespaces => Variant::from(u64::from(nix::libc::CLONE_NEWCGROUP.unsigned_abs())),
         Value::Listen(addresses) => Variant::new(
             addresses.iter().map(|one| (one.kind.as_str().to_owned(), one.address.to_string())).collect::<Vec<_>>(),
         ),
-        Value::Exec(command) => exec(command, &EXEC),
+        Value::Exec(command) => exec(command, flags(command)),
         Value::Privileged(command) => exec(command, &PRIVILEGED),
         Value::Descriptor(_) => Variant::from(false),
     }
 }
 
-/// The flags of a command: else `$FOO` in an argument would be rewritten.
-pub const EXEC: [&str; 1] = ["no-env-expand"];
+/// The flags of a command: `$FOO` in an argument would be rewritten.
+#[must_use]
+pub fn flags(command: &[String]) -> &'static [&'static str] {
+    if command.iter().any(|word| word.contains('$')) { &["no-env-expand"] } else { &[] }
+}
+
 /// Those of `+`, in the order in which systemd tells them.
 pub const PRIVILEGED: [&str; 2] = ["privileged", "no-env-expand"];
 
 fn exec<'a>(command: &[String], flags: &[&str]) -> Variant<'a> {
     let flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
-    Variant::new(vec![(command.first().cloned().unwrap_or_default(), command.to_vec(), flags)])
+    Variant::new(vec![(program(command), command.to_vec(), flags)])
+}
+
+fn program(command: &[String]) -> String {
+    command.first().cloned().unwrap_or_default()
 }
 
 const MS_REC: u64 = 16384;

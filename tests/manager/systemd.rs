@@ -253,7 +253,10 @@ fn held(sent: Sent) -> Held {
     ]);
     for (name, sent) in sent {
         let kept = match name.as_str() {
-            "ExecStartEx" => executed(sent),
+            "ExecStart" => {
+                held.insert("ExecStartEx".to_owned(), executed(sent));
+                continue;
+            }
             // Dependencies that systemd adds of itself.
             "After" => with(sent, "sysinit.target"),
             // Not in the order of the call.
@@ -276,8 +279,8 @@ pub fn command(path: &str, argv: &[&str], flags: &[&str]) -> Command {
 }
 
 fn executed(sent: OwnedValue) -> OwnedValue {
-    let sent: Vec<(String, Vec<String>, Vec<String>)> = Value::from(sent).try_into().unwrap();
-    let held = sent.into_iter().map(|(path, argv, flags)| (path, argv, flags, 0, 0, 0, 0, 0, 0, 0));
+    let sent: Vec<(String, Vec<String>, bool)> = Value::from(sent).try_into().unwrap();
+    let held = sent.into_iter().map(|(path, argv, _)| (path, argv, Vec::new(), 0, 0, 0, 0, 0, 0, 0));
     value(Value::new(held.collect::<Vec<Command>>()))
 }
 
