@@ -2,14 +2,18 @@
 
 mod appfw;
 mod forward;
+mod given;
 mod inside;
 mod launch;
+mod profile;
 mod usage;
 
 pub use appfw::{Appfw, Subcommand};
 pub use forward::ForwardArgs;
+pub use given::{Given, Options};
 pub use inside::{Capture, InsideArgs, LifelineArgs, NetworkArgs, PublishArgs, WallKind};
 pub use launch::{Bus, EnvScheme, Isolate, LaunchArgs, LogDestinations};
+pub use profile::ProfileCommand;
 
 use std::ffi::OsString;
 
@@ -76,7 +80,7 @@ pub fn refuse_other(words: &[OsString]) -> Result<()> {
     let near = appfw::LATER
         .iter()
         .copied()
-        .chain(["stop", "forward"])
+        .chain(["stop", "forward", "profile"])
         .min_by_key(|name| strsim::damerau_levenshtein(name, &word))
         .filter(|name| strsim::damerau_levenshtein(name, &word) <= 2);
     match near {
