@@ -12,17 +12,20 @@ use crate::say;
 use crate::via::Via;
 
 /// Checks `files`, or all that launches read.
-pub(super) fn check(files: &[PathBuf], places: &Places, host: Host) -> Result<()> {
+pub(super) fn check(files: &[PathBuf], places: &Places, host: &mut Host) -> Result<String> {
     let (groups, configuration) = match files {
         [] => (reachable(places), places.configuration()),
         files => (files.iter().map(|file| vec![places.named(file)]).collect(), Vec::new()),
     };
-    complain(groups, configuration, host)
-}
-
-/// Checks one profile, whose files these are.
-pub(super) fn one(sheets: Vec<Sheet>, places: &Places, host: Host) -> Result<()> {
-    complain(vec![sheets], places.configuration(), host)
+    let sentences = mistakes(&groups, configuration, host);
+    for sentence in &sentences {
+        say::complaint("appfw", sentence);
+    }
+    match sentences.len() {
+        0 => Ok("nothing is wrong\n".to_owned()),
+        1 => bail!("there is a mistake: programs that it is about are not started"),
+        many => bail!("there are {many} mistakes: programs that they are about are not started"),
+    }
 }
 
 /// The files of each profile, and what cannot be one.
@@ -32,24 +35,15 @@ fn reachable(places: &Places) -> Vec<Vec<Sheet>> {
     profiles.chain(unreadable.into_iter().map(|sheet| vec![sheet])).collect()
 }
 
-fn complain(groups: Vec<Vec<Sheet>>, configuration: Vec<Sheet>, mut host: Host) -> Result<()> {
-    let mut sentences: Vec<String> = Vec::new();
+/// All that is wrong in profiles, of which each is a group of files, and in the configuration.
+pub(super) fn mistakes(groups: &[Vec<Sheet>], configuration: Vec<Sheet>, host: &mut Host) -> Vec<String> {
     let all = groups.iter().flatten().chain(&configuration);
-    sentences.extend(all.flat_map(|sheet| &sheet.mistakes).map(Mistake::to_string));
-    if let Ok(configuration) = sound(configuration) {
-        let sheets = |group: &Vec<Sheet>| sound(group.clone()).ok();
-        for group in groups.iter().filter_map(sheets) {
-            sentences.extend(contradiction(&group, &configuration, &mut host));
-        }
+    let mut sentences: Vec<String> = all.flat_map(|sheet| &sheet.mistakes).map(Mistake::to_string).collect();
+    let Ok(configuration) = sound(configuration) else { return sentences };
+    for group in groups.iter().filter_map(|group| sound(group.clone()).ok()) {
+        sentences.extend(contradiction(&group, &configuration, host));
     }
-    for sentence in &sentences {
-        say::complaint("appfw", sentence);
-    }
-    match sentences.len() {
-        0 => Ok(()),
-        1 => bail!("there is a mistake: programs that it is about are not started"),
-        many => bail!("there are {many} mistakes: programs that they are about are not started"),
-    }
+    sentences
 }
 
 /// What a launch by these files would be refused for, whoever's it is.

@@ -13,24 +13,28 @@ use super::Places;
 use crate::cli::ProfileCommand;
 use crate::host::Host;
 
-/// Does what `command` says.
+/// Does what `command` says, and prints what it has to say.
 ///
 /// # Errors
 /// It can't be done, or what was checked is wrong.
 pub fn run(command: &ProfileCommand) -> Result<()> {
     let root = Path::new("/");
-    let host = Host::read(root)?;
-    let places = Places::of(root, &host);
-    match command {
-        ProfileCommand::List { json } => print(&show::list(&places, *json)?),
-        ProfileCommand::Show { name, json } => print(&show::show(name, &places, &host, *json)?),
-        ProfileCommand::Check { files } => check::check(files, &places, host),
-        ProfileCommand::Path { name } => print(&show::path(name.as_deref(), &places)?),
-        ProfileCommand::Edit { name } => write::edit(name, &places, host),
-        ProfileCommand::New { name, options } => print(&write::new(name, options, &places, &host)?),
-    }
+    let answer = answer(command, root, Host::read(root)?)?;
+    std::io::stdout().write_all(answer.as_bytes()).context("cannot print it")
 }
 
-fn print(text: &str) -> Result<()> {
-    std::io::stdout().write_all(text.as_bytes()).context("cannot print it")
+/// Does what `command` says with the files below `root`.
+///
+/// # Errors
+/// It can't be done, or what was checked is wrong.
+pub fn answer(command: &ProfileCommand, root: &Path, mut host: Host) -> Result<String> {
+    let places = Places::of(root, &host);
+    match command {
+        ProfileCommand::List { json } => show::list(&places, *json),
+        ProfileCommand::Show { name, json } => show::show(name, &places, &host, *json),
+        ProfileCommand::Check { files } => check::check(files, &places, &mut host),
+        ProfileCommand::Path { name } => show::path(name.as_deref(), &places),
+        ProfileCommand::Edit { name } => write::edit(name, &places, &mut host),
+        ProfileCommand::New { name, options } => write::new(name, options, &places, &host),
+    }
 }

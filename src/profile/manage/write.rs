@@ -16,10 +16,10 @@ use super::super::{Places, Sheet, Source, Value, is_profile_name, keys, shipped}
 use super::check;
 use crate::cli::{Given, LaunchArgs};
 use crate::host::Host;
-use crate::{exit, installed};
+use crate::{exit, installed, say};
 
 /// Has the user change a profile, and says what is wrong with it then.
-pub(super) fn edit(name: &str, places: &Places, host: Host) -> Result<()> {
+pub(super) fn edit(name: &str, places: &Places, host: &mut Host) -> Result<String> {
     let path = own(name, places)?;
     let start = match shipped::text(name) {
         Some(text) => format!(
@@ -31,18 +31,22 @@ pub(super) fn edit(name: &str, places: &Places, host: Host) -> Result<()> {
     };
     let is_new = path.symlink_metadata().is_err();
     if is_new {
-        create(&path, &start, &host)?;
+        create(&path, &start, host)?;
     }
-    let edited = open_editor(&path, &host);
+    let edited = open_editor(&path, host);
     // A copy that says what is said anyway would only hide what later versions ship.
     if is_new && (edited.is_err() || fs::read_to_string(&path).is_ok_and(|text| text == start)) {
         let _ = fs::remove_file(&path);
-        return edited;
+        return edited.map(|()| "nothing was changed\n".to_owned());
     }
     edited?;
-    let shown = path.display().to_string();
-    check::one(places.profile(name), places, host)
-        .with_context(|| format!("{shown} is saved; correct it by appfw profile edit {name}"))
+    let mistakes = check::mistakes(&[places.profile(name)], places.configuration(), host);
+    for sentence in &mistakes {
+        say::complaint("appfw", sentence);
+    }
+    let path = path.display();
+    ensure!(mistakes.is_empty(), "{path} is saved, and wrong: correct it by appfw profile edit {name}");
+    Ok(format!("{path} is saved\n"))
 }
 
 fn open_editor(path: &Path, host: &Host) -> Result<()> {
