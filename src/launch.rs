@@ -223,7 +223,7 @@ fn way_out(args: &LaunchArgs, say: &Say) -> Result<Via> {
     let via = Via::from_args(&args.via)?;
     // What stands in files, by a name or by @FILE, is seen by nobody.
     let written = args.given.get("via").unwrap_or_default().iter().filter_map(|spec| spec.to_str());
-    if written.map(|spec| Via::parse(&[spec.to_owned()])).flatten().any(|via| via.has_secret()) {
+    if written.flat_map(|spec| Via::parse(&[spec.to_owned()])).any(|via| via.has_secret()) {
         say.warning("a password in --via is seen by everyone in the process list; keep the spec in a file of mode 0600 and write --via @FILE");
     }
     Ok(via)

@@ -34,7 +34,8 @@ impl Applied {
     #[must_use]
     pub fn explain(&self, error: Error) -> Error {
         let sentence = format!("{error:#}");
-        let about = self.taken.iter().filter(|(key, _)| keys::options(key).iter().any(|option| names(&sentence, option)));
+        let about =
+            self.taken.iter().filter(|(key, _)| keys::options(key).iter().any(|option| names(&sentence, option)));
         let places: Vec<String> = about.map(|(key, entry)| format!("{key} is from {}", self.places(entry))).collect();
         if places.is_empty() { error } else { anyhow!("{sentence} ({})", places.join("; ")) }
     }

@@ -57,8 +57,7 @@ pub fn all(of_profile: bool) -> Vec<Key> {
     let command = LaunchArgs::command();
     let options = command.get_arguments().filter_map(|arg| Some((arg.get_long()?, arg)));
     let single = |name: &str| ![&NO_KEYS[..], &MANAGER.1, &CAPTURE.1].concat().contains(&name);
-    let mut keys: Vec<_> =
-        options.filter(|(name, _)| single(name)).map(|(name, arg)| key(name, takes(arg))).collect();
+    let mut keys: Vec<_> = options.filter(|(name, _)| single(name)).map(|(name, arg)| key(name, takes(arg))).collect();
     keys.push(key(MANAGER.0, Takes::OneOf(MANAGER.1.map(str::to_owned).to_vec())));
     keys.push(key(CAPTURE.0, Takes::Switch));
     if of_profile {

@@ -70,11 +70,13 @@ pub fn complete(args: &LaunchArgs, root: &Path, host: &Host) -> Result<(LaunchAr
     let mut taken = keys::merged(sheets.flat_map(|sheet| &sheet.entries));
     taken.retain(|key, entry| is_taken(key, entry, &args.given));
     let mut completed = parse(args, &taken)?;
-    let vias = vias::merged(&configuration);
-    completed.via = vias::resolve(&completed.via, &vias, root, host)?;
-    completed.profile = profile.as_ref().map(|profile| profile.name.clone());
     let sources = profile.iter().flat_map(|profile| &profile.sheets).map(|sheet| (*sheet.source).clone()).collect();
-    Ok((completed, Applied { profile: profile.map(|profile| profile.name), sources, taken }))
+    let applied = Applied { profile: profile.map(|profile| profile.name), sources, taken };
+    let vias = vias::merged(&configuration);
+    let resolved = vias::resolve(&completed.via, &vias, root, host);
+    completed.via = resolved.map_err(|error| applied.explain(error))?;
+    completed.profile = applied.profile.clone();
+    Ok((completed, applied))
 }
 
 /// Whether an entry completes a command line. What is compiled in gives way to rules that need another wall.

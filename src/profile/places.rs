@@ -64,7 +64,10 @@ impl Places {
     /// Each `config.toml` that is there, the highest first.
     #[must_use]
     pub fn configuration(&self) -> Vec<Sheet> {
-        self.directories.iter().filter_map(|directory| self.sheet(Kind::Config, &directory.join("config.toml"))).collect()
+        self.directories
+            .iter()
+            .filter_map(|directory| self.sheet(Kind::Config, &directory.join("config.toml")))
+            .collect()
     }
 
     /// Each file of the profile `name`, the highest first.
@@ -130,7 +133,8 @@ impl Places {
     /// A file that somebody names.
     #[must_use]
     pub fn named(&self, path: &Path) -> Sheet {
-        let kind = if path.file_name().is_some_and(|name| name == "config.toml") { Kind::Config } else { Kind::Profile };
+        let kind =
+            if path.file_name().is_some_and(|name| name == "config.toml") { Kind::Config } else { Kind::Profile };
         let absent = || Sheet::unreadable(Source::File(path.to_owned()), "there is no such file".to_owned());
         self.sheet(kind, path).unwrap_or_else(absent)
     }
@@ -155,7 +159,8 @@ impl Places {
         file.take(MAX_FILE + 1).read_to_end(&mut bytes).context("cannot be read")?;
         ensure!(bytes.len() as u64 <= MAX_FILE, "is larger than such a file can be ({} KiB)", MAX_FILE >> 10);
         let text = String::from_utf8(bytes).map_err(|error| {
-            let line = error.as_bytes()[..error.utf8_error().valid_up_to()].iter().filter(|byte| **byte == b'\n').count();
+            let line =
+                error.as_bytes()[..error.utf8_error().valid_up_to()].iter().filter(|byte| **byte == b'\n').count();
             anyhow::anyhow!("is not UTF-8 from line {} on, as TOML must be", line + 1)
         })?;
         ensure!(!text.starts_with('\u{feff}'), "begins with a byte order mark: save it as UTF-8 without one");
@@ -168,7 +173,8 @@ impl Places {
         let written = path.parent().map(Path::to_owned);
         let real = path.canonicalize().ok().and_then(|real| real.parent().map(Path::to_owned));
         for directory in own.cloned().into_iter().chain(written).chain(real) {
-            let metadata = directory.metadata().with_context(|| format!("{} cannot be examined", directory.display()))?;
+            let metadata =
+                directory.metadata().with_context(|| format!("{} cannot be examined", directory.display()))?;
             self.trust(&directory, &metadata)?;
         }
         Ok(())

@@ -19,10 +19,8 @@ impl Machine {
         let mut host = host();
         // Files are this process's, who must be the caller, and an ordinary one.
         host.caller.uid = rustix::process::geteuid().as_raw().max(1);
-        host.environment = vec![
-            ("HOME".into(), root.path().join("home").into()),
-            ("PATH".into(), root.path().join("bin").into()),
-        ];
+        host.environment =
+            vec![("HOME".into(), root.path().join("home").into()), ("PATH".into(), root.path().join("bin").into())];
         Self { root, host }
     }
 
@@ -120,8 +118,12 @@ fn each_key_does_what_its_option_does() {
     ];
     for (text, options) in keys {
         machine.write("~/config.toml", text);
-        let line: Vec<String> =
-            options.split(' ').chain(["x"]).filter(|word| !word.is_empty()).map(|word| word.replace('\u{a0}', " ")).collect();
+        let line: Vec<String> = options
+            .split(' ')
+            .chain(["x"])
+            .filter(|word| !word.is_empty())
+            .map(|word| word.replace('\u{a0}', " "))
+            .collect();
         let expected = LaunchArgs { given: Given::default(), ..words(&line).unwrap() };
         let got = LaunchArgs { given: Given::default(), ..machine.completed("x") };
         assert_eq!(format!("{got:?}"), format!("{expected:?}"), "{text}");
@@ -141,9 +143,13 @@ fn a_command_line_is_completed_and_else_as_it_was() {
     assert!(machine.refusal("x").contains("is no key"));
     machine.write("~/config.toml", "dns = \"off\"\n");
     let odd = OsString::from_vec(vec![b'/', 0xff, b'=', b' ']);
-    let line = ["appfw-run", "-q", "--via=tor", "--only", "a.test", "--only=b.test", "-p", "MemoryMax=1G", "--env", "A=\n-b"];
-    let line: Vec<OsString> =
-        line.iter().map(OsString::from).chain(["--workdir".into(), odd.clone(), "curl".into(), "--via".into(), odd.clone()]).collect();
+    let line =
+        ["appfw-run", "-q", "--via=tor", "--only", "a.test", "--only=b.test", "-p", "MemoryMax=1G", "--env", "A=\n-b"];
+    let line: Vec<OsString> = line
+        .iter()
+        .map(OsString::from)
+        .chain(["--workdir".into(), odd.clone(), "curl".into(), "--via".into(), odd.clone()])
+        .collect();
     let args = LaunchArgs::try_parse_from(line).unwrap();
     let (completed, _) = complete(&args, machine.root.path(), &machine.host).unwrap();
     assert_eq!((&args.dns, completed.dns.as_deref()), (&None, Some("off")));
@@ -173,7 +179,10 @@ fn higher_places_win_key_by_key_and_what_is_closed_stays_closed() {
     assert_eq!(blocks.len(), 3, "{blocks:?}");
 
     let args = machine.completed("--via direct --only cli.test --dns off x");
-    assert_eq!((args.via, args.only, args.dns.as_deref()), (vec!["direct".into()], vec!["cli.test".into()], Some("off")));
+    assert_eq!(
+        (args.via, args.only, args.dns.as_deref()),
+        (vec!["direct".into()], vec!["cli.test".into()], Some("off"))
+    );
     let args = machine.completed("--no-profile x");
     assert_eq!((args.only, args.wall, args.profile), (vec!["config.test".into()], None, None));
 }
@@ -249,7 +258,10 @@ fn a_profile_that_is_not_there_is_said_so() {
 #[test]
 fn ways_out_have_names() {
     let mut machine = Machine::new();
-    machine.write("etc/appfw/config.toml", "via = \"work\"\n[vias.work]\nspec = \"socks5://etc.test\"\n[vias.etc]\nspec = \"http://etc.test:1\"");
+    machine.write(
+        "etc/appfw/config.toml",
+        "via = \"work\"\n[vias.work]\nspec = \"socks5://etc.test\"\n[vias.etc]\nspec = \"http://etc.test:1\"",
+    );
     machine.write(
         "~/config.toml",
         "[vias.work]\nspec = [\"socks5://u:p@a.test\", \"http://b.test:8080\"]\n[vias.file]\nfile = \"/etc/proxy\"\n[vias.credential]\ncredential = \"proxy\"",
@@ -258,7 +270,11 @@ fn ways_out_have_names() {
     assert_eq!(machine.completed("--via etc --via tor://c.test x").via, ["http://etc.test:1", "tor://c.test"]);
     assert_eq!(machine.completed("--via file x").via, ["@/etc/proxy"]);
     assert!(machine.refusal("--via wrok x").contains("did you mean work?"));
-    assert!(machine.refusal("--via credential x").contains("there is no credential proxy, looked for in /home/.config/credstore"));
+    assert!(
+        machine
+            .refusal("--via credential x")
+            .contains("there is no credential proxy, looked for in /home/.config/credstore")
+    );
     let credential = machine.write("etc/credstore/proxy", "socks5://a.test");
     assert_eq!(machine.completed("--via credential x").via, [format!("@{}", credential.display())]);
     let own = machine.write("own/proxy", "socks5://a.test");
@@ -270,7 +286,10 @@ fn ways_out_have_names() {
 fn what_opens_a_wall_is_said_and_what_is_on_the_command_line_is_not() {
     let machine = Machine::of_root();
     machine.write("etc/appfw/config.toml", "via = \"direct\"\nallow-destination = [\"10.0.0.1\"]");
-    machine.write("etc/appfw/profiles/x.toml", "commands = \"x\"\nwall = \"address\"\nallow = \"10.0.0.0/8\"\nlog-destinations = \"no\"");
+    machine.write(
+        "etc/appfw/profiles/x.toml",
+        "commands = \"x\"\nwall = \"address\"\nallow = \"10.0.0.0/8\"\nlog-destinations = \"no\"",
+    );
     let openings = |line: &str| {
         let (plan, applied, args) = machine.plan(line);
         let root = machine.root.path().display().to_string();
@@ -284,7 +303,10 @@ fn what_opens_a_wall_is_said_and_what_is_on_the_command_line_is_not() {
         ]
     );
     assert_eq!(openings("--no-profile --via tor://a.test --allow-destination 10.0.0.2 x"), [""; 0]);
-    assert_eq!(openings("--via tor://a.test --allow-destination 10.0.0.2 ssh"), ["profile ssh (built in): wall = \"namespace\""]);
+    assert_eq!(
+        openings("--via tor://a.test --allow-destination 10.0.0.2 ssh"),
+        ["profile ssh (built in): wall = \"namespace\""]
+    );
     assert_eq!(openings("--via tor://a.test --allow-destination 10.0.0.2 curl"), [""; 0]);
 }
 
@@ -292,7 +314,10 @@ fn what_opens_a_wall_is_said_and_what_is_on_the_command_line_is_not() {
 fn the_plans_own_sentence_says_where_the_key_stands() {
     let machine = Machine::of_root();
     machine.write("etc/appfw/profiles/x.toml", "commands = \"x\"\nvia = \"none\"\n\nallow = \"localhost\"");
-    machine.write("etc/appfw/profiles/y.toml", "commands = \"y\"\nallow-destination = \"10.0.0.1\"\nlog-destinations = \"no\"");
+    machine.write(
+        "etc/appfw/profiles/y.toml",
+        "commands = \"y\"\nallow-destination = \"10.0.0.1\"\nlog-destinations = \"no\"",
+    );
     let refused = |line: &str| {
         let error = format!("{:#}", machine.plan(line).0.expect_err(line));
         error.replace(&machine.root.path().display().to_string(), "")

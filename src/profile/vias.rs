@@ -126,20 +126,19 @@ pub fn merged(configuration: &[Sheet]) -> BTreeMap<String, Named> {
 /// The words of `--via` with each name replaced by what it stands for.
 ///
 /// # Errors
-/// A name that is none, but near one; a credential that is not there.
+/// A name that is none; a credential that is not there.
 pub fn resolve(words: &[String], named: &BTreeMap<String, Named>, root: &Path, host: &Host) -> Result<Vec<String>> {
     let mut specs = Vec::new();
     for word in words {
         match named.get(word) {
             Some(named) => specs.extend(named.specs(word, root, host)?),
-            None => {
-                if is_name(word)
-                    && let Some(near) = nearest(word, named.keys().map(String::as_str).chain(TAKEN))
-                {
-                    bail!("--via {word}: there is no way out of that name; did you mean {near}?");
-                }
-                specs.push(word.clone());
-            }
+            None if is_name(word) => match nearest(word, named.keys().map(String::as_str).chain(TAKEN)) {
+                Some(near) => bail!("--via {word} is no way out; did you mean {near}?"),
+                None => bail!(
+                    "--via {word} is no way out: use tor, direct, none or socks5h://HOST:PORT, or name one by [vias.{word}] in config.toml"
+                ),
+            },
+            None => specs.push(word.clone()),
         }
     }
     Ok(specs)

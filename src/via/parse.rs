@@ -170,10 +170,7 @@ fn no_scheme(spec: &str) -> anyhow::Error {
     }
     match ["tor", "direct", "none"].into_iter().find(|word| strsim::damerau_levenshtein(word, spec) == 1) {
         Some(word) => anyhow!("`{}` is no way out: did you mean {word}?", shown(spec)),
-        None => anyhow!(
-            "`{}` is no way out: use tor, direct, none, socks5h://HOST:PORT, or a name that config.toml gives by [vias.NAME]",
-            shown(spec)
-        ),
+        None => anyhow!("`{}` is no way out: use tor, direct, none or socks5h://HOST:PORT", shown(spec)),
     }
 }
 

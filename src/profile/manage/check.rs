@@ -1,9 +1,10 @@
 //! All that is wrong with files, not only the first of it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 
+use super::super::vias::Named;
 use super::super::{Applied, Mistake, Places, Sheet, keys, parse, sound, vias};
 use crate::cli::LaunchArgs;
 use crate::host::Host;
@@ -13,11 +14,18 @@ use crate::via::Via;
 
 /// Checks `files`, or all that launches read.
 pub(super) fn check(files: &[PathBuf], places: &Places, host: &mut Host) -> Result<String> {
-    let (groups, configuration) = match files {
-        [] => (reachable(places), places.configuration()),
-        files => (files.iter().map(|file| vec![places.named(file)]).collect(), Vec::new()),
+    let sentences = match files {
+        [] => {
+            let configuration = places.configuration();
+            let groups: Vec<_> =
+                reachable(places).into_iter().chain(configuration.iter().cloned().map(|sheet| vec![sheet])).collect();
+            mistakes(&groups, configuration, host)
+        }
+        files => {
+            let groups: Vec<_> = files.iter().map(|file| vec![places.named(file)]).collect();
+            mistakes(&groups, places.configuration(), host)
+        }
     };
-    let sentences = mistakes(&groups, configuration, host);
     for sentence in &sentences {
         say::complaint("appfw", sentence);
     }
@@ -35,13 +43,15 @@ fn reachable(places: &Places) -> Vec<Vec<Sheet>> {
     profiles.chain(unreadable.into_iter().map(|sheet| vec![sheet])).collect()
 }
 
-/// All that is wrong in profiles, of which each is a group of files, and in the configuration.
+/// All that is wrong in profiles, of which each is a group of files, or by what the configuration adds to one.
 pub(super) fn mistakes(groups: &[Vec<Sheet>], configuration: Vec<Sheet>, host: &mut Host) -> Vec<String> {
-    let all = groups.iter().flatten().chain(&configuration);
-    let mut sentences: Vec<String> = all.flat_map(|sheet| &sheet.mistakes).map(Mistake::to_string).collect();
+    let mut sentences: Vec<String> =
+        groups.iter().flatten().flat_map(|sheet| &sheet.mistakes).map(Mistake::to_string).collect();
     let Ok(configuration) = sound(configuration) else { return sentences };
     for group in groups.iter().filter_map(|group| sound(group.clone()).ok()) {
-        sentences.extend(contradiction(&group, &configuration, host));
+        // What the configuration says by itself is wrong with every profile.
+        let new = contradiction(&group, &configuration, host).filter(|sentence| !sentences.contains(sentence));
+        sentences.extend(new);
     }
     sentences
 }
@@ -58,11 +68,14 @@ fn contradiction(profile: &[Sheet], configuration: &[Sheet], host: &mut Host) ->
         let args = args.as_ref().map_err(|error| anyhow::anyhow!("{error:#}"))?;
         let names = vias::merged(configuration);
         // What a file holds is looked at when it is used.
-        let is_plain = |word: &String| !word.starts_with('@') && !names.contains_key(word);
-        if args.via.is_empty() || !args.via.iter().all(is_plain) {
+        let is_file = |word: &String| {
+            word.starts_with('@') || matches!(names.get(word), Some(Named::File(_) | Named::Credential(_)))
+        };
+        if args.via.is_empty() || args.via.iter().any(is_file) {
             return Ok(());
         }
-        Plan::new(args, Via::parse(&args.via)?, host).map(drop)
+        let via = vias::resolve(&args.via, &names, Path::new("/"), host)?;
+        Plan::new(args, Via::parse(&via)?, host).map(drop)
     };
     let by_caller = planned(host).err()?;
     // A profile of /etc may be for root, whose launches take what an ordinary user's don't.

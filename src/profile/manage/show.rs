@@ -24,10 +24,7 @@ pub(super) fn list(places: &Places, json: bool) -> Result<String> {
     let widths: [usize; 3] =
         std::array::from_fn(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default());
     for [name, commands, from, description] in &rows {
-        let line = format!(
-            "{name:0$}  {commands:1$}  {from:2$}  {description}",
-            widths[0], widths[1], widths[2]
-        );
+        let line = format!("{name:0$}  {commands:1$}  {from:2$}  {description}", widths[0], widths[1], widths[2]);
         text += &(line.trim_end().to_owned() + "\n");
     }
     for mistake in unreadable.iter().flat_map(|sheet| &sheet.mistakes) {
@@ -93,7 +90,9 @@ fn as_toml(name: Option<&str>, entries: &BTreeMap<String, Entry>) -> String {
         Some(name) => format!("# profile {name}\n"),
         None => "# no profile, the configuration alone\n".to_owned(),
     };
-    let lines = entries.iter().map(|(key, entry)| format!("{key} = {}  # {}\n", masked(key, &entry.value), from(entry).join(", ")));
+    let lines = entries
+        .iter()
+        .map(|(key, entry)| format!("{key} = {}  # {}\n", masked(key, &entry.value), from(entry).join(", ")));
     title + &lines.collect::<String>()
 }
 

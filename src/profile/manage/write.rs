@@ -25,9 +25,9 @@ pub(super) fn edit(name: &str, places: &Places, host: &mut Host) -> Result<Strin
         Some(text) => format!(
             "# Your profile {name}, which begins as a copy of the shipped one. A key that you take out is the shipped\n# one's again; docs/profiles.md has all keys.\n{text}"
         ),
-        None => format!(
-            "# Your profile {name}; docs/profiles.md has all keys.\ncommands = [\"{name}\"]\n# via = \"tor\"\n"
-        ),
+        None => {
+            format!("# Your profile {name}; docs/profiles.md has all keys.\ncommands = [\"{name}\"]\n# via = \"tor\"\n")
+        }
     };
     let is_new = path.symlink_metadata().is_err();
     if is_new {
@@ -130,7 +130,10 @@ fn create(path: &Path, text: &str, host: &Host) -> Result<()> {
         made.iter().rev().for_each(|directory| drop(fs::remove_dir(directory)));
         match error.kind() {
             std::io::ErrorKind::AlreadyExists => {
-                anyhow::anyhow!("{} is there already: change it by appfw profile edit, or choose another name", path.display())
+                anyhow::anyhow!(
+                    "{} is there already: change it by appfw profile edit, or choose another name",
+                    path.display()
+                )
             }
             _ => anyhow::Error::new(error).context(failed()),
         }
