@@ -36,6 +36,7 @@ pub mod view;
 pub mod installed;
 
 pub mod address;
+pub mod circuits;
 pub mod state;
 pub mod stdio;
 pub mod terminal;

@@ -262,6 +262,12 @@ impl Plan {
         }
     }
 
+    /// The profile whose launches share Tor's circuits, if any do.
+    #[must_use]
+    pub fn shares_circuits(&self) -> Option<&str> {
+        self.profile.as_deref().filter(|_| self.isolate == Isolate::Profile)
+    }
+
     /// Whether there is a forwarder.
     #[must_use]
     pub fn has_forwarder(&self) -> bool {
