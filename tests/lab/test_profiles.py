@@ -38,15 +38,17 @@ def test_what_is_shipped_is_found(lab, program):
 
 
 def test_a_users_profile_overrides_key_by_key_and_show_knows_where_from(lab):
-    texts = {"profiles/ssh.toml": 'via = "direct"\ncapture = false\n', "config.toml": 'via = "none"\nblock = "a.test"\n'}
+    texts = {"profiles/ssh.toml": 'via = "direct"\ncapture = false\n',
+             "config.toml": 'via = "none"\nblock = "a.test"\n'}
     with files(lab, texts):
         done = run(lab, "--dry-run", "ssh", user="bob", check=True)
         assert b"--via=direct" in done.stdout and b"--block=a.test" in done.stdout and b"0.0.0.0" not in done.stdout
         own, = [line for line in done.stderr.decode().splitlines() if "profile ssh" in line]
         assert own.endswith('/.config/appfw/profiles/ssh.toml): capture = false, via = "direct"')
         shown = json.loads(appfw(lab, "show", "scp", "--json"))["keys"]
-        place = {key: [origin.partition(".config/appfw/")[2] or origin for origin in shown[key]["from"]] for key in shown}
-        assert place == {"via": ["profiles/ssh.toml:1"], "capture": ["profiles/ssh.toml:2"], "block": ["config.toml:2"],
+        below = {key: [origin.partition(".config/appfw/")[2] or origin for origin in said["from"]]
+                 for key, said in shown.items()}
+        assert below == {"via": ["profiles/ssh.toml:1"], "capture": ["profiles/ssh.toml:2"], "block": ["config.toml:2"],
                          "wall": ["built in"], "commands": ["built in"], "description": ["built in"]}
         # Root's launches take nothing from a user, whatever sudo has left of the environment.
         home = lab.run(["sh", "-c", "echo $HOME"], user="bob", check=True).stdout.decode().strip()
@@ -55,7 +57,8 @@ def test_a_users_profile_overrides_key_by_key_and_show_knows_where_from(lab):
 
 
 def test_a_way_out_of_the_configuration_is_taken_with_its_password(lab, world):
-    texts = {"secret": SECRET + "\n", "config.toml": 'via = "work"\n[vias.work]\nfile = "/home/bob/.config/appfw/secret"\n'}
+    texts = {"secret": SECRET + "\n",
+             "config.toml": 'via = "work"\n[vias.work]\nfile = "/home/bob/.config/appfw/secret"\n'}
     with files(lab, texts), world.watch() as w:
         done = run(lab, *CURL, user="bob", check=True)
     assert done.stdout.startswith(b"world ") and done.stderr == b""
@@ -77,8 +80,8 @@ def test_roots_by_a_credential_of_systemds_store(lab, world):
 
 def test_what_others_could_change_lets_nothing_out(lab, world):
     with files(lab, {"config.toml": 'via = "direct"\n'}), world.watch() as w:
-        for change, why in [("o+w config.toml", "can be changed by other users"), ("g+w .", "can be changed by other users"),
-                            ("000 config.toml", "cannot be opened")]:
+        changed = "can be changed by other users"
+        for change, why in [("o+w config.toml", changed), ("g+w .", changed), ("000 config.toml", "cannot be opened")]:
             before = "chmod 700 .; chmod 600 config.toml"
             lab.run(["sh", "-c", f"cd {OWN}; {before}; chmod {change}"], user="bob", check=True)
             done = run(lab, *CURL, user="bob")
@@ -94,6 +97,7 @@ def test_profiles_are_written_checked_and_edited(lab):
         assert "nothing is wrong" in appfw(lab, "check")
         edit = ["sh", "-c", "EDITOR='sed -i s/only/onyl/' appfw profile edit web"]
         done = lab.run(edit, user="bob")
-        assert done.returncode == 125 and b"web.toml:3:1: onyl is no key: did you mean only?" in done.stderr, done.stderr
+        mistake = b"web.toml:3:1: onyl is no key: did you mean only?"
+        assert done.returncode == 125 and mistake in done.stderr, done.stderr
         done = run(lab, "--via", "direct", "curl", user="bob")
         assert done.returncode == 125 and b"web.toml:3:1" in done.stderr
