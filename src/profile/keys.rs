@@ -183,7 +183,7 @@ pub fn check(key: &str, words: &[String]) -> Result<()> {
         "allow" | "deny" => network::parse_list(key, words).map(drop),
         "dns" => each(words, |word| word.parse::<Dns>().map(drop)),
         "publish" => Published::parse_list(words, WallKind::Namespace).map(drop),
-        "property" => property::parse(words, Supervisor::System).map(drop),
+        "property" => property::parse(words, Supervisor::System, true).map(drop),
         "address" => each(words, |word| plan::parse_address(word).map(drop)),
         "env" => each(words, |word| plan::split_variable(word).map(drop)),
         "commands" => each(words, check_command),
