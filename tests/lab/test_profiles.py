@@ -78,6 +78,13 @@ def test_roots_by_a_credential_of_systemds_store(lab, world):
     assert (asked["name"], asked["auth"]) == ("web.test", list(PASSWORD))
 
 
+def test_a_launch_is_detached_by_a_profile_and_says_once_what_that_opens(lab):
+    text = 'via = "direct"\nmanager = "standalone"\ndetach = true\n'
+    with files(lab, {"config.toml": text}):
+        done = run(lab, "--unit", unique("detached"), "sleep", "1", user="bob", check=True)
+        assert done.stderr.decode().count('via = "direct"') == 1 and b"in the background" in done.stderr, done.stderr
+
+
 def test_what_others_could_change_lets_nothing_out(lab, world):
     with files(lab, {"config.toml": 'via = "direct"\n'}), world.watch() as w:
         changed = "can be changed by other users"
