@@ -20,8 +20,9 @@ use crate::manager::{self, Manager};
 use crate::name::{cgroup, manager_of_user};
 use crate::packaged::{self, Flatpak};
 use crate::plan::{Directory, Plan, Supervisor, program_of};
+use crate::profile::{self, Applied};
 use crate::reception::{self, App, Reached};
-use crate::say::Say;
+use crate::say::{Say, harmless};
 use crate::standalone::{self, Commands, Log, Process, background};
 use crate::state::{self, Sockets, State};
 use crate::stdio::Streams;
@@ -39,21 +40,15 @@ use crate::{browser, buses, lifeline, publish, tor, verify};
 pub async fn launch(args: &LaunchArgs) -> Result<u8> {
     let say = Say::new(args.quiet, args.verbose);
     let host = Host::read(Path::new("/"))?;
-    let via = way_out(args, &say)?;
-    let mut plan = Plan::new(args, via, &host)?; // the last point where the user's input can be wrong
-    if let Some(warning) = plan.warning() {
-        say.warning(&warning);
+    let (args, applied) = &profile::complete(args, Path::new("/"), &host)?;
+    if let Some(profile) = applied.describe() {
+        say.detail(&profile);
+        if args.dry_run {
+            print(&format!("# {}\n", harmless(&profile)))?;
+        }
     }
-    buses::settle(&mut plan, &host, args.dbus.is_some()).await?;
-    if let Some(warning) = plan.buses.warning() {
-        say.warning(warning);
-    }
-    let flatpak = packaged::judge(&plan, &host)?;
-    if args.own_profile {
-        browser::own_profile(&mut plan, &host)?;
-    } else if !args.dry_run {
-        browser::refuse_running(&plan, &host, &std::env::args_os().skip(1).collect::<Vec<_>>())?;
-    }
+    let decided = decide(args, &host, applied, &say).await;
+    let (mut plan, flatpak) = decided.map_err(|error| applied.explain(error))?;
     let reservation = settle(&mut plan, &host)?;
     let base = state::base(Path::new("/"), &host)?;
     let places = Places::new(&base, &plan);
@@ -63,6 +58,30 @@ pub async fn launch(args: &LaunchArgs) -> Result<u8> {
         }
         Supervisor::Standalone => by_processes(args, &plan, &host, &places, flatpak.as_ref(), &say).await,
     }
+}
+
+/// What is to be done. The last point where the user's input can be wrong.
+async fn decide(args: &LaunchArgs, host: &Host, applied: &Applied, say: &Say) -> Result<(Plan, Option<Flatpak>)> {
+    let via = way_out(args, say)?;
+    let mut plan = Plan::new(args, via, host)?;
+    // The launcher that goes on in the background has said it before.
+    for opening in applied.openings(args, &plan).iter().filter(|_| !args.background) {
+        say.plain(opening);
+    }
+    if let Some(warning) = plan.warning() {
+        say.warning(&warning);
+    }
+    buses::settle(&mut plan, host, args.dbus.is_some()).await?;
+    if let Some(warning) = plan.buses.warning() {
+        say.warning(warning);
+    }
+    let flatpak = packaged::judge(&plan, host)?;
+    if args.own_profile {
+        browser::own_profile(&mut plan, host)?;
+    } else if !args.dry_run {
+        browser::refuse_running(&plan, host, &std::env::args_os().skip(1).collect::<Vec<_>>())?;
+    }
+    Ok((plan, flatpak))
 }
 
 /// The launch as units of a systemd.
@@ -202,7 +221,9 @@ fn way_out(args: &LaunchArgs, say: &Say) -> Result<Via> {
         );
     }
     let via = Via::from_args(&args.via)?;
-    if via.has_secret() && !args.via.iter().any(|spec| spec.starts_with('@')) {
+    // What stands in files, by a name or by @FILE, is seen by nobody.
+    let written = args.given.get("via").unwrap_or_default().iter().filter_map(|spec| spec.to_str());
+    if written.flat_map(|spec| Via::parse(&[spec.to_owned()])).any(|via| via.has_secret()) {
         say.warning("a password in --via is seen by everyone in the process list; keep the spec in a file of mode 0600 and write --via @FILE");
     }
     Ok(via)

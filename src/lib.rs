@@ -1,8 +1,8 @@
 //! appfw-run: run a program whose only way to the network is a forwarder on a dedicated address.
 //!
 //! ```text
-//! argv ── cli ── plan ─┬─ confinement, view ─┬─ units ─┬─ transient (D-Bus) ─▶ launch ─▶ exit code
-//!                      └─ environment ───────┘         └─ text    (--dry-run)
+//! argv ── cli ─┬─ plan ─┬─ confinement, view ─┬─ units ─┬─ transient (D-Bus) ─▶ launch ─▶ exit code
+//!    profile ──┘        └─ environment ───────┘         └─ text    (--dry-run)
 //!        app ─▶ forward (listener ─▶ peer ─▶ request ─▶ admission ─▶ upstream ─▶ relay)
 //! ```
 //!
@@ -16,6 +16,8 @@ pub mod dns;
 pub mod name;
 pub mod network;
 pub mod via;
+
+pub mod profile;
 
 pub mod host;
 pub mod listening;
@@ -34,6 +36,7 @@ pub mod view;
 pub mod installed;
 
 pub mod address;
+pub mod circuits;
 pub mod state;
 pub mod stdio;
 pub mod terminal;
@@ -64,6 +67,7 @@ pub mod publish;
 pub mod tor;
 
 pub mod exit;
+mod nearest;
 
 // The fake machine of the integration tests, which name this crate from outside.
 #[cfg(test)]

@@ -27,6 +27,7 @@ use crate::units::Setting;
 use crate::via::Via;
 
 pub use supervisor::Supervisor;
+pub(crate) use wall::parse_address;
 
 /// The forwarder's address in a namespace, where nobody else can hold it.
 pub const ADDRESS: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(127, 100, 90, 50), PORT);
@@ -54,6 +55,8 @@ pub struct Plan {
     pub via: Via,
     /// What shares Tor's circuits.
     pub isolate: Isolate,
+    /// The profile that applies.
+    pub profile: Option<String>,
     /// Where the forwarder listens. In the address wall without `--address` the port alone is
     /// decided yet: the address is reserved by binding it.
     pub address: SocketAddrV4,
@@ -216,6 +219,7 @@ impl Plan {
             capture,
             publish,
             isolate: via.isolation(args.isolate)?,
+            profile: args.profile.clone(),
             via,
             address,
             rules,
@@ -256,6 +260,12 @@ impl Plan {
             let captured = self.capture != Capture::Off && matches!(self.dns, Dns::Synthetic | Dns::Host);
             self.proxy_variables = proxy_variables(self.scheme, address, &self.rules.allow, captured);
         }
+    }
+
+    /// The profile whose launches share Tor's circuits, if any do.
+    #[must_use]
+    pub fn shares_circuits(&self) -> Option<&str> {
+        self.profile.as_deref().filter(|_| self.isolate == Isolate::Profile)
     }
 
     /// Whether there is a forwarder.
@@ -432,19 +442,20 @@ fn choose_stdio(detach: bool, [input, output, errors]: [bool; 3]) -> Stdio {
 fn parse_env(words: &[String], host: &Host) -> Result<Vec<(OsString, OsString)>> {
     let mut environment = Vec::new();
     for word in words {
-        let (name, value) = match word.split_once('=') {
-            Some((name, value)) => (name, Some(value.into())),
-            None => {
-                let callers = host.environment.iter().find(|(name, _)| *name == *word.as_str());
-                (word.as_str(), callers.map(|(_, value)| value.clone()))
-            }
-        };
-        if name.is_empty() || name.contains('\0') {
-            bail!("--env {word:?}: takes NAME=VALUE or NAME");
-        }
-        environment.extend(value.map(|value| (OsString::from(name), value)));
+        let (name, value) = split_variable(word)?;
+        let callers = || host.environment.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone());
+        environment.extend(value.map(OsString::from).or_else(callers).map(|value| (OsString::from(name), value)));
     }
     Ok(environment)
+}
+
+/// `NAME=VALUE`, or `NAME` alone.
+pub(crate) fn split_variable(word: &str) -> Result<(&str, Option<&str>)> {
+    let (name, value) = word.split_once('=').map_or((word, None), |(name, value)| (name, Some(value)));
+    if name.is_empty() || name.contains('\0') {
+        bail!("--env {word:?}: takes NAME=VALUE or NAME");
+    }
+    Ok((name, value))
 }
 
 #[cfg(test)]

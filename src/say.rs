@@ -52,6 +52,11 @@ pub fn failure(program: &str, error: &anyhow::Error) {
     print(program, &format!("{error:#}"));
 }
 
+/// A sentence of several that `program` has to say.
+pub fn complaint(program: &str, sentence: &str) {
+    print(program, sentence);
+}
+
 /// One line on standard error. A terminal in raw mode needs the carriage return, and shows no
 /// difference otherwise; a closed standard error leaves nobody to tell.
 fn print(program: &str, sentence: &str) {
@@ -63,7 +68,8 @@ fn print(program: &str, sentence: &str) {
 }
 
 /// Names of programs and files stand in sentences: none of them may steer the terminal.
-fn harmless(sentence: &str) -> String {
+#[must_use]
+pub fn harmless(sentence: &str) -> String {
     let escaped = |c: char| if c.is_control() { c.escape_default().collect() } else { c.to_string() };
     sentence.chars().map(escaped).collect()
 }

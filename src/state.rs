@@ -14,6 +14,7 @@ use anyhow::{Context, Result, bail};
 use nix::fcntl::{Flock, FlockArg};
 use serde::Serialize;
 
+use crate::circuits;
 use crate::host::{Host, User};
 use crate::name::LaunchName;
 use crate::plan::{Plan, Supervisor};
@@ -46,6 +47,8 @@ struct Record<'a> {
     supervisor: &'static str,
     command: Vec<String>,
     user: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    profile: Option<&'a str>,
     wall: &'static str,
     via: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -98,6 +101,9 @@ impl State {
     pub fn create(base: &Path, plan: &Plan, host: &Host) -> Result<Self> {
         make_own(base, &host.caller)?;
         remove_stale(base, host.caller.uid);
+        if let Some(profile) = plan.shares_circuits() {
+            circuits::share(&base.join(circuits::file(profile)))?;
+        }
         let state = Self::take(base.join(plan.name.to_string()), plan)?;
         state.fill(plan, host).inspect_err(|_| state.remove())?;
         Ok(state)
@@ -320,6 +326,7 @@ fn record(plan: &Plan) -> Record<'_> {
         supervisor: plan.supervisor.as_str(),
         command: plan.command.iter().map(|word| word.to_string_lossy().into_owned()).collect(),
         user: &plan.app.user().name,
+        profile: plan.profile.as_deref(),
         wall: plan.wall.as_str(),
         via: plan.via.to_string(),
         forwarder: plan.has_forwarder().then(|| plan.address.to_string()),

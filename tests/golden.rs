@@ -188,7 +188,7 @@ fn from_text(directive: &str, values: &[String]) -> Vec<String> {
     let one = || values.last().unwrap().clone();
     match directive {
         // Free text and single words: only specifiers are expanded.
-        "Description" | "LoadCredential" => vec![one().replace("%%", "%")],
+        "Description" | "LoadCredential" => values.iter().map(|value| value.replace("%%", "%")).collect(),
         "CapabilityBoundingSet" | "AmbientCapabilities" => {
             let known = fixture::CAPABILITIES.iter().chain(&[("CAP_SYS_ADMIN", 21)]);
             let bit = |name: &String| 1_u64 << known.clone().find(|(known, _)| known == name).unwrap().1;

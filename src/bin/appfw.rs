@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use appfw::cli::{self, Appfw, Parsed, Subcommand};
-use appfw::{exit, forward, inside, lifeline, publish, say, stop};
+use appfw::{exit, forward, inside, lifeline, profile, publish, say, stop};
 
 fn main() -> ExitCode {
     let args = match cli::parse::<Appfw>() {
@@ -16,6 +16,7 @@ fn main() -> ExitCode {
         Subcommand::Lifeline(_) => return lifeline::run(),
         Subcommand::Forward(args) => forward::run(args),
         Subcommand::Publish(args) => publish::run(&args),
+        Subcommand::Profile(command) => profile::manage::run(&command),
         Subcommand::Stop { name } => stop::run(&name),
         Subcommand::Other(words) => cli::refuse_other(&words),
     };

@@ -141,7 +141,7 @@ fn follow<T>(
 }
 
 /// A word with a slash is a path, any other is looked for along PATH.
-fn find(word: &OsStr, surroundings: &Surroundings) -> Option<PathBuf> {
+pub(crate) fn find(word: &OsStr, surroundings: &Surroundings) -> Option<PathBuf> {
     let is_program =
         |file: &PathBuf| file.metadata().is_ok_and(|it| it.is_file() && it.permissions().mode() & 0o111 != 0);
     if word.as_bytes().contains(&b'/') {

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use clap::Parser;
 
-use super::{ForwardArgs, InsideArgs, LifelineArgs, NetworkArgs, PublishArgs};
+use super::{ForwardArgs, InsideArgs, LifelineArgs, NetworkArgs, ProfileCommand, PublishArgs};
 
 /// Manage confined programs started by appfw-run
 #[derive(Debug, Parser)]
@@ -23,6 +23,9 @@ pub enum Subcommand {
         /// The launch's name, as --unit gave it or --verbose shows it
         name: String,
     },
+    /// Show, check and write profiles: what a program's launch takes where the command line says nothing
+    #[command(subcommand)]
+    Profile(ProfileCommand),
     /// Run the forwarder by hand, as a plain proxy (units start it themselves)
     Forward(ForwardArgs),
     /// Inner part: prove the wall, then become the app
@@ -43,13 +46,12 @@ pub enum Subcommand {
 }
 
 /// Subcommands of the contract that this version does not have yet.
-pub const LATER: [&str; 13] = [
+pub const LATER: [&str; 12] = [
     "check",
     "doctor",
     "list",
     "status",
     "log",
-    "profile",
     "unit",
     "confine",
     "unconfine",

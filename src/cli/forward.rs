@@ -28,9 +28,9 @@ pub struct ForwardArgs {
     #[arg(long, value_enum, value_name = "WHAT", hide_possible_values = true)]
     pub isolate: Option<Isolate>,
 
-    /// With --isolate profile: forwarders with the same KEY share circuits; without it, as launch
-    #[arg(long, value_name = "KEY", hide = true, requires = "isolate")]
-    pub isolate_key: Option<String>,
+    /// With --isolate profile: forwarders that find the same text in FILE share circuits; without it, as launch
+    #[arg(long, value_name = "FILE", hide = true, requires = "isolate")]
+    pub isolate_key: Option<PathBuf>,
 
     /// How names are answered by DNS: synthetic, host, tcp://IP[:PORT] or off
     #[arg(long, value_name = "HOW")]

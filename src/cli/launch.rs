@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use clap::{Parser, ValueEnum};
 
-use super::WallKind;
+use super::{Given, WallKind};
 
 /// Run a program whose only way to the network is Tor or a proxy, proven before it starts
 #[derive(Debug, Parser)]
@@ -25,12 +25,16 @@ Examples:
 Exits with COMMAND's code, 128+n for signal n; 125 if it was never run, 126 and 127 as shells do."
 )]
 pub struct LaunchArgs {
+    /// What stands in the command line itself. First: what clap has handed out it no longer knows.
+    #[command(flatten)]
+    pub given: Given,
+
     /// The program and its arguments
     #[arg(value_name = "COMMAND", required = true, trailing_var_arg = true, hide = true)]
     pub command: Vec<OsString>,
 
     /// tor, socks5h://[USER:PASSWORD@]HOST:PORT, socks4a://, http(s)://, tor://, unix:PATH, direct,
-    /// none, or @FILE, which holds some; repeatable: hop by hop
+    /// none, a name from config.toml, or @FILE, which holds some; repeatable: hop by hop
     #[arg(long, value_name = "SPEC", help_heading = "Way out")]
     pub via: Vec<String>,
     /// What shares Tor's circuits: launch (default), profile, or destination
@@ -64,17 +68,17 @@ pub struct LaunchArgs {
     /// Lead every connection to the forwarder: the namespace wall's default
     #[arg(long, conflicts_with = "no_capture", hide = true, help_heading = "Wall")]
     pub capture: bool,
-    /// In the namespace wall: lead nothing to the forwarder but what asks for it
+    /// In the namespace wall: lead only what asks to the forwarder
     #[arg(long, help_heading = "Wall")]
     pub no_capture: bool,
-    /// Lead this host's port, of 127.0.0.1 unless ADDR says, to its port INNER; repeatable
+    /// Lead this host's port (127.0.0.1's) to its INNER; repeatable
     #[arg(long, value_name = "[ADDR:]PORT[=INNER]", help_heading = "Wall")]
     pub publish: Vec<String>,
     /// The forwarder's address in the address wall, in 127.0.0.0/8
     #[arg(long, value_name = "IP[:PORT]", help_heading = "Wall")]
     pub address: Option<String>,
 
-    /// What it has of D-Bus: none, filtered (default for windows), session, system
+    /// D-Bus: none, filtered (default for windows), session, system
     #[arg(long, value_enum, value_name = "BUS", hide_possible_values = true, help_heading = "Wall")]
     pub dbus: Option<Bus>,
 
@@ -94,6 +98,12 @@ pub struct LaunchArgs {
     #[arg(long, value_name = "USER", help_heading = "Who runs it")]
     pub uid: Option<String>,
 
+    /// Take what isn't said here from this profile: `appfw profile list`
+    #[arg(long, value_name = "NAME", conflicts_with = "no_profile", help_heading = "Program")]
+    pub profile: Option<String>,
+    /// Nor from the one that there may be for COMMAND
+    #[arg(long, help_heading = "Program")]
+    pub no_profile: bool,
     /// Give a browser or Electron program a profile of its own, kept per --via
     #[arg(long, help_heading = "Program")]
     pub own_profile: bool,
@@ -112,8 +122,8 @@ pub struct LaunchArgs {
     /// Return once the program is executed; `appfw stop NAME` ends it
     #[arg(long, help_heading = "Program")]
     pub detach: bool,
-    /// Inner part: the launcher that goes on when the one with --detach returns
-    #[arg(long, hide = true, requires = "detach")]
+    /// Inner part: the launcher that goes on when the one that detaches returns
+    #[arg(long, hide = true)]
     pub background: bool,
     /// End the launch with its main process instead of its last one
     #[arg(long, help_heading = "Program")]
@@ -221,11 +231,9 @@ pub enum LogDestinations {
 /// takes, and what to do instead.
 struct Later(&'static str, usize, &'static str);
 
-const LATER: [Later; 4] = [
+const LATER: [Later; 2] = [
     Later("ingress-filter", 1, "custom BPF programs come with a later version"),
     Later("egress-filter", 1, "custom BPF programs come with a later version"),
-    Later("profile", 1, "profiles come with a later version"),
-    Later("no-profile", 0, "there are no profiles to leave out yet"),
 ];
 
 /// Options that later versions bring: parsed, so that none is taken for the command or ignored.

@@ -2,14 +2,18 @@
 
 mod appfw;
 mod forward;
+mod given;
 mod inside;
 mod launch;
+mod profile;
 mod usage;
 
 pub use appfw::{Appfw, Subcommand};
 pub use forward::ForwardArgs;
+pub use given::{Given, Options};
 pub use inside::{Capture, InsideArgs, LifelineArgs, NetworkArgs, PublishArgs, WallKind};
 pub use launch::{Bus, EnvScheme, Isolate, LaunchArgs, LogDestinations};
+pub use profile::ProfileCommand;
 
 use std::ffi::OsString;
 
@@ -17,6 +21,7 @@ use anyhow::{Result, bail};
 use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches};
 
+use crate::nearest::nearest;
 use crate::{exit, say};
 
 /// What a command line asks for.
@@ -73,7 +78,7 @@ pub fn refuse_other(words: &[OsString]) -> Result<()> {
     if appfw::LATER.contains(&&*word) {
         bail!("appfw {word} is not there yet: it comes with a later version");
     }
-    match usage::nearest(appfw::LATER.into_iter().chain(["stop", "forward"]), &word) {
+    match nearest(&word, appfw::LATER.into_iter().chain(["stop", "forward", "profile"])) {
         Some(name) => bail!("there is no appfw {word}; did you mean appfw {name}?"),
         None => bail!("there is no appfw {word}; appfw --help lists what there is, and appfw-run starts programs"),
     }

@@ -6,6 +6,8 @@ use std::ffi::OsString;
 use clap::Command;
 use clap::error::{ContextKind, ContextValue, Error, ErrorKind};
 
+use crate::nearest::nearest;
+
 /// What is wrong with `words`, the first of which is the program, and what to do.
 pub(super) fn sentence(command: &Command, words: &[OsString], error: &Error) -> String {
     let subcommand = words.get(1).and_then(|word| command.find_subcommand(word));
@@ -25,7 +27,7 @@ pub(super) fn sentence(command: &Command, words: &[OsString], error: &Error) -> 
         ErrorKind::UnknownArgument => {
             let what = if option.starts_with('-') { "option" } else { "argument" };
             let known = asked.get_arguments().filter_map(clap::Arg::get_long);
-            let near = option.strip_prefix("--").and_then(|word| nearest(known, word));
+            let near = option.strip_prefix("--").and_then(|word| nearest(word, known));
             let near = near.map(|near| format!("; did you mean --{near}?")).unwrap_or_default();
             format!("unexpected {what} {option}{near} ({program} --help lists all)")
         }
@@ -77,12 +79,6 @@ fn first_line(error: &Error) -> String {
 fn bare(placeholder: &str) -> &str {
     let one = placeholder.trim_end_matches("...");
     one.strip_prefix('<').and_then(|one| one.strip_suffix('>')).unwrap_or(one)
-}
-
-/// The known word that was meant. clap's own measure finds no `--via` in `--vai`.
-pub(super) fn nearest<'a>(known: impl Iterator<Item = &'a str>, word: &str) -> Option<&'a str> {
-    let distance = |known: &str| strsim::damerau_levenshtein(known, word);
-    known.min_by_key(|known| distance(known)).filter(|known| distance(known) <= 2)
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use crate::nearest::nearest;
 use crate::plan::Supervisor;
 use crate::units::{Setting, Value};
 
@@ -216,13 +217,7 @@ fn find(name: &str, supervisor: Supervisor) -> Result<(&'static str, Shape)> {
         Some(_) => bail!("--property {name} takes mounts, which only the system manager is sure to make: use --system"),
         None => {}
     }
-    let near = EVERYWHERE
-        .iter()
-        .chain(&BY_MOUNTS)
-        .map(|(known, _)| *known)
-        .min_by_key(|known| strsim::damerau_levenshtein(&known.to_lowercase(), &name.to_lowercase()))
-        .filter(|known| strsim::damerau_levenshtein(&known.to_lowercase(), &name.to_lowercase()) <= 2);
-    match near {
+    match nearest(name, EVERYWHERE.iter().chain(&BY_MOUNTS).map(|(known, _)| *known)) {
         Some(near) => bail!("--property {name} is none that can be set; did you mean {near}?"),
         None => bail!(
             "--property {name} cannot be set: only resource control, limits, scheduling, logging and what restricts further, as docs/security.md lists them"

@@ -195,6 +195,12 @@ impl Forwarder {
     }
 }
 
+/// What the launches of one profile have in common.
+fn read_key(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path)
+        .with_context(|| format!("cannot read {}, by which circuits are shared", path.display()))
+}
+
 /// `appfw forward`: runs until it is told to stop.
 pub fn run(mut args: ForwardArgs) -> Result<()> {
     log::start(std::env::var("APPFW_LOG").ok().and_then(|level| level.parse().ok()));
@@ -223,7 +229,7 @@ fn forward(
     let dns = args.dns(&via)?;
     let rules = Rules { only: args.only.clone(), block: args.block.clone() };
     let mut forwarder = Forwarder::new(&via, args.allow_destination.clone(), limits)?
-        .isolating(isolate, args.isolate_key.as_deref())?
+        .isolating(isolate, args.isolate_key.as_deref().map(read_key).transpose()?.as_deref())?
         .with_dns(dns, args.allow_destination.clone())?
         .with_rules(rules)
         .logging_destinations(args.log_destinations.unwrap_or_default() == LogDestinations::Yes)

@@ -212,7 +212,7 @@ fn beside(path: &Path) -> PathBuf {
 }
 
 /// Makes a directory and those above it. Who else may write there could put another file in a file's place.
-fn make_directory(directory: &Path, made: &mut Vec<PathBuf>) -> Result<()> {
+pub(crate) fn make_directory(directory: &Path, made: &mut Vec<PathBuf>) -> Result<()> {
     match fs::metadata(directory) {
         Ok(found) if !found.is_dir() => bail!("{} is no directory: move it away", directory.display()),
         Ok(found) => {

@@ -114,6 +114,11 @@ pub(super) fn address(asked: Option<&str>, wall: WallKind, via: &Via) -> Result<
     if wall != WallKind::Address || *via == Via::None {
         bail!("--address goes with --wall address and a forwarder: in a namespace it is always {}", ADDRESS.ip());
     }
+    parse_address(word)
+}
+
+/// A forwarder's address in the address wall.
+pub(crate) fn parse_address(word: &str) -> Result<SocketAddrV4> {
     let address =
         word.parse::<SocketAddrV4>().or_else(|_| word.parse::<Ipv4Addr>().map(|ip| SocketAddrV4::new(ip, PORT)));
     match address {

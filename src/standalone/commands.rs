@@ -26,7 +26,7 @@ impl Commands {
         Self {
             inside: units::inside(plan, host, places, appfw.clone()),
             publisher: (!plan.publish.is_empty()).then(|| publisher(plan, host, appfw.clone())),
-            forwarder: plan.has_forwarder().then(|| forwarder(plan, appfw)),
+            forwarder: plan.has_forwarder().then(|| forwarder(plan, places, appfw)),
             view: View::new(plan, host, places),
         }
     }
@@ -35,9 +35,10 @@ impl Commands {
 /// No file: a via with a password comes with the sockets.
 const HANDED: &str = "launcher";
 
-fn forwarder(plan: &Plan, appfw: String) -> Vec<String> {
+fn forwarder(plan: &Plan, places: &Places, appfw: String) -> Vec<String> {
     let mut command = vec![appfw, "forward".to_owned(), "--handed".to_owned()];
     command.extend(units::forwarding(plan, HANDED));
+    command.extend(places.circuits(plan).map(|file| units::sharing(&file)));
     command
 }
 

@@ -36,6 +36,8 @@ const GIVING_UP: &str = "@privileged";
 
 /// The name of the credential that holds a via with a password.
 const CREDENTIAL: &str = "via";
+/// The name of the one by which a profile's launches share Tor's circuits.
+const CIRCUITS: &str = "circuits";
 
 pub(super) fn unit(plan: &Plan, host: &Host, places: &Places) -> Unit {
     let name = plan.name.forwarder();
@@ -88,9 +90,11 @@ pub(super) fn keeps_descriptors(unit: &mut Unit) {
 fn of_system(unit: &mut Unit, plan: &Plan, host: &Host, places: &Places) {
     let (appfw, bind) = appfw(host, Path::new(INNER).join("appfw"));
     unit.kind("ExecStart", Value::Exec(command(plan, &unit.name.clone(), appfw)));
-    if plan.via.has_secret() {
-        let file = places.state.join(CREDENTIAL).display().to_string();
-        unit.kind("LoadCredential", Value::Pairs(vec![(CREDENTIAL.into(), file)]));
+    let via = plan.via.has_secret().then(|| (CREDENTIAL, places.state.join(CREDENTIAL)));
+    let credentials = via.into_iter().chain(places.circuits(plan).map(|file| (CIRCUITS, file)));
+    let credentials: Vec<_> = credentials.map(|(name, file)| (name.into(), file.display().to_string())).collect();
+    if !credentials.is_empty() {
+        unit.kind("LoadCredential", Value::Pairs(credentials));
     }
     let report = Bind { source: places.state.join("report"), target: format!("{INNER}/report").into() };
     unit.kind("TemporaryFileSystem", Value::FileSystems(vec![(INNER.into(), "mode=0755".into())]));
@@ -106,13 +110,16 @@ fn of_user(unit: &mut Unit, plan: &Plan, host: &Host, places: &Places) {
     let report = format!("--report={}", at("report"));
     let mut command = vec![host.appfw.display().to_string(), "forward".into(), report, "--handed".into()];
     command.extend(forwarding(plan, &at(CREDENTIAL)));
+    command.extend(places.circuits(plan).map(|file| sharing(&file)));
     unit.kind("ExecStart", Value::Exec(command));
     keeps_descriptors(unit);
 }
 
 fn command(plan: &Plan, name: &str, appfw: String) -> Vec<String> {
     let mut command = vec![appfw, "forward".into(), format!("--report={INNER}/report")];
-    command.extend(forwarding(plan, &format!("/run/credentials/{name}/{CREDENTIAL}")));
+    let credential = |file: &str| format!("/run/credentials/{name}/{file}");
+    command.extend(forwarding(plan, &credential(CREDENTIAL)));
+    command.extend(plan.shares_circuits().map(|_| sharing(Path::new(&credential(CIRCUITS)))));
     if plan.wall == WallKind::Address {
         // On the host's loopback anybody can knock: only the app's own cgroup is served.
         command.push(format!("--peer-cgroup={}", plan.name.cgroup_directory()));
@@ -143,6 +150,11 @@ pub(crate) fn forwarding(plan: &Plan, secret: &str) -> Vec<String> {
         command.extend(patterns.iter().map(|pattern| format!("--{option}={pattern}")));
     }
     command
+}
+
+/// By what it shares circuits with others, which nobody else is to know.
+pub(crate) fn sharing(key: &Path) -> String {
+    format!("--isolate-key={}", key.display())
 }
 
 /// The group by which the forwarder may connect to an upstream's Unix socket: debian-tor's, say.

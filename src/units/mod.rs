@@ -11,7 +11,7 @@ mod publisher;
 mod socket;
 
 pub(crate) use app::inside;
-pub(crate) use forwarder::forwarding;
+pub(crate) use forwarder::{forwarding, sharing};
 pub(crate) use publisher::publishing;
 
 use std::path::{Path, PathBuf};
@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::circuits;
 use crate::host::Host;
 use crate::listening::Listening;
 use crate::name::SLICE;
@@ -179,6 +180,12 @@ impl Places {
     #[must_use]
     pub fn base(&self) -> &Path {
         self.state.parent().unwrap_or(&self.state)
+    }
+
+    /// The file by which the launches of a profile share Tor's circuits.
+    #[must_use]
+    pub fn circuits(&self, plan: &Plan) -> Option<PathBuf> {
+        Some(self.base().join(circuits::file(plan.shares_circuits()?)))
     }
 }
 

@@ -7,6 +7,7 @@ use percent_encoding::percent_decode_str;
 
 use super::{Credentials, Endpoint, Hop, HopKind, Via};
 use crate::destination::{Host, parse_port, printable};
+use crate::nearest::nearest;
 
 /// RFC 1929 counts user and password in one byte each.
 const MAX_CREDENTIAL: usize = 255;
@@ -103,7 +104,7 @@ fn kind(scheme: &str) -> Result<HopKind> {
     }
     match SCHEMES.iter().find(|(known, _)| *known == lower) {
         Some((_, kind)) => Ok(*kind),
-        None => Err(match nearest(&lower) {
+        None => Err(match nearest(&lower, schemes()) {
             Some(near) => anyhow!("`{}://` is no scheme: did you mean {near}://HOST:PORT?", shown(scheme)),
             None => anyhow!("`{}://` is no scheme: use socks5h://HOST:PORT", shown(scheme)),
         }),
@@ -163,17 +164,14 @@ fn parse_credentials(text: &str, kind: HopKind) -> Result<Credentials> {
 fn no_scheme(spec: &str) -> anyhow::Error {
     if spec.contains(':') {
         let slashes = spec.split_once(":/").map(|(scheme, _)| scheme);
-        return match slashes.and_then(nearest) {
+        return match slashes.and_then(|scheme| nearest(scheme, schemes())) {
             Some(near) => anyhow!("`{}` lacks a slash: did you mean {near}://HOST:PORT?", shown(spec)),
             None => anyhow!("`{}` does not say how to speak to it: use socks5h://HOST:PORT", shown(spec)),
         };
     }
     match ["tor", "direct", "none"].into_iter().find(|word| strsim::damerau_levenshtein(word, spec) == 1) {
         Some(word) => anyhow!("`{}` is no way out: did you mean {word}?", shown(spec)),
-        None => anyhow!(
-            "`{}` is no way out: use tor, direct, none or socks5h://HOST:PORT (names from the configuration come with a later version)",
-            shown(spec)
-        ),
+        None => anyhow!("`{}` is no way out: use tor, direct, none or socks5h://HOST:PORT", shown(spec)),
     }
 }
 
@@ -188,7 +186,6 @@ fn shown(text: &str) -> String {
     }
 }
 
-fn nearest(scheme: &str) -> Option<&'static str> {
-    let near = SCHEMES.iter().map(|(known, _)| (strsim::damerau_levenshtein(known, scheme), *known));
-    near.min_by_key(|(distance, _)| *distance).filter(|(distance, _)| *distance <= 2).map(|(_, known)| known)
+fn schemes() -> impl Iterator<Item = &'static str> {
+    SCHEMES.iter().map(|(known, _)| *known)
 }

@@ -62,7 +62,7 @@ fn what_is_malformed_is_named() {
         ("socks5:/h:1", "did you mean socks5://HOST:PORT?"),
         ("h:1", "does not say how to speak to it: use socks5h://HOST:PORT"),
         ("torr", "did you mean tor?"),
-        ("work", "names from the configuration come with a later version"),
+        ("work", "`work` is no way out: use tor, direct, none or socks5h://HOST:PORT"),
         ("socks4://h:1", "`socks4://` carries no names, so they would be resolved here: use socks4a://HOST:PORT"),
         ("socks4a://u:p@h:1", "takes a user id and no password"),
         ("htps://h:1", "did you mean https://HOST:PORT?"),

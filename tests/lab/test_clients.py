@@ -107,7 +107,8 @@ def test_browser_is_at_home_in_every_namespace(programs, world, mode, client):
 
 @pytest.mark.parametrize("client", [NAMED[name] for name in STRICT], ids=lambda client: client.name)
 def test_client_goes_by_the_variables(programs, world, client):
-    assert load(programs, world, client, "--uid", "bob", "--env", JAVA, user="root") is None
+    strict = ["--uid", "bob", "--wall", "strict", "--env", JAVA]
+    assert load(programs, world, client, *strict, user="root") is None
 
 
 def test_chromium_knows_that_it_is_online(programs, world):

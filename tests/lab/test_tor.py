@@ -72,6 +72,15 @@ def control(lab, tor):
 
 # Circuits
 
+@pytest.mark.parametrize("user", ["root", "bob"])
+def test_the_launches_of_a_profile_share_a_circuit(lab, control, user):
+    for profile in "curl", "curl", "wget":
+        words = ["--via", "tor", "--isolate", "profile", "--profile", profile, *CURL, "-o", "/dev/null", EXIT_ONLY]
+        assert run(lab, *words, user=user).returncode == 0
+    first, second, other = control.circuits(*["exit-only.test:80"] * 3)
+    assert first == second != other
+
+
 def test_every_launch_keeps_a_circuit_of_its_own(lab, control):
     fetch = f"curl -sS --max-time 30 -o /dev/null {EXIT_ONLY}"
     script = f"{fetch} && echo ready && read line && {fetch} && {fetch}"

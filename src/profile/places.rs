@@ -1,0 +1,195 @@
+//! Where profiles and the configuration are: the user's place, the machine's, the distribution's, and what is built
+//! in. Whoever can write there decides how programs are confined, so each is checked to be the caller's or root's.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File, Metadata};
+use std::io::{ErrorKind, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use rustix::fs::{Mode, OFlags};
+
+use super::origin::Source;
+use super::sheet::{Kind, Sheet};
+use super::{is_profile_name, shipped};
+use crate::host::Host;
+
+/// More than anybody writes, and read in no time.
+const MAX_FILE: u64 = 1 << 20;
+/// Profiles of one place.
+const MAX_PROFILES: usize = 4096;
+
+/// The directories, the highest first.
+#[derive(Debug, Clone)]
+pub struct Places {
+    directories: Vec<PathBuf>,
+    /// Whose the files may be, beside root's.
+    caller: u32,
+}
+
+impl Places {
+    /// Those of a caller. Root reads what is root's alone, whatever sudo has left of the environment.
+    #[must_use]
+    pub fn of(root: &Path, host: &Host) -> Self {
+        let user = (!host.caller.is_root()).then(|| {
+            // XDG Base Directory Specification: a relative path is to be ignored.
+            let set = host.variable("XDG_CONFIG_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+            let home = || host.variable("HOME").map_or_else(|| host.caller.home.clone(), PathBuf::from);
+            set.unwrap_or_else(|| home().join(".config")).join("appfw")
+        });
+        let machines = ["etc/appfw", "usr/share/appfw"].map(|place| root.join(place));
+        Self { directories: user.into_iter().chain(machines).collect(), caller: host.caller.uid }
+    }
+
+    /// The directories, the highest first.
+    #[must_use]
+    pub fn directories(&self) -> &[PathBuf] {
+        &self.directories
+    }
+
+    /// How low a file's place is.
+    #[must_use]
+    pub fn rank(&self, source: &Source) -> usize {
+        let is_above = |directory: &PathBuf| matches!(source, Source::File(path) if path.starts_with(directory));
+        self.directories.iter().position(is_above).unwrap_or(self.directories.len())
+    }
+
+    /// Where the caller's own files belong.
+    #[must_use]
+    pub fn own(&self) -> &Path {
+        self.directories.first().map(PathBuf::as_path).unwrap_or(Path::new("/"))
+    }
+
+    /// Each `config.toml` that is there, the highest first.
+    #[must_use]
+    pub fn configuration(&self) -> Vec<Sheet> {
+        self.directories
+            .iter()
+            .filter_map(|directory| self.sheet(Kind::Config, &directory.join("config.toml")))
+            .collect()
+    }
+
+    /// Each file of the profile `name`, the highest first.
+    #[must_use]
+    pub fn profile(&self, name: &str) -> Vec<Sheet> {
+        let files = self.directories.iter().map(|directory| directory.join("profiles").join(format!("{name}.toml")));
+        let mut sheets: Vec<Sheet> = files.filter_map(|file| self.sheet(Kind::Profile, &file)).collect();
+        sheets.extend(shipped::sheet(name));
+        sheets
+    }
+
+    /// The names of all profiles, and what is in the way of finding more.
+    #[must_use]
+    pub fn names(&self) -> (BTreeSet<String>, Vec<Sheet>) {
+        let mut names: BTreeSet<String> = shipped::names().map(str::to_owned).collect();
+        let mut unreadable = Vec::new();
+        for directory in self.directories.iter().map(|directory| directory.join("profiles")) {
+            match self.list(&directory) {
+                Ok(files) => {
+                    for file in files {
+                        match file.file_stem().and_then(|stem| stem.to_str()).filter(|name| is_profile_name(name)) {
+                            Some(name) => drop(names.insert(name.to_owned())),
+                            None => unreadable.push(Sheet::unreadable(Source::File(file), NO_NAME.to_owned())),
+                        }
+                    }
+                }
+                Err(error) => unreadable.push(Sheet::unreadable(Source::File(directory), format!("{error:#}"))),
+            }
+        }
+        (names, unreadable)
+    }
+
+    /// The profiles of one directory. Other files are none of ours.
+    fn list(&self, directory: &Path) -> Result<Vec<PathBuf>> {
+        let entries = match fs::read_dir(directory) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error).context("cannot be read, so that nobody knows which profiles apply"),
+        };
+        let mut files = Vec::new();
+        for entry in entries.take(MAX_PROFILES) {
+            let path = entry.context("cannot be read to its end")?.path();
+            let is_hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
+            if path.extension().is_some_and(|extension| extension == "toml") && !is_hidden {
+                files.push(path);
+            }
+        }
+        ensure!(files.len() < MAX_PROFILES, "holds more than {MAX_PROFILES} profiles: remove some");
+        files.sort();
+        Ok(files)
+    }
+
+    /// A file, if it is there.
+    fn sheet(&self, kind: Kind, path: &Path) -> Option<Sheet> {
+        let source = Source::File(path.to_owned());
+        match self.read(path) {
+            Ok(None) => None,
+            Ok(Some((text, private))) => Some(Sheet::parse(kind, source, &text, private)),
+            Err(error) => Some(Sheet::unreadable(source, format!("{error:#}"))),
+        }
+    }
+
+    /// A file that somebody names.
+    #[must_use]
+    pub fn named(&self, path: &Path) -> Sheet {
+        let kind =
+            if path.file_name().is_some_and(|name| name == "config.toml") { Kind::Config } else { Kind::Profile };
+        let absent = || Sheet::unreadable(Source::File(path.to_owned()), "there is no such file".to_owned());
+        self.sheet(kind, path).unwrap_or_else(absent)
+    }
+
+    /// The text, and whether nobody else can read it. A link is followed: what it leads to is checked.
+    fn read(&self, path: &Path) -> Result<Option<(String, bool)>> {
+        // Non-blocking, so that a FIFO in its place holds nobody up before it is refused.
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let file = match rustix::fs::open(path, flags, Mode::empty()) {
+            Ok(file) => File::from(file),
+            Err(rustix::io::Errno::NOENT) if path.symlink_metadata().is_ok() => {
+                bail!("is a symbolic link that leads nowhere: remove it")
+            }
+            Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => return Ok(None),
+            Err(error) => return Err(error).context("cannot be opened"),
+        };
+        let metadata = file.metadata().context("cannot be examined")?;
+        ensure!(metadata.is_file(), "is no regular file: move it away");
+        self.trust(path, &metadata)?;
+        self.trust_directories(path)?;
+        let mut bytes = Vec::new();
+        file.take(MAX_FILE + 1).read_to_end(&mut bytes).context("cannot be read")?;
+        ensure!(bytes.len() as u64 <= MAX_FILE, "is larger than such a file can be ({} KiB)", MAX_FILE >> 10);
+        let text = String::from_utf8(bytes).map_err(|error| {
+            let line =
+                error.as_bytes()[..error.utf8_error().valid_up_to()].iter().filter(|byte| **byte == b'\n').count();
+            anyhow::anyhow!("is not UTF-8 from line {} on, as TOML must be", line + 1)
+        })?;
+        ensure!(!text.starts_with('\u{feff}'), "begins with a byte order mark: save it as UTF-8 without one");
+        Ok(Some((text, metadata.mode() & 0o077 == 0)))
+    }
+
+    /// Who can write a directory can put another file in this one's place.
+    fn trust_directories(&self, path: &Path) -> Result<()> {
+        let own = self.directories.iter().find(|directory| path.starts_with(directory));
+        let written = path.parent().map(Path::to_owned);
+        let real = path.canonicalize().ok().and_then(|real| real.parent().map(Path::to_owned));
+        for directory in own.cloned().into_iter().chain(written).chain(real) {
+            let metadata =
+                directory.metadata().with_context(|| format!("{} cannot be examined", directory.display()))?;
+            self.trust(&directory, &metadata)?;
+        }
+        Ok(())
+    }
+
+    fn trust(&self, path: &Path, metadata: &Metadata) -> Result<()> {
+        let owner = metadata.uid();
+        if owner != 0 && owner != self.caller {
+            bail!("{} belongs to another user, who could change how programs are confined: chown it", path.display());
+        }
+        if metadata.mode() & 0o022 != 0 {
+            bail!("{0} can be changed by other users: chmod go-w {0}", path.display());
+        }
+        Ok(())
+    }
+}
+
+const NO_NAME: &str = "its name is none that a profile can have, 1 to 64 of A-Z a-z 0-9 _ . -, beginning with a letter or digit: rename it";

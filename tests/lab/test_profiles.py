@@ -1,0 +1,110 @@
+"""Profiles and the configuration: what an ordinary user's and root's launches take from them."""
+
+import contextlib
+import json
+
+import pytest
+
+from launching import run, unique
+from world_map import PASSWORD, UPSTREAM
+
+CURL = ["curl", "-sS", "--max-time", "30", "http://web.test/"]
+SECRET = f"socks5h://{':'.join(PASSWORD)}@{UPSTREAM}:1081"
+OWN = "$HOME/.config/appfw"
+
+
+@contextlib.contextmanager
+def files(lab, texts, user="bob", place=OWN):
+    """Files of USER's below PLACE, gone at the block's end."""
+    for name, text in texts.items():
+        script = f'umask 077; mkdir -p "$(dirname "{place}/{name}")"; cat >"{place}/{name}"'
+        lab.run(["sh", "-c", script], user=user, input=text.encode(), check=True)
+    try:
+        yield
+    finally:
+        lab.run(["sh", "-c", f'rm -r "{place}"'], user=user, check=True)
+
+
+def appfw(lab, *words, user="bob"):
+    return lab.run(["appfw", "profile", *words], user=user, check=True).stdout.decode()
+
+
+@pytest.mark.parametrize("program", ["firefox", "chromium", "curl", "ssh", "git"])
+def test_what_is_shipped_is_found(lab, program):
+    done = run(lab, "--dry-run", "--via", "direct", program, user="bob", check=True)
+    assert done.stdout.startswith(f"# profile {program} (built in)\n".encode())
+    done = run(lab, "--dry-run", "--no-profile", "--via", "direct", program, user="bob", check=True)
+    assert b"# profile" not in done.stdout
+
+
+def test_a_users_profile_overrides_key_by_key_and_show_knows_where_from(lab):
+    texts = {"profiles/ssh.toml": 'via = "direct"\ncapture = false\n',
+             "config.toml": 'via = "none"\nblock = "a.test"\n'}
+    with files(lab, texts):
+        done = run(lab, "--dry-run", "ssh", user="bob", check=True)
+        assert b"--via=direct" in done.stdout and b"--block=a.test" in done.stdout and b"0.0.0.0" not in done.stdout
+        own, = [line for line in done.stderr.decode().splitlines() if "profile ssh" in line]
+        assert own.endswith('/.config/appfw/profiles/ssh.toml): capture = false, via = "direct"')
+        shown = json.loads(appfw(lab, "show", "scp", "--json"))["keys"]
+        below = {key: [origin.partition(".config/appfw/")[2] or origin for origin in said["from"]]
+                 for key, said in shown.items()}
+        assert below == {"via": ["profiles/ssh.toml:1"], "capture": ["profiles/ssh.toml:2"], "block": ["config.toml:2"],
+                         "wall": ["built in"], "commands": ["built in"], "description": ["built in"]}
+        # Root's launches take nothing from a user, whatever sudo has left of the environment.
+        home = lab.run(["sh", "-c", "echo $HOME"], user="bob", check=True).stdout.decode().strip()
+        done = run(lab, "--dry-run", "ssh", env={"HOME": home, "XDG_CONFIG_HOME": f"{home}/.config"})
+        assert (done.returncode, b"where may ssh go?" in done.stderr) == (125, True)
+
+
+def test_a_way_out_of_the_configuration_is_taken_with_its_password(lab, world):
+    texts = {"secret": SECRET + "\n",
+             "config.toml": 'via = "work"\n[vias.work]\nfile = "/home/bob/.config/appfw/secret"\n'}
+    with files(lab, texts), world.watch() as w:
+        done = run(lab, *CURL, user="bob", check=True)
+    assert done.stdout.startswith(b"world ") and done.stderr == b""
+    asked, = w.events(server="socks5-password", kind="socks")
+    assert (asked["name"], asked["auth"]) == ("web.test", list(PASSWORD))
+    assert w.foreign(allow=[(UPSTREAM, 1081)]) == []
+
+
+def test_roots_by_a_credential_of_systemds_store(lab, world):
+    name = unique("via")
+    text = f'[vias.work]\ncredential = "{name}"\n'
+    with files(lab, {"config.toml": text}, "root", "/etc/appfw"), files(lab, {name: SECRET}, "root", "/etc/credstore"):
+        with world.watch() as w:
+            done = run(lab, "--via", "work", *CURL, check=True)
+    assert done.stdout.startswith(b"world ")
+    asked, = w.events(server="socks5-password", kind="socks")
+    assert (asked["name"], asked["auth"]) == ("web.test", list(PASSWORD))
+
+
+def test_a_launch_is_detached_by_a_profile_and_says_once_what_that_opens(lab):
+    text = 'via = "direct"\nmanager = "standalone"\ndetach = true\n'
+    with files(lab, {"config.toml": text}):
+        done = run(lab, "--unit", unique("detached"), "sleep", "1", user="bob", check=True)
+        assert done.stderr.decode().count('via = "direct"') == 1 and b"in the background" in done.stderr, done.stderr
+
+
+def test_what_others_could_change_lets_nothing_out(lab, world):
+    with files(lab, {"config.toml": 'via = "direct"\n'}), world.watch() as w:
+        changed = "can be changed by other users"
+        for change, why in [("o+w config.toml", changed), ("g+w .", changed), ("000 config.toml", "cannot be opened")]:
+            before = "chmod 700 .; chmod 600 config.toml"
+            lab.run(["sh", "-c", f"cd {OWN}; {before}; chmod {change}"], user="bob", check=True)
+            done = run(lab, *CURL, user="bob")
+            assert done.returncode == 125 and why.encode() in done.stderr, done.stderr
+    assert w.foreign() == []
+
+
+def test_profiles_are_written_checked_and_edited(lab):
+    with files(lab, {"config.toml": "# mine\n"}):
+        path = appfw(lab, "new", "web", "--command", "curl", "--via", "tor", "--only", "*.test").strip()
+        done = run(lab, "--verbose", "--dry-run", "--via", "direct", "--profile", "web", "curl", user="bob", check=True)
+        assert f"profile web ({path})".encode() in done.stderr and b"--only=*.test" in done.stdout
+        assert "nothing is wrong" in appfw(lab, "check")
+        edit = ["sh", "-c", "EDITOR='sed -i s/only/onyl/' appfw profile edit web"]
+        done = lab.run(edit, user="bob")
+        mistake = b"web.toml:3:1: onyl is no key: did you mean only?"
+        assert done.returncode == 125 and mistake in done.stderr, done.stderr
+        done = run(lab, "--via", "direct", "curl", user="bob")
+        assert done.returncode == 125 and b"web.toml:3:1" in done.stderr
