@@ -17,6 +17,7 @@ pub mod name;
 pub mod network;
 pub mod via;
 
+pub mod filters;
 pub mod host;
 pub mod listening;
 pub mod plan;

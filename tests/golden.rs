@@ -204,6 +204,7 @@ fn from_text(directive: &str, values: &[String]) -> Vec<String> {
             Some(names) => [vec!["deny".into()], split(names, "")].concat(),
             None => [vec!["allow".into()], all("")].concat(),
         },
+        "IPIngressFilterPath" | "IPEgressFilterPath" => values.iter().map(|path| path.replace("%%", "%")).collect(),
         // Their separator counts outside quotes alone (load-fragment.c).
         "BindPaths" => all(":"),
         "ExecStartPre" => {

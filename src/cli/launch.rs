@@ -51,12 +51,18 @@ pub struct LaunchArgs {
     #[arg(long, value_name = "DEST", help_heading = "What the forwarder lets through")]
     pub allow_destination: Vec<String>,
 
-    /// Networks let through, or any, localhost, link-local, multicast; repeatable
+    /// Networks let through; or any, localhost, link-local, multicast
     #[arg(long, value_name = "NET", help_heading = "IP wall")]
     pub allow: Vec<String>,
-    /// Addresses and networks denied; with --via none
+    /// The same, denied; with --via none
     #[arg(long, value_name = "NET", help_heading = "IP wall")]
     pub deny: Vec<String>,
+    /// A pinned BPF program that judges what arrives as well; repeatable
+    #[arg(long, value_name = "PATH", help_heading = "IP wall")]
+    pub ingress_filter: Vec<String>,
+    /// The same for what is sent: /sys/fs/bpf/NAME, of type cgroup_skb
+    #[arg(long, value_name = "PATH", help_heading = "IP wall")]
+    pub egress_filter: Vec<String>,
 
     /// strict (root's default), namespace (yours): captures, address
     #[arg(long, value_enum, value_name = "KIND", hide_possible_values = true, help_heading = "Wall")]
@@ -64,7 +70,7 @@ pub struct LaunchArgs {
     /// Lead every connection to the forwarder: the namespace wall's default
     #[arg(long, conflicts_with = "no_capture", hide = true, help_heading = "Wall")]
     pub capture: bool,
-    /// In the namespace wall: lead nothing to the forwarder but what asks for it
+    /// Namespace wall: lead nothing but what asks to the forwarder
     #[arg(long, help_heading = "Wall")]
     pub no_capture: bool,
     /// Lead this host's port, of 127.0.0.1 unless ADDR says, to its port INNER; repeatable
@@ -74,7 +80,7 @@ pub struct LaunchArgs {
     #[arg(long, value_name = "IP[:PORT]", help_heading = "Wall")]
     pub address: Option<String>,
 
-    /// What it has of D-Bus: none, filtered (default for windows), session, system
+    /// D-Bus: none, filtered (default for windows), session, system
     #[arg(long, value_enum, value_name = "BUS", hide_possible_values = true, help_heading = "Wall")]
     pub dbus: Option<Bus>,
 
@@ -221,9 +227,7 @@ pub enum LogDestinations {
 /// takes, and what to do instead.
 struct Later(&'static str, usize, &'static str);
 
-const LATER: [Later; 4] = [
-    Later("ingress-filter", 1, "custom BPF programs come with a later version"),
-    Later("egress-filter", 1, "custom BPF programs come with a later version"),
+const LATER: [Later; 2] = [
     Later("profile", 1, "profiles come with a later version"),
     Later("no-profile", 0, "there are no profiles to leave out yet"),
 ];
