@@ -7,7 +7,8 @@ import struct
 
 from deny_bpf import BPF
 
-MAP_CREATE, PROG_LOAD, OBJ_PIN, PROG_DETACH, PROG_QUERY = 0, 5, 6, 9, 16  # enum bpf_cmd, linux/bpf.h
+# enum bpf_cmd, linux/bpf.h
+MAP_CREATE, PROG_LOAD, OBJ_PIN, PROG_DETACH, PROG_GET_FD_BY_ID, PROG_QUERY = 0, 5, 6, 9, 13, 16
 SOCKET_FILTER, CGROUP_SKB = 1, 8  # enum bpf_prog_type
 INGRESS, EGRESS = 0, 1  # enum bpf_attach_type
 ARRAY = 2  # enum bpf_map_type
@@ -42,8 +43,8 @@ PROTOCOL = 16  # the offset in struct __sk_buff
 
 
 def drops_packets(rules):
-    """A program that drops every packet which one of RULES holds for, and lets the rest pass. A rule: a family, and pairs
-    of a place and the bytes that are there."""
+    """A program that drops every packet which one of RULES holds for, and lets the rest pass. A rule: a family, and
+    pairs of a place and the bytes that are there."""
     code = instruction(MOVE, 6, 1)
     for family, fields in rules:
         words = [(PLACES[family, place] + start, data[start : start + 4])
@@ -116,6 +117,17 @@ def attached(cgroup, where):
     finally:
         os.close(directory)
     return numbers[: struct.unpack_from("I", answer, 24)[0]]
+
+
+def by_number(number):
+    """A descriptor of that program."""
+    return bpf(PROG_GET_FD_BY_ID, struct.pack("III", number, 0, 0))[0]
+
+
+def number(program):
+    """The number of the program that this is a descriptor of."""
+    with open(f"/proc/self/fdinfo/{program}") as info:
+        return next(int(line.split()[1]) for line in info if line.startswith("prog_id:"))
 
 
 def detach(cgroup, where, program):

@@ -1,6 +1,7 @@
-"""The examples of units/examples/README.md, with the options that stand there: real programs against live servers, in and
-out, version 4 and 6."""
+"""The examples of units/examples/README.md, with the options that stand there: real programs against live servers, in
+and out, version 4 and 6."""
 
+import concurrent.futures
 import contextlib
 import itertools
 import pathlib
@@ -40,8 +41,8 @@ def test_every_example_is_tried():
 def dnsmasq(port):
     """Asks all of its servers at once."""
     return ["/usr/sbin/dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", f"--port={port}", "--user=root",
-            "--listen-address=127.0.0.1", "--bind-interfaces", "--no-resolv", "--no-hosts", "--cache-size=0", "--pid-file",
-            "--all-servers", "--log-facility=-", *(f"--server={server}" for server in GOOGLE + OTHERS)]
+            "--listen-address=127.0.0.1", "--bind-interfaces", "--no-resolv", "--no-hosts", "--cache-size=0",
+            "--pid-file", "--all-servers", "--log-facility=-", *(f"--server={server}" for server in GOOGLE + OTHERS)]
 
 
 def ask(lab, port, name):
@@ -120,7 +121,9 @@ def served_by(lab, command):
                 return local.connect_ex(("127.0.0.1", port)) == 0
 
         wait_until(listens, 10, "the file server")
-        served = {source for source, target in COMERS if fetched(lab, source, target, port)}
+        with concurrent.futures.ThreadPoolExecutor(len(COMERS)) as pool:
+            results = pool.map(lambda comer: fetched(lab, *comer, port), COMERS)
+        served = {source for (source, _), was in zip(COMERS, results) if was}
         process.terminate()
         process.wait(20)
     answered = {packet["dst"] for packet in w.foreign() if packet.get("sport") == port}
@@ -135,10 +138,9 @@ def test_unconfined_it_serves_and_reaches_everyone(lab):
     assert reached == everyone - {"10.0.0.9", "10.1.2.3"}
 
 
-@pytest.mark.parametrize("user", ["root", "bob"])
-def test_file_server_serves_its_networks_and_reaches_nothing_else(lab, user):
+def test_file_server_serves_its_networks_and_reaches_nothing_else(lab):
     served, answered, reached = served_by(
-        lab, lambda program: launched(lab, *options("fileserver"), f"--uid={user}", "--", program))
+        lab, lambda program: launched(lab, *options("fileserver"), "--uid=bob", "--", program))
     assert (served, answered, reached) == ({"10.0.0.7", "10.0.0.9", "fd00::7"},) * 2 + ({"10.0.0.7", "fd00::7"},)
 
 
@@ -149,7 +151,8 @@ env
 curl -sS --noproxy '*' --max-time 0.5 http://203.0.113.10/ >&2
 curl -sS --noproxy '*' --max-time 0.5 -g 'http://[2001:db8::10]/' >&2
 curl -s --noproxy '*' --max-time 0.5 -o /dev/null -w 'local_service=%{http_code}\\n' http://127.0.0.1:8023/
-curl -sS --max-time 20 --proxy "socks5h://${ALL_PROXY#socks://}" -o /dev/null -w 'by_tor=%{http_code}\\n' http://web.test/
+proxy=socks5h://${ALL_PROXY#socks://}
+curl -sS --max-time 20 --proxy "$proxy" -o /dev/null -w 'by_tor=%{http_code}\\n' http://web.test/
 """
 
 

@@ -1,5 +1,5 @@
-"""--ingress-filter and --egress-filter: the user's own BPF programs judge packets beside systemd's, and where one is not
-attached nothing is run."""
+"""--ingress-filter and --egress-filter: the user's own BPF programs judge packets beside systemd's, and where one is
+not attached nothing is run."""
 
 import contextlib
 import os
@@ -10,7 +10,8 @@ import pytest
 import bpf_programs
 from bpf_programs import EGRESS, INGRESS, NOTHING, SOCKET_FILTER, datagrams_to, drops_packets, streams_from, streams_to
 from launching import launched, started, unique
-from test_fail_closed import ALLOW_BOB, DIRECT, copy, drop_in, folder, marks, polkit_rule, refusal, runs  # noqa: F401
+from test_fail_closed import ALLOW_BOB, DIRECT, MARKS, copy, drop_in, folder, marks, polkit_rule, refusal, \
+    runs  # noqa: F401
 from waiting import wait_until
 from world_map import ORIGIN, ORIGIN6
 
@@ -69,14 +70,13 @@ def test_what_is_sent_passes_every_egress_filter(lab, pinned):
     assert sent(lab, "--via=none", "--deny=any", f"--egress-filter={first}") == set()
 
 
-@pytest.mark.parametrize("user", ["root", "bob"])
-def test_who_comes_in_passes_the_ingress_filter(lab, pinned, user):
+def test_who_comes_in_passes_the_ingress_filter(lab, pinned):
     kept_out = ["10.0.0.9", "2001:db8:8::8"]
     comers = [("10.0.0.9", "10.0.0.2"), ("10.0.0.7", "10.0.0.2"), ("2001:db8:8::8", "2001:db8::2"),
               (ORIGIN6, "2001:db8::2")]
     path = pinned(drops_packets(streams_from(*kept_out)))
     for words, out in ([f"--ingress-filter={path}", *ALONE], kept_out), (["--via=none", "--deny=8.8.8.8"], []):
-        served = came_in(lab, [*words, f"--uid={user}"], comers)
+        served = came_in(lab, [*words, "--uid=bob"], comers)
         assert served == {(kind, source): kind == "udp" or source not in out for source, _ in comers
                           for kind in ("tcp", "udp")}
 
@@ -153,36 +153,63 @@ def test_filter_that_a_drop_in_takes_away_is_missed(lab, pinned):
     assert "IPEgressFilterPath=" in said and file in said
 
 
-@pytest.mark.parametrize("words", [DIRECT, NAMESPACE, ALONE], ids=["strict", "namespace", "address"])
-@pytest.mark.parametrize("where, option", [(EGRESS, "--egress-filter"), (INGRESS, "--ingress-filter")])
-def test_filter_that_is_no_longer_attached_is_missed(lab, pinned, folder, words, where, option):  # noqa: F811
+@pytest.fixture
+def held(lab, folder):  # noqa: F811
+    """held(words, meanwhile): launches with WORDS what leaves a mark, and calls MEANWHILE with its cgroup while
+    `inside` has proven nothing yet; returns whether it ran, the launcher's code and what it said."""
+    launcher, appfw = copy(lab, "appfw-run", folder), copy(lab, "appfw", folder)
+    lab.path(appfw).rename(lab.path(f"{appfw}.real"))
+
+    def launch(words, meanwhile):
+        name, mark, go = unique("held"), unique("mark"), f"/run/{unique('go')}"
+        lab.path(appfw).write_text(HELD % (go, f"{appfw}.real"))
+        lab.path(appfw).chmod(0o755)
+        command = [launcher, "--unit", name, *words, "touch", f"{MARKS}/{mark}"]
+        with started(lab, command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+            cgroup = lab.path(f"/sys/fs/cgroup/appfw.slice/appfw-{name}.service")
+            # Its processes come after its programs.
+            wait_until(lambda: cgroup.exists() and (cgroup / "cgroup.procs").read_text(), 10, "the unit's start")
+            meanwhile(cgroup)
+            lab.path(go).touch()
+            said = process.stderr.read().decode()
+            return (marks(lab) / mark).exists(), process.wait(20), said
+
+    return launch
+
+
+@pytest.mark.parametrize("words, where, option", [
+    (DIRECT, EGRESS, "--egress-filter"), (NAMESPACE, EGRESS, "--egress-filter"), (ALONE, INGRESS, "--ingress-filter"),
+], ids=["strict", "namespace", "address"])
+def test_filter_that_is_no_longer_attached_is_missed(pinned, held, words, where, option):
     """As with a systemd that carries on without it, 259 and later: the setting is there, and the program isn't."""
     program = bpf_programs.load(drops_packets([]))
     filters = [option, pinned(os.dup(program))]
-    assert runs(lab, *words, *filters) == "root"
-    for is_lost in False, True:
-        launcher, name, go = copy(lab, "appfw-run", folder), unique("held"), f"/run/{unique('go')}"
-        real = copy(lab, "appfw", folder)
-        lab.path(real).rename(lab.path(real + ".real"))
-        lab.path(real).write_text(HELD % (go, real + ".real"))
-        lab.path(real).chmod(0o755)
-        mark = marks(lab) / unique("mark")
-        cgroup = lab.path(f"/sys/fs/cgroup/appfw.slice/appfw-{name}.service")
-        command = [launcher, "--unit", name, *words, *filters, "touch", f"/run/appfw-lab/marks/{mark.name}"]
-        with started(lab, command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
-            wait_until(lambda: cgroup.exists() and len(bpf_programs.attached(cgroup, where)) == 1 + bool(
-                "--wall=namespace" not in words), 10, "the filter")
-            if is_lost:
-                bpf_programs.detach(cgroup, where, program)
-            lab.path(go).touch()
-            said = process.stderr.read().decode()
-            code = process.wait(20)
-        assert (mark.exists(), code) == ((False, 125) if is_lost else (True, 0)), said
-        assert (f"{filters[0]} {filters[1]}: systemd has not attached it" in said) == is_lost
+    assert held([*words, *filters], lambda cgroup: None) == (True, 0, "")
+    ran, code, said = held([*words, *filters], lambda cgroup: bpf_programs.detach(cgroup, where, program))
     os.close(program)
+    assert (ran, code) == (False, 125) and f"{option} {filters[1]}: systemd has not attached it" in said
 
 
-@pytest.mark.parametrize("words", [DIRECT, NAMESPACE, ALONE], ids=["strict", "namespace", "address"])
+@pytest.mark.parametrize("where", [EGRESS, INGRESS])
+def test_systemds_own_filter_is_missed_behind_one_that_drops_everything(pinned, held, where):
+    """From inside there is no difference."""
+    program = bpf_programs.load(NOTHING)
+    words = ["--via=none", f"--egress-filter={pinned(os.dup(program))}"]
+
+    def detach_the_others(cgroup):
+        for number in bpf_programs.attached(cgroup, where):
+            other = bpf_programs.by_number(number)
+            if bpf_programs.number(other) != bpf_programs.number(program):
+                bpf_programs.detach(cgroup, where, other)
+            os.close(other)
+
+    assert held(words, lambda cgroup: None) == (True, 0, "")
+    ran, code, said = held(words, detach_the_others)
+    os.close(program)
+    assert (ran, code) == (False, 125) and "keeps systemd from attaching its own BPF filter" in said
+
+
+@pytest.mark.parametrize("words", [DIRECT, NAMESPACE], ids=["strict", "namespace"])
 def test_systemd_that_may_not_call_bpf_leaves_the_app_unrun(lying_lab, words):
     path = lying_lab.path(f"{BPFFS}/{unique('lab')}")
     bpf_programs.pin(path, bpf_programs.load(drops_packets([])))
