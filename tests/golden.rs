@@ -65,7 +65,10 @@ fn every_shipped_example_is_a_case() {
     let is_named = |name: &str| cases().iter().any(|case| case.directory.to_string_lossy().ends_with(name));
     for entry in fs::read_dir(examples()).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
-        assert!(["README.md", "apparmor", "examples"].contains(&name.as_str()) || is_named(&format!("-example-{name}")), "{name}");
+        assert!(
+            ["README.md", "apparmor", "examples"].contains(&name.as_str()) || is_named(&format!("-example-{name}")),
+            "{name}"
+        );
     }
 }
 
