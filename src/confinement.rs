@@ -54,6 +54,7 @@ fn network(plan: &Plan) -> Vec<Setting> {
         settings.push(set("PrivateNetwork", Value::Bool(true)));
     }
     settings.extend(lists(plan.lists()));
+    settings.extend(plan.filters.settings().map(|(directive, paths)| set(directive, Value::Words(paths))));
     // AF_PACKET, AF_VSOCK, AF_BLUETOOTH … are not filtered by address at all.
     settings.push(filter("RestrictAddressFamilies", true, &["AF_UNIX", "AF_INET", "AF_INET6", "AF_NETLINK"]));
     settings

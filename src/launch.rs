@@ -14,6 +14,7 @@ use crate::confinement::{self, property, property::Bounds};
 use crate::control::Order;
 use crate::environment::app_environment;
 use crate::exit::{self, NotExecuted};
+use crate::filters::Programs;
 use crate::host::Host;
 use crate::keeper::{Keeper, Unit};
 use crate::manager::{self, Manager};
@@ -126,7 +127,8 @@ async fn by_units(
         Supervisor::User => Manager::new(&bus).await?.of_user(),
         Supervisor::System | Supervisor::Standalone => Manager::new(&bus).await?,
     };
-    let held = Held { address: reservation, ports: publish::listeners::open(&plan.publish)? };
+    let filters = Programs::open(&plan.filters, !plan.lists().deny.is_empty())?;
+    let held = Held { filters, address: reservation, ports: publish::listeners::open(&plan.publish)? };
     let mut signals = Signals::new()?;
     let streams = Streams::open(plan)?;
     let lifeline = streams.lifeline.try_clone().context("cannot duplicate a pipe")?;
@@ -260,6 +262,8 @@ struct Made {
 
 /// What a launch holds of the host's until others have it.
 struct Held {
+    /// The user's filters.
+    filters: Programs,
     /// The forwarder's address.
     address: Option<Reservation>,
     /// The listeners of published ports.
@@ -308,7 +312,9 @@ impl Launch<'_> {
         let own = self.plan.name.cgroup();
         let inside = async move { reception::accept_of(&own, &control).await };
         let report = UnixListener::from_std(sockets.report).context("cannot read the forwarder's report")?;
-        let reached = reception::receive(&mut keeper, inside, &self.order(&streams.app), &streams.app, signals).await;
+        let permit = || held.filters.expect_attached(&self.plan.name.cgroup_directory());
+        let order = self.order(&streams.app);
+        let reached = reception::receive(&mut keeper, inside, permit, &order, &streams.app, signals).await;
         // The pty reports its end once nobody holds the app's side.
         drop(streams.app);
         let publish = sockets.publish.map(UnixListener::from_std).transpose().context("cannot use a socket")?;
@@ -347,7 +353,8 @@ impl Launch<'_> {
         };
         let (mut keeper, inside) = Process::start(commands, self.plan.app.user(), self.plan.detach)?;
         let order = self.order(&streams.app);
-        let reached = reception::receive(&mut keeper, async { Ok(inside) }, &order, &streams.app, signals).await;
+        let reached =
+            reception::receive(&mut keeper, async { Ok(inside) }, || Ok(()), &order, &streams.app, signals).await;
         drop(streams.app);
         if self.plan.detach && matches!(reached, Ok(Reached::Executed(_))) {
             self.say_detached("in the background");

@@ -19,6 +19,7 @@ pub mod via;
 
 pub mod profile;
 
+pub mod filters;
 pub mod host;
 pub mod listening;
 pub mod plan;

@@ -17,6 +17,7 @@ use crate::confinement::property;
 use crate::destination::{Pattern, Rules};
 use crate::dns::{self, Dns};
 use crate::environment::proxy_variables;
+use crate::filters::Filters;
 use crate::host::{Host, User};
 use crate::listening::{Kind, Listening};
 use crate::name::LaunchName;
@@ -62,6 +63,8 @@ pub struct Plan {
     pub address: SocketAddrV4,
     /// `--allow` and `--deny`, as given.
     rules: IpLists,
+    /// `--ingress-filter` and `--egress-filter`.
+    pub filters: Filters,
     /// `--only` and `--block`: what the forwarder lets through.
     pub destinations: Rules,
     /// Inside addresses that the forwarder may reach.
@@ -157,7 +160,6 @@ impl Plan {
     /// An option that this wall or manager cannot honour, naming the one that can; a value that
     /// does not parse.
     pub fn new(args: &LaunchArgs, via: Via, host: &Host) -> Result<Self> {
-        args.later.refuse()?;
         let command = &args.command;
         let program = program_of(command);
         if program.is_empty() {
@@ -168,7 +170,8 @@ impl Plan {
             allow: network::parse_list("--allow", &args.allow)?,
             deny: network::parse_list("--deny", &args.deny)?,
         };
-        let (wall, rules) = wall::choose(args.wall, supervisor, host, &via, rules)?;
+        let filters = Filters::parse(&args.ingress_filter, &args.egress_filter, supervisor, host)?;
+        let (wall, rules) = wall::choose(args.wall, supervisor, host, &via, rules, &filters)?;
         if wall == WallKind::Namespace
             && supervisor == Supervisor::System
             && !(host.caller.is_root() || host.appfw_is_public)
@@ -223,6 +226,7 @@ impl Plan {
             via,
             address,
             rules,
+            filters,
             destinations,
             allow_destination,
             app,

@@ -70,20 +70,21 @@ pub enum Reached {
     Ended(u8),
 }
 
-/// Waits for `inside`, which connects by `connection`, and answers its proof with the order.
+/// Waits for `inside`, which connects by `connection`, and answers its proof with the order, if `permit` permits.
 ///
 /// # Errors
 /// The wall does not stand, or the program could not be executed: `inside`'s own sentence.
 pub async fn receive(
     keeper: &mut impl Keeper,
     connection: impl Future<Output = Result<UnixStream>>,
+    permit: impl Fn() -> Result<()>,
     order: &Order,
     streams: &[OwnedFd],
     signals: &mut Signals,
 ) -> Result<Reached> {
     let stage = Cell::new(Stage::Unproven);
     let mapping = keeper.mapping();
-    let conversation = async { converse(connection.await?, &mapping, order, streams, &stage).await };
+    let conversation = async { converse(connection.await?, &mapping, permit, order, streams, &stage).await };
     let conversation = within(PATIENCE, &stage, conversation);
     tokio::pin!(conversation);
     let mut signalled: Option<Signal> = None;
@@ -138,6 +139,7 @@ async fn within(
 async fn converse(
     inside: UnixStream,
     mapping: &Mapping,
+    permit: impl Fn() -> Result<()>,
     order: &Order,
     streams: &[OwnedFd],
     stage: &Cell<Stage>,
@@ -163,6 +165,7 @@ async fn converse(
         Some(report) => return Err(refusal(report)),
         None => bail!(Unheard(stage.get())),
     }
+    permit()?;
     match control::send_with(&mut inside.stream, &order.to_bytes()?, streams).await {
         Ok(()) => stage.set(Stage::Ordered),
         // It may have said why.
@@ -364,7 +367,7 @@ mod tests {
         let stage = Cell::new(Stage::Unproven);
         let outcome = tokio::time::timeout(
             Duration::from_secs(20),
-            converse(ours, &Mapping::NotOurs, &order(), &streams, &stage),
+            converse(ours, &Mapping::NotOurs, || Ok(()), &order(), &streams, &stage),
         )
         .await;
         let order = inside.join().unwrap();
@@ -399,6 +402,18 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_is_not_permitted_is_not_ordered() {
+        let (ours, mut theirs) = Std::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        theirs.write_all(proven().as_bytes()).unwrap();
+        let (ours, stage) = (UnixStream::from_std(ours).unwrap(), Cell::new(Stage::Unproven));
+        let permit = || bail!("a filter is missing");
+        let refused = converse(ours, &Mapping::NotOurs, permit, &order(), &[], &stage).await.unwrap_err();
+        assert_eq!((refused.to_string().as_str(), stage.get()), ("a filter is missing", Stage::Proven));
+        assert_eq!(theirs.read(&mut [0]).unwrap(), 0);
+    }
+
+    #[tokio::test]
     async fn an_inside_that_is_stopped_does_not_hold_the_launcher() {
         let (ours, mut theirs) = Std::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
@@ -407,10 +422,11 @@ mod tests {
         let order = Order { command: vec!["x".repeat(4 << 20).into()], descriptors: 0, ..order() };
         let stage = Cell::new(Stage::Unproven);
         let ours = UnixStream::from_std(ours).unwrap();
-        let error = within(Duration::from_secs(1), &stage, converse(ours, &Mapping::NotOurs, &order, &[], &stage))
-            .await
-            .unwrap_err()
-            .to_string();
+        let error =
+            within(Duration::from_secs(1), &stage, converse(ours, &Mapping::NotOurs, || Ok(()), &order, &[], &stage))
+                .await
+                .unwrap_err()
+                .to_string();
         assert_eq!(error, "appfw inside proved the wall but did not take the command within 1 s, so nothing was run");
     }
 

@@ -66,7 +66,10 @@ fn every_shipped_example_is_a_case() {
     let is_named = |name: &str| cases().iter().any(|case| case.directory.to_string_lossy().ends_with(name));
     for entry in fs::read_dir(examples()).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
-        assert!(["README.md", "apparmor"].contains(&name.as_str()) || is_named(&format!("-example-{name}")), "{name}");
+        assert!(
+            ["README.md", "apparmor", "examples"].contains(&name.as_str()) || is_named(&format!("-example-{name}")),
+            "{name}"
+        );
     }
 }
 
@@ -209,6 +212,7 @@ fn from_text(directive: &str, values: &[String]) -> Vec<String> {
             Some(names) => [vec!["deny".into()], split(names, "")].concat(),
             None => [vec!["allow".into()], all("")].concat(),
         },
+        "IPIngressFilterPath" | "IPEgressFilterPath" => values.iter().map(|path| path.replace("%%", "%")).collect(),
         // Their separator counts outside quotes alone (load-fragment.c).
         "BindPaths" => all(":"),
         "ExecStartPre" => {

@@ -132,7 +132,7 @@ mkdir -p "$logs"
 set_up() { tests/lab/setup.sh && { [ -z "$all" ] || tests/lab/clients/setup.sh; }; }
 part setup set_up &
 part shellcheck scripts &
-part format cargo fmt --check
+part format cargo fmt --all --check
 part build cargo build --release --locked && built=1
 wait
 

@@ -92,6 +92,9 @@ pub struct InsideArgs {
     /// A denied documentation address
     #[arg(long, value_name = "ADDRESS")]
     pub canary: Option<Ipv4Addr>,
+    /// Filters of the user's judge the packets of this unit as well
+    #[arg(long)]
+    pub filtered: bool,
     /// The unit's cgroup, if it has a unit
     #[arg(long, value_name = "PATH")]
     pub cgroup: Option<String>,

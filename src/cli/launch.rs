@@ -3,7 +3,6 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use anyhow::{Result, bail};
 use clap::{Parser, ValueEnum};
 
 use super::{Given, WallKind};
@@ -34,7 +33,7 @@ pub struct LaunchArgs {
     pub command: Vec<OsString>,
 
     /// tor, socks5h://[USER:PASSWORD@]HOST:PORT, socks4a://, http(s)://, tor://, unix:PATH, direct,
-    /// none, a name from config.toml, or @FILE, which holds some; repeatable: hop by hop
+    /// none, a name in config.toml, or @FILE; repeat for hops
     #[arg(long, value_name = "SPEC", help_heading = "Way out")]
     pub via: Vec<String>,
     /// What shares Tor's circuits: launch (default), profile, or destination
@@ -55,12 +54,18 @@ pub struct LaunchArgs {
     #[arg(long, value_name = "DEST", help_heading = "What the forwarder lets through")]
     pub allow_destination: Vec<String>,
 
-    /// Networks let through, or any, localhost, link-local, multicast; repeatable
+    /// Networks let through; or any, localhost, link-local, multicast
     #[arg(long, value_name = "NET", help_heading = "IP wall")]
     pub allow: Vec<String>,
-    /// Addresses and networks denied; with --via none
+    /// The same, denied; with --via none
     #[arg(long, value_name = "NET", help_heading = "IP wall")]
     pub deny: Vec<String>,
+    /// A pinned BPF program that judges what arrives as well; repeatable
+    #[arg(long, value_name = "PATH", help_heading = "IP wall")]
+    pub ingress_filter: Vec<String>,
+    /// The same for what is sent: /sys/fs/bpf/NAME, of type cgroup_skb
+    #[arg(long, value_name = "PATH", help_heading = "IP wall")]
+    pub egress_filter: Vec<String>,
 
     /// strict (root's default), namespace (yours): captures, address
     #[arg(long, value_enum, value_name = "KIND", hide_possible_values = true, help_heading = "Wall")]
@@ -147,10 +152,6 @@ pub struct LaunchArgs {
     /// Print the version
     #[arg(long, short = 'V', action = clap::ArgAction::Version, help_heading = "Seeing")]
     pub version: Option<bool>,
-
-    /// Options that later versions bring: known, so that none is ever taken for the command or ignored.
-    #[command(flatten)]
-    pub later: LaterArgs,
 }
 
 /// The scheme of the proxy variables' values.
@@ -225,61 +226,6 @@ pub enum LogDestinations {
     Yes,
     /// It says how connections ended, and not to whom they were.
     No,
-}
-
-/// An option of the contract that this version answers with an error: its name, how many values it
-/// takes, and what to do instead.
-struct Later(&'static str, usize, &'static str);
-
-const LATER: [Later; 2] = [
-    Later("ingress-filter", 1, "custom BPF programs come with a later version"),
-    Later("egress-filter", 1, "custom BPF programs come with a later version"),
-];
-
-/// Options that later versions bring: parsed, so that none is taken for the command or ignored.
-#[derive(Debug, Default)]
-pub struct LaterArgs {
-    given: Option<&'static str>,
-}
-
-impl LaterArgs {
-    /// # Errors
-    /// Says that the option given is not there yet, and what to do instead.
-    pub fn refuse(&self) -> Result<()> {
-        match LATER.iter().find(|Later(name, ..)| Some(*name) == self.given) {
-            Some(Later(name, _, instead)) => bail!("--{name} is not there yet: {instead}"),
-            None => Ok(()),
-        }
-    }
-}
-
-impl clap::Args for LaterArgs {
-    fn augment_args(command: clap::Command) -> clap::Command {
-        command.args(LATER.iter().map(|Later(name, values, _)| {
-            let arg = clap::Arg::new(*name).long(*name).hide(true);
-            match values {
-                0 => arg.action(clap::ArgAction::SetTrue),
-                _ => arg.action(clap::ArgAction::Append),
-            }
-        }))
-    }
-
-    fn augment_args_for_update(command: clap::Command) -> clap::Command {
-        Self::augment_args(command)
-    }
-}
-
-impl clap::FromArgMatches for LaterArgs {
-    fn from_arg_matches(matches: &clap::ArgMatches) -> Result<Self, clap::Error> {
-        let given =
-            |Later(name, ..): &&Later| matches.value_source(name) == Some(clap::parser::ValueSource::CommandLine);
-        Ok(Self { given: LATER.iter().find(given).map(|Later(name, ..)| *name) })
-    }
-
-    fn update_from_arg_matches(&mut self, matches: &clap::ArgMatches) -> Result<(), clap::Error> {
-        *self = Self::from_arg_matches(matches)?;
-        Ok(())
-    }
 }
 
 #[cfg(test)]

@@ -136,10 +136,20 @@ fn ingress(lists: &IpLists, args: &InsideArgs) -> Result<()> {
     let (receiver, from_denied, from_allowed) = (bind(allowed)?, bind(denied)?, bind(allowed)?);
     let target = receiver.local_addr().context("cannot make a socket for the proof")?;
     receiver.set_read_timeout(Some(PATIENCE)).context("cannot make a socket for the proof")?;
-    from_denied.send_to(b"denied", target).context("cannot send over the app's loopback")?;
-    from_allowed.send_to(b"allowed", target).with_context(|| format!("{allowed} is closed though it is allowed"))?;
+    let dropped = |what: String| match args.filtered {
+        true => format!(
+            "{what}: --ingress-filter and --egress-filter must let datagrams of the app's loopback pass, by which the wall is proven"
+        ),
+        false => what,
+    };
+    let cannot_send = || dropped("cannot send over the app's loopback".to_owned());
+    from_denied.send_to(b"denied", target).with_context(cannot_send)?;
+    from_allowed
+        .send_to(b"allowed", target)
+        .with_context(|| dropped(format!("{allowed} is closed though it is allowed")))?;
     let mut buffer = [0; 16];
-    let (_, source) = receiver.recv_from(&mut buffer).with_context(|| format!("nothing arrives from {allowed}"))?;
+    let (_, source) =
+        receiver.recv_from(&mut buffer).with_context(|| dropped(format!("nothing arrives from {allowed}")))?;
     if source.ip() == denied {
         bail!("a datagram from {denied} came in though it is denied: {NOT_IN_FORCE}");
     }

@@ -48,6 +48,9 @@ fn what_cannot_be_honoured_is_refused_with_what_can() {
             "--via direct --only a.test --block 10.0.0.5/24 x",
             "--block `10.0.0.5/24` is not a destination: did you mean",
         ),
+        ("--via none --wall address --allow 10.0.0.1 --egress-filter /sys/fs/bpf/x y", "allows alone restrict nothing"),
+        ("--via direct --egress-filter out.o x", "takes the path of a pinned BPF program below /sys/fs/bpf"),
+        ("--via direct --standalone --egress-filter /sys/fs/bpf/x y", "which attaches it: leave --standalone out"),
         ("--via direct --address 127.0.0.9 x", "--address goes with --wall address and a forwarder"),
         ("--via none --deny any --address 127.0.0.9 x", "--address goes with --wall address and a forwarder"),
         ("--via direct --wall address --address 10.0.0.1:1080 x", "takes an address of 127.0.0.0/8"),
@@ -131,15 +134,6 @@ fn an_empty_word_is_no_command() {
 }
 
 #[test]
-fn options_of_later_versions_are_refused_by_name_and_come_first() {
-    for option in ["--ingress-filter /x", "--egress-filter /x"] {
-        let name = option.split(' ').next().unwrap();
-        let message = plan(&format!("--via direct --wall namespace {option} x")).unwrap_err().to_string();
-        assert!(message.starts_with(&format!("{name} is not there yet: ")), "{option}: {message}");
-    }
-}
-
-#[test]
 fn what_the_forwarder_lets_through_is_as_it_was_given() {
     let plan = plan("--via tor --only A.test. --only *.b.test:443 --block any:25 --block [2001:db8::]:1-9 x").unwrap();
     let written = |list: &[Pattern]| list.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
@@ -195,6 +189,8 @@ fn what_only_the_system_manager_can_do_is_refused_to_others_by_its_name() {
         ("--via direct --uid bob x", "--uid needs root or the system manager"),
         ("--system --wall namespace --via direct x", "runs /usr/bin/appfw as root, and an ordinary user's can be"),
         ("--user --via direct x", "--user needs this user's systemd and its bus"),
+        ("--via direct --ingress-filter /sys/fs/bpf/x y", "--ingress-filter is for the system manager"),
+        ("--system --via direct --egress-filter /sys/fs/bpf/x y", "--egress-filter takes root, as nobody else may ask"),
         ("--via direct --address 127.0.0.9 x", "in a namespace it is always 127.100.90.50"),
     ] {
         let message = plan_on(&host_of("alice"), &line.split(' ').collect::<Vec<_>>()).unwrap_err().to_string();

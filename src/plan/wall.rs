@@ -6,6 +6,7 @@ use anyhow::{Result, bail};
 
 use super::{ADDRESS, PORT, Supervisor};
 use crate::cli::{Capture, LaunchArgs, WallKind};
+use crate::filters::Filters;
 use crate::host::Host;
 use crate::network::{self, IpLists};
 use crate::via::Via;
@@ -17,6 +18,7 @@ pub(super) fn choose(
     host: &Host,
     via: &Via,
     mut rules: IpLists,
+    filters: &Filters,
 ) -> Result<(WallKind, IpLists)> {
     if supervisor != Supervisor::System {
         let or = match (host.booted, host.caller.is_root()) {
@@ -48,15 +50,17 @@ pub(super) fn choose(
         canary(&rules)?;
         return Ok((wall, rules));
     }
-    if rules.deny.is_empty() && rules.allow.is_empty() {
+    // With filters alone the address wall is to be asked for: what they let through is out of sight here.
+    let by_filters = asked == Some(WallKind::Address) && !filters.is_empty();
+    if rules.deny.is_empty() && rules.allow.is_empty() && !by_filters {
         if asked == Some(WallKind::Address) {
             bail!(
-                "--wall address with --via none needs rules: --deny NET, or leave --wall out for no network whatever"
+                "--wall address with --via none needs rules: --deny NET or --egress-filter PATH, or leave --wall out for no network whatever"
             );
         }
         return Ok((asked.unwrap_or(WallKind::Strict), rules));
     }
-    if rules.deny.is_empty() {
+    if rules.deny.is_empty() && !rules.allow.is_empty() {
         bail!("allows alone restrict nothing: add --deny any");
     }
     if let Some(wall @ (WallKind::Strict | WallKind::Namespace)) = asked {

@@ -117,6 +117,7 @@ pub(crate) fn inside(plan: &Plan, host: &Host, places: &Places, appfw: String) -
     command.extend(lists.allow.iter().map(|network| format!("--allow={network}")));
     command.extend(lists.deny.iter().map(|network| format!("--deny={network}")));
     command.extend(lists.canary().map(|canary| format!("--canary={canary}")));
+    command.extend((!plan.filters.is_empty()).then(|| "--filtered".to_owned()));
     command.extend((!is_alone).then(|| format!("--cgroup={}", plan.name.cgroup())));
     command.push(format!("--outside={}", host.network_namespace));
     if !plan.app.user().is_root() {

@@ -72,6 +72,10 @@ fn lines(setting: &Setting) -> Vec<String> {
         Value::Span(Duration::MAX) => vec![assign("infinity".into())],
         Value::Span(span) => vec![assign(format!("{}ms", span.as_millis()))],
         Value::Words(words) if directive == "Environment" => words.iter().map(|word| assign(quoted(word))).collect(),
+        // One path a line, blanks and quotes as they stand (config_parse_ip_filter_bpf_progs).
+        Value::Words(paths) if directive.ends_with("FilterPath") => {
+            paths.iter().map(|path| assign(specifiers(path))).collect()
+        }
         Value::Words(words) => vec![assign(words.join(" "))],
         Value::Networks(networks) => {
             vec![assign(networks.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))]

@@ -17,6 +17,8 @@ ON_LINK += [f"{address}/64" for address in ["2001:db8::1", ORIGIN6, "2001:db8::2
 # Reached through the gateway.
 ROUTED = ["8.8.8.8/32", "1.1.1.1/32", "9.9.9.9/32", "10.1.2.3/32"]
 ROUTED += ["2001:db8:8::8/128", "2001:db8:1::1/128", "2001:db8:9::9/128", "fd00::7/128"]
+# Resolvers as the examples of units/ name them.
+ROUTED += ["2001:4860:4860::8888/128", "2606:4700:4700::1111/128", "2620:fe::fe/128"]
 MULTICAST, MULTICAST6 = "239.1.2.3", "ff05::1:3"
 
 SETTLE = ("203.0.113.1", 4)  # where World.settle() sends its markers

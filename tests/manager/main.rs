@@ -268,7 +268,7 @@ async fn received(script: Script, stranger: bool) -> (Result<Reached>, Option<St
     let control = tokio::net::UnixListener::from_std(sockets.control).unwrap();
     let own = plan.name.cgroup();
     let inside = async move { reception::accept_of(&own, &control).await };
-    let reached = reception::receive(&mut keeper, inside, &order, &[], &mut signals);
+    let reached = reception::receive(&mut keeper, inside, || Ok(()), &order, &[], &mut signals);
     let reached = in_time(reached).await;
     let told = knocking.as_mut().map(|stream| {
         let mut told = String::new();

@@ -1,0 +1,189 @@
+"""The examples of units/examples/README.md, with the options that stand there: real programs against live servers, in
+and out, version 4 and 6."""
+
+import concurrent.futures
+import contextlib
+import itertools
+import pathlib
+import re
+import socket
+import struct
+import subprocess
+
+import pytest
+
+import bpf_programs
+from bpf_programs import datagrams_to, drops_packets, streams_from
+from launching import launched, script, started, text_of, variables
+from namespaces import network_namespace
+from test_filters import PORT, came_in, sent
+from waiting import wait_until
+from world_map import ORIGIN, ORIGIN6
+
+README = pathlib.Path(__file__).parents[2] / "units/examples/README.md"
+EXAMPLES = dict(re.findall(r"^\| `([\w-]+)` \| `(.*)` \|$", README.read_text(), re.MULTILINE))
+PORTS = itertools.count(7300)
+GOOGLE, OTHERS = ["8.8.8.8", "2001:4860:4860::8888"], ["1.1.1.1", "9.9.9.9", "2606:4700:4700::1111", "2620:fe::fe"]
+LIMIT = 1.5  # seconds for an answer; on a veth it takes microseconds, on a busy machine more
+
+
+def options(name):
+    return EXAMPLES[name].split()
+
+
+def test_every_example_is_tried():
+    text = pathlib.Path(__file__).read_text()
+    assert EXAMPLES and [name for name in EXAMPLES if f'"{name}"' not in text] == []
+
+
+# The resolver
+
+def dnsmasq(port):
+    """Asks all of its servers at once."""
+    return ["/usr/sbin/dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", f"--port={port}", "--user=root",
+            "--listen-address=127.0.0.1", "--bind-interfaces", "--no-resolv", "--no-hosts", "--cache-size=0",
+            "--pid-file", "--all-servers", "--log-facility=-", *(f"--server={server}" for server in GOOGLE + OTHERS)]
+
+
+def ask(lab, port, name):
+    """The answer to a question for the name's address, from the lab's own loopback."""
+    labels = b"".join(bytes([len(label)]) + label.encode() for label in name.split("."))
+    query = struct.pack("!HHHHHH", 7, 0x0100, 1, 0, 0, 0) + labels + b"\0" + struct.pack("!HH", 1, 1)
+    with network_namespace(lab.pid):
+        client = socket.socket(type=socket.SOCK_DGRAM)
+    with client:
+        client.settimeout(0.5)
+        client.connect(("127.0.0.1", port))
+        client.send(query)
+        return client.recv(512)
+
+
+def asked_by(lab, command):
+    """Which servers of dnsmasq's the world saw a question come to, and where else anything went."""
+    port = next(PORTS)
+    with lab.world.watch() as w, started(lab, [*command, *dnsmasq(port)], stdin=subprocess.DEVNULL,
+                                         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        def answered():
+            with contextlib.suppress(OSError):
+                return ask(lab, port, "v4.test")
+
+        assert socket.inet_aton(ORIGIN) in wait_until(answered, 10, "an answer")
+        process.terminate()
+        process.wait(20)
+    servers = {event["at"] for event in w.events(server="dns", name="v4.test")}
+    return servers, {packet["dst"] for packet in w.foreign()} - servers
+
+
+def test_unconfined_it_asks_them_all(lab):
+    assert asked_by(lab, []) == ({*GOOGLE, *OTHERS}, set())
+
+
+@pytest.mark.parametrize("name", ["resolver", "resolver-only"])
+@pytest.mark.parametrize("user", ["root", "bob"])
+def test_resolver_asks_those_it_may_and_never_the_denied(lab, name, user):
+    assert asked_by(lab, ["appfw-run", *options(name), f"--uid={user}", "--"]) == (set(OTHERS), set())
+
+
+# The file server
+
+FILES = """#!/bin/sh
+# What it tries to reach by itself, then what it is for.
+for host in 10.0.0.7 203.0.113.10 8.8.8.8 '[fd00::7]' '[2001:db8::10]' '[2001:db8:8::8]'; do
+    curl -s -g --max-time %s "http://$host/" >/dev/null &
+done
+wait
+echo ready
+exec /usr/bin/python3 -m http.server %d --bind :: --directory /etc >/dev/null 2>&1
+"""
+COMERS = [("10.0.0.7", "10.0.0.2"), ("10.0.0.9", "10.0.0.2"), (ORIGIN, "203.0.113.2"), ("8.8.8.8", "203.0.113.2"),
+          ("10.1.2.3", "203.0.113.2"), ("fd00::7", "2001:db8::2"), (ORIGIN6, "2001:db8::2"),
+          ("2001:db8:8::8", "2001:db8::2")]
+
+
+def fetched(lab, source, target, port):
+    """Whether that address of the world is served a file."""
+    try:
+        answer = lab.world.connect(source, target, port, payload=b"GET /hostname HTTP/1.0\r\n\r\n", timeout=LIMIT)
+    except OSError:
+        return False
+    return b"200 OK" in answer
+
+
+def served_by(lab, command):
+    """Whom in the world the file server serves and answers at all, and what it reaches there itself."""
+    port = next(PORTS)
+    program = script(lab, "files", FILES % (LIMIT, port))
+    with lab.world.watch() as w, command(program) as process:
+        def listens():
+            with network_namespace(lab.pid):
+                local = socket.socket()
+            with local:
+                return local.connect_ex(("127.0.0.1", port)) == 0
+
+        wait_until(listens, 10, "the file server")
+        with concurrent.futures.ThreadPoolExecutor(len(COMERS)) as pool:
+            results = pool.map(lambda comer: fetched(lab, *comer, port), COMERS)
+        served = {source for (source, _), was in zip(COMERS, results) if was}
+        process.terminate()
+        process.wait(20)
+    answered = {packet["dst"] for packet in w.foreign() if packet.get("sport") == port}
+    reached = {packet["dst"] for packet in w.foreign() if packet.get("dport") == 80}
+    return served, answered, reached
+
+
+def test_unconfined_it_serves_and_reaches_everyone(lab):
+    everyone = {source for source, _ in COMERS}
+    served, answered, reached = served_by(lab, lambda program: started(lab, [program], stdout=subprocess.DEVNULL))
+    assert (served, answered) == (everyone, everyone)
+    assert reached == everyone - {"10.0.0.9", "10.1.2.3"}
+
+
+def test_file_server_serves_its_networks_and_reaches_nothing_else(lab):
+    served, answered, reached = served_by(
+        lab, lambda program: launched(lab, *options("fileserver"), "--uid=bob", "--", program))
+    assert (served, answered, reached) == ({"10.0.0.7", "10.0.0.9", "fd00::7"},) * 2 + ({"10.0.0.7", "fd00::7"},)
+
+
+# The service behind Tor
+
+PROXIED = """#!/bin/sh
+env
+curl -sS --noproxy '*' --max-time 0.5 http://203.0.113.10/ >&2
+curl -sS --noproxy '*' --max-time 0.5 -g 'http://[2001:db8::10]/' >&2
+curl -s --noproxy '*' --max-time 0.5 -o /dev/null -w 'local_service=%{http_code}\\n' http://127.0.0.1:8023/
+proxy=socks5h://${ALL_PROXY#socks://}
+curl -sS --max-time 20 --proxy "$proxy" -o /dev/null -w 'by_tor=%{http_code}\\n' http://web.test/
+"""
+
+
+@pytest.mark.parametrize("name, address, local", [
+    ("proxied", None, "200"), ("proxied-alone", "127.100.90.50", "000"),
+])
+def test_service_leaves_by_tor_alone(lab, world, tor, name, address, local):
+    program = script(lab, name, PROXIED)
+    with world.watch() as w:
+        said = variables(text_of(lab, *options(name), "--", program))
+    for variable in "ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY":
+        assert re.fullmatch(r"socks://127\.100\.\d+\.\d+:1080", said[variable])
+        assert address is None or said[variable] == f"socks://{address}:1080"
+    assert (said["by_tor"], said["local_service"]) == ("200", local)
+    assert w.foreign() == []
+    assert [event["host"] for event in w.events(server="http", kind="request")] == ["web.test"]
+
+
+# Filters of one's own
+
+def test_filtered_service_is_judged_by_both_programs(lab):
+    """That all of these pass without them is shown by test_filters.py."""
+    kept_out = ["10.0.0.9", "2001:db8:8::8"]
+    pairs = {"lan-in": streams_from(*kept_out), "lan-out": datagrams_to(PORT)}
+    comers = [comer for comer in COMERS if comer[0] in ["10.0.0.7", ORIGIN6, *kept_out]]
+    with contextlib.ExitStack() as stack:
+        for name, rules in pairs.items():
+            path = lab.path(f"/sys/fs/bpf/{name}")
+            bpf_programs.pin(path, bpf_programs.load(drops_packets(rules)))
+            stack.callback(path.unlink)
+        assert sent(lab, *options("filtered")) == {(ORIGIN, 9), (ORIGIN6, 9)}
+        served = came_in(lab, options("filtered"), comers)
+    assert served == {(kind, source): kind == "udp" or source not in kept_out
+                      for source, _ in comers for kind in ("tcp", "udp")}
