@@ -150,6 +150,12 @@ impl Host {
         })
     }
 
+    /// The same for a unit, which nobody's terminal, directory or umask is at (systemd.exec(5), "UMask=").
+    #[must_use]
+    pub fn for_units(self) -> Self {
+        Self { directory: None, umask: 0o022, terminals: [false; 3], ..self }
+    }
+
     /// A variable of the caller's, unless it is empty.
     #[must_use]
     pub fn variable(&self, name: &str) -> Option<&OsStr> {

@@ -32,6 +32,8 @@ pub mod units;
 pub mod view;
 
 pub mod installed;
+pub mod permanent;
+pub mod ready;
 
 pub mod address;
 pub mod state;

@@ -3,6 +3,7 @@
 
 mod resolution;
 mod supervisor;
+mod tenure;
 mod wall;
 
 use std::ffi::OsString;
@@ -27,6 +28,7 @@ use crate::units::Setting;
 use crate::via::Via;
 
 pub use supervisor::Supervisor;
+pub use tenure::Tenure;
 
 /// The forwarder's address in a namespace, where nobody else can hold it.
 pub const ADDRESS: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(127, 100, 90, 50), PORT);
@@ -44,6 +46,8 @@ pub struct Plan {
     pub command: Vec<OsString>,
     /// Who supervises it.
     pub supervisor: Supervisor,
+    /// How long its units last.
+    pub tenure: Tenure,
     /// What keeps the app in.
     pub wall: WallKind,
     /// What of the app's traffic is captured.
@@ -212,6 +216,7 @@ impl Plan {
             name,
             command: command.clone(),
             supervisor,
+            tenure: Tenure::Launch,
             wall,
             capture,
             publish,

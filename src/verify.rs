@@ -241,7 +241,7 @@ mod tests {
     use crate::view::Bind;
 
     fn unit(settings: Vec<Setting>) -> Unit {
-        Unit { name: "appfw-x.service".into(), unit: vec![], kind: settings }
+        Unit { name: "appfw-x.service".into(), unit: vec![], kind: settings, install: vec![] }
     }
 
     fn deny() -> Setting {

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use appfw::cli::{self, Appfw, Parsed, Subcommand};
-use appfw::{exit, forward, inside, lifeline, publish, say, stop};
+use appfw::{exit, forward, inside, lifeline, permanent, publish, ready, say, stop};
 
 fn main() -> ExitCode {
     let args = match cli::parse::<Appfw>() {
@@ -12,10 +12,12 @@ fn main() -> ExitCode {
     };
     let outcome = match args.subcommand {
         Subcommand::Inside(args) => return inside::run(&args),
+        Subcommand::Ready(args) => return ready::run(&args),
         Subcommand::Network(args) => return inside::make_network(&args),
         Subcommand::Lifeline(_) => return lifeline::run(),
         Subcommand::Forward(args) => forward::run(args),
         Subcommand::Publish(args) => publish::run(&args),
+        Subcommand::Unit(command) => permanent::run(command),
         Subcommand::Stop { name } => stop::run(&name),
         Subcommand::Other(words) => cli::refuse_other(&words),
     };

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use clap::Parser;
 
-use super::{ForwardArgs, InsideArgs, LifelineArgs, NetworkArgs, PublishArgs};
+use super::{ForwardArgs, InsideArgs, LifelineArgs, NetworkArgs, PublishArgs, ReadyArgs, UnitCommand};
 
 /// Manage confined programs started by appfw-run
 #[derive(Debug, Parser)]
@@ -23,6 +23,9 @@ pub enum Subcommand {
         /// The launch's name, as --unit gave it or --verbose shows it
         name: String,
     },
+    /// Confine programs by units that last
+    #[command(subcommand)]
+    Unit(UnitCommand),
     /// Run the forwarder by hand, as a plain proxy (units start it themselves)
     Forward(ForwardArgs),
     /// Inner part: prove the wall, then become the app
@@ -31,6 +34,9 @@ pub enum Subcommand {
     /// Inner part: make the network of the app's namespace
     #[command(hide = true)]
     Network(NetworkArgs),
+    /// Inner part: the first command of a permanent unit
+    #[command(hide = true)]
+    Ready(ReadyArgs),
     /// Inner part: lead published ports into the app's namespace
     #[command(hide = true)]
     Publish(PublishArgs),
@@ -43,14 +49,13 @@ pub enum Subcommand {
 }
 
 /// Subcommands of the contract that this version does not have yet.
-pub const LATER: [&str; 13] = [
+pub const LATER: [&str; 12] = [
     "check",
     "doctor",
     "list",
     "status",
     "log",
     "profile",
-    "unit",
     "confine",
     "unconfine",
     "desktop",

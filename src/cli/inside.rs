@@ -126,6 +126,17 @@ pub struct InsideArgs {
     /// The socket from which the command and its environment come; without it, standard input
     #[arg(long, value_name = "PATH")]
     pub control: Option<PathBuf>,
+    /// The file from which they come where there is no launcher, and what it was proven by there
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["control", "build"])]
+    pub order: Option<PathBuf>,
+}
+
+/// Make what a permanent unit needs before its first process, or refuse it: systemd must hold what its file says.
+#[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
+pub struct ReadyArgs {
+    /// The file, which says by its mark how it was made
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
 }
 
 /// Lead ports of the host, whose listeners the launcher hands over, into the app's network namespace.

@@ -9,7 +9,7 @@ use clap::{Parser, ValueEnum};
 use super::WallKind;
 
 /// Run a program whose only way to the network is Tor or a proxy, proven before it starts
-#[derive(Debug, Parser)]
+#[derive(Debug, Clone, Parser)]
 #[command(
     name = "appfw-run",
     version,
@@ -229,7 +229,7 @@ const LATER: [Later; 4] = [
 ];
 
 /// Options that later versions bring: parsed, so that none is taken for the command or ignored.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct LaterArgs {
     given: Option<&'static str>,
 }

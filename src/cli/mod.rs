@@ -4,12 +4,15 @@ mod appfw;
 mod forward;
 mod inside;
 mod launch;
+mod unit;
 mod usage;
+mod words;
 
 pub use appfw::{Appfw, Subcommand};
 pub use forward::ForwardArgs;
-pub use inside::{Capture, InsideArgs, LifelineArgs, NetworkArgs, PublishArgs, WallKind};
+pub use inside::{Capture, InsideArgs, LifelineArgs, NetworkArgs, PublishArgs, ReadyArgs, WallKind};
 pub use launch::{Bus, EnvScheme, Isolate, LaunchArgs, LogDestinations};
+pub use unit::{UnitCommand, UnitInstallArgs, UnitListArgs, UnitRemoveArgs, UnitShowArgs, UnitUpdateArgs};
 
 use std::ffi::OsString;
 

@@ -10,6 +10,7 @@ use crate::control;
 use crate::destination::{Pattern, Rules};
 use crate::dns::Dns;
 use crate::host::Host;
+use crate::name;
 use crate::network::{self, IpLists};
 use crate::plan::Plan;
 use crate::via::{Endpoint, Via};
@@ -39,7 +40,7 @@ const CREDENTIAL: &str = "via";
 
 pub(super) fn unit(plan: &Plan, host: &Host, places: &Places) -> Unit {
     let name = plan.name.forwarder();
-    let mut unit = Unit::new(name.clone(), format!("Forwarder of appfw launch {}", plan.name));
+    let mut unit = Unit::new(plan, name.clone(), format!("Forwarder of {}", plan.whole()));
     if plan.has_socket_unit() {
         // It stops with the socket, which BindsTo= would keep needed for ever.
         unit.unit("PartOf", words([&plan.name.socket()]));
@@ -86,12 +87,16 @@ fn of_system(unit: &mut Unit, plan: &Plan, host: &Host, places: &Places) {
     let (appfw, bind) = appfw(host, Path::new(INNER).join("appfw"));
     unit.kind("ExecStart", Value::Exec(command(plan, &unit.name.clone(), appfw)));
     if plan.via.has_secret() {
-        let file = places.state.join(CREDENTIAL).display().to_string();
+        let file = places.credential.display().to_string();
         unit.kind("LoadCredential", Value::Pairs(vec![(CREDENTIAL.into(), file)]));
     }
     let report = Bind { source: places.state.join("report"), target: format!("{INNER}/report").into() };
+    let report = (!plan.is_permanent()).then_some(report);
     unit.kind("TemporaryFileSystem", Value::FileSystems(vec![(INNER.into(), "mode=0755".into())]));
-    unit.kind("BindPaths", Value::Binds(bind.into_iter().chain([report]).collect()));
+    let binds: Vec<_> = bind.into_iter().chain(report).collect();
+    if !binds.is_empty() {
+        unit.kind("BindPaths", Value::Binds(binds));
+    }
     unit.kind.extend(lists(filter(plan)));
     unit.kind.extend(socket_group(&plan.via, host));
     harden_as_system(unit);
@@ -108,11 +113,13 @@ fn of_user(unit: &mut Unit, plan: &Plan, host: &Host, places: &Places) {
 }
 
 fn command(plan: &Plan, name: &str, appfw: String) -> Vec<String> {
-    let mut command = vec![appfw, "forward".into(), format!("--report={INNER}/report")];
+    let mut command = vec![appfw, "forward".into()];
+    // Without a launcher the journal alone hears it.
+    command.extend((!plan.is_permanent()).then(|| format!("--report={INNER}/report")));
     command.extend(forwarding(plan, &format!("/run/credentials/{name}/{CREDENTIAL}")));
     if plan.wall == WallKind::Address {
         // On the host's loopback anybody can knock: only the app's own cgroup is served.
-        command.push(format!("--peer-cgroup={}", plan.name.cgroup_directory()));
+        command.push(format!("--peer-cgroup={}", name::cgroup_directory(&plan.app_cgroup())));
     }
     command
 }

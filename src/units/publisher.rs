@@ -9,10 +9,10 @@ use crate::plan::{Plan, Supervisor};
 use crate::view::Bind;
 
 pub(super) fn unit(plan: &Plan, host: &Host, places: &Places) -> Unit {
-    let mut unit = Unit::new(plan.name.publisher(), format!("Published ports of appfw launch {}", plan.name));
+    let mut unit = Unit::new(plan, plan.name.publisher(), format!("Published ports of {}", plan.whole()));
     // It stops with the app, which wants it, and does not start that one again, as one that requires it could.
     unit.unit("StopWhenUnneeded", Value::Bool(true));
-    unit.unit("After", words([&plan.name.app()]));
+    unit.unit("After", words([&plan.app_unit()]));
     comes_back(&mut unit, plan, host);
     keeps_descriptors(&mut unit);
     let at = places.state.join("publish");

@@ -79,6 +79,8 @@ pub fn plain(value: &Value) -> Variant<'_> {
         ),
         Value::Exec(command) => exec(command, &EXEC),
         Value::Privileged(command) => exec(command, &PRIVILEGED),
+        // Exit codes, and signals.
+        Value::ExitCode(code) => Variant::new((vec![i32::from(*code)], Vec::<i32>::new())),
         Value::Descriptor(_) => Variant::from(false),
     }
 }
