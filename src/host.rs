@@ -178,6 +178,24 @@ fn is_public(program: &Path) -> bool {
     below && program.ancestors().all(is_roots)
 }
 
+/// What root runs again and again must be root's alone to change.
+///
+/// # Errors
+/// Names who else may change it.
+pub fn refuse_writable(program: &Path) -> Result<()> {
+    for part in program.ancestors() {
+        let found = part.metadata().with_context(|| format!("cannot look at {}", part.display()))?;
+        if found.uid() != 0 || found.mode() & 0o022 != 0 {
+            bail!(
+                "{} would be run as root at each start, and {} can be changed by others: install appfw below /usr",
+                program.display(),
+                part.display()
+            );
+        }
+    }
+    Ok(())
+}
+
 /// `appfw` stands beside this executable, or in the directory given at build time; never found by
 /// PATH, which the caller's environment chooses. `inside` checks that the versions are the same.
 fn find_appfw() -> Result<PathBuf> {

@@ -31,6 +31,7 @@ pub mod session;
 pub mod units;
 pub mod view;
 
+pub mod confine;
 pub mod installed;
 pub mod permanent;
 pub mod ready;

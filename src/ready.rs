@@ -10,7 +10,7 @@ use clap::Parser;
 
 use crate::cli::{Appfw, ReadyArgs, Subcommand, UnitCommand};
 use crate::installed::{self, Mark};
-use crate::{exit, permanent, say};
+use crate::{confine, exit, permanent, say};
 
 /// A file of ours, and how it was made.
 #[derive(Debug)]
@@ -28,7 +28,8 @@ pub struct Made<'a> {
 pub fn run(args: &ReadyArgs) -> ExitCode {
     let Err(error) = ready(args) else { return ExitCode::SUCCESS };
     say::failure("appfw ready", &error);
-    ExitCode::from(exit::OURS)
+    // As a condition any other code is no failure, but "not now" (systemd.service(5), ExecCondition=).
+    ExitCode::from(if args.as_condition { u8::MAX } else { exit::OURS })
 }
 
 fn ready(args: &ReadyArgs) -> Result<()> {
@@ -46,6 +47,7 @@ fn ready(args: &ReadyArgs) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match parsed.subcommand {
         Subcommand::Unit(UnitCommand::Install(install)) => runtime.block_on(permanent::ready(&made, install)),
+        Subcommand::Confine(by) => runtime.block_on(confine::ready(&made, *by)),
         _ => bail!("{path} was made by appfw {}, which makes no units", made.mark.command.join(" ")),
     }
 }

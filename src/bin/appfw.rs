@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use appfw::cli::{self, Appfw, Parsed, Subcommand};
-use appfw::{exit, forward, inside, lifeline, permanent, publish, ready, say, stop};
+use appfw::{confine, exit, forward, inside, lifeline, permanent, publish, ready, say, stop};
 
 fn main() -> ExitCode {
     let args = match cli::parse::<Appfw>() {
@@ -18,6 +18,8 @@ fn main() -> ExitCode {
         Subcommand::Forward(args) => forward::run(args),
         Subcommand::Publish(args) => publish::run(&args),
         Subcommand::Unit(command) => permanent::run(command),
+        Subcommand::Confine(args) => confine::run(*args),
+        Subcommand::Unconfine(args) => confine::undo(&args),
         Subcommand::Stop { name } => stop::run(&name),
         Subcommand::Other(words) => cli::refuse_other(&words),
     };

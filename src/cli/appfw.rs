@@ -4,7 +4,9 @@ use std::ffi::OsString;
 
 use clap::Parser;
 
-use super::{ForwardArgs, InsideArgs, LifelineArgs, NetworkArgs, PublishArgs, ReadyArgs, UnitCommand};
+use super::{
+    ConfineArgs, ForwardArgs, InsideArgs, LifelineArgs, NetworkArgs, PublishArgs, ReadyArgs, UnconfineArgs, UnitCommand,
+};
 
 /// Manage confined programs started by appfw-run
 #[derive(Debug, Parser)]
@@ -26,6 +28,18 @@ pub enum Subcommand {
     /// Confine programs by units that last
     #[command(subcommand)]
     Unit(UnitCommand),
+    /// Put a service that is installed behind a wall, by a drop-in
+    #[command(
+        override_usage = "appfw confine SERVICE [OPTIONS] [--dry-run] [--now]\n       appfw confine --list [--json]"
+    )]
+    #[command(after_help = "\
+Examples:
+  appfw confine myservice --via tor --now
+  appfw confine nginx --via socks5h://192.0.2.7:1080 --wall namespace --publish 0.0.0.0:80
+  appfw confine fileserver --via none --deny any --allow localhost --allow 10.0.0.0/24")]
+    Confine(Box<ConfineArgs>),
+    /// Take away what appfw confine wrote
+    Unconfine(UnconfineArgs),
     /// Run the forwarder by hand, as a plain proxy (units start it themselves)
     Forward(ForwardArgs),
     /// Inner part: prove the wall, then become the app
@@ -49,17 +63,5 @@ pub enum Subcommand {
 }
 
 /// Subcommands of the contract that this version does not have yet.
-pub const LATER: [&str; 12] = [
-    "check",
-    "doctor",
-    "list",
-    "status",
-    "log",
-    "profile",
-    "confine",
-    "unconfine",
-    "desktop",
-    "connect",
-    "completions",
-    "man",
-];
+pub const LATER: [&str; 10] =
+    ["check", "doctor", "list", "status", "log", "profile", "desktop", "connect", "completions", "man"];

@@ -137,6 +137,39 @@ pub struct ReadyArgs {
     /// The file, which says by its mark how it was made
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
+    /// Exit with 255 on failure: as ExecCondition= any other code is none
+    #[arg(long)]
+    pub as_condition: bool,
+    /// After the unit has ended: nothing is to be done where it was proven, or was there before its wall
+    #[arg(long)]
+    pub afterwards: bool,
+}
+
+impl InsideArgs {
+    /// To be proven of this wall, and nothing more said.
+    #[must_use]
+    pub fn of(wall: WallKind) -> Self {
+        Self {
+            wall,
+            forwarder: None,
+            capture: Capture::Off,
+            allow: Vec::new(),
+            deny: Vec::new(),
+            canary: None,
+            cgroup: None,
+            build: false,
+            state: None,
+            listen: Vec::new(),
+            publish: false,
+            outside: None,
+            outside_user: None,
+            init: false,
+            exit_with_main: false,
+            terminal: false,
+            control: None,
+            order: None,
+        }
+    }
 }
 
 /// Lead ports of the host, whose listeners the launcher hands over, into the app's network namespace.

@@ -1,6 +1,7 @@
 //! The command lines of the two programs, as clap sees them. No decisions here.
 
 mod appfw;
+mod confine;
 mod forward;
 mod inside;
 mod launch;
@@ -9,6 +10,7 @@ mod usage;
 mod words;
 
 pub use appfw::{Appfw, Subcommand};
+pub use confine::{ConfineArgs, UnconfineArgs};
 pub use forward::ForwardArgs;
 pub use inside::{Capture, InsideArgs, LifelineArgs, NetworkArgs, PublishArgs, ReadyArgs, WallKind};
 pub use launch::{Bus, EnvScheme, Isolate, LaunchArgs, LogDestinations};
@@ -79,7 +81,7 @@ pub fn refuse_other(words: &[OsString]) -> Result<()> {
     let near = appfw::LATER
         .iter()
         .copied()
-        .chain(["stop", "forward"])
+        .chain(["stop", "forward", "confine", "unconfine"])
         .min_by_key(|name| strsim::damerau_levenshtein(name, &word))
         .filter(|name| strsim::damerau_levenshtein(name, &word) <= 2);
     match near {

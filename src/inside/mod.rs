@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use crate::cli::{Capture, InsideArgs, NetworkArgs};
+use crate::cli::{Capture, InsideArgs, NetworkArgs, WallKind};
 use crate::control::{self, Order, Report, receive_with};
 use crate::exit::{self, NotExecuted};
 use crate::permanent::Standing;
@@ -110,6 +110,21 @@ pub fn make_network(args: &NetworkArgs) -> ExitCode {
         say::failure("appfw network", &error);
     }
     ExitCode::from(exit::OURS)
+}
+
+/// The proof of a service whose main process isn't ours, as root, in its cgroup and its network namespace; in the
+/// namespace wall its network is made first, unless an earlier start of the service has.
+///
+/// # Errors
+/// One sentence that says what is open and what to do. The service must then not run.
+pub fn prove_service(args: &InsideArgs) -> Result<()> {
+    if let (WallKind::Namespace, Some(_), Some(outside)) = (args.wall, args.forwarder, args.outside)
+        && proof::prove(args).is_err()
+    {
+        proof::is_new(outside)?;
+        network::set_up(args.capture)?;
+    }
+    proof::prove(args)
 }
 
 /// The launcher takes a report from the unit's own processes alone, and whose it is can't be told

@@ -58,7 +58,7 @@ fn section(settings: &[Setting]) -> String {
     settings.iter().flat_map(lines).map(|line| line + "\n").collect()
 }
 
-fn lines(setting: &Setting) -> Vec<String> {
+pub(crate) fn lines(setting: &Setting) -> Vec<String> {
     let directive = setting.directive;
     let assign = |value: String| format!("{directive}={value}");
     match &setting.value {
