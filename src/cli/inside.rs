@@ -178,10 +178,11 @@ pub struct PublishArgs {
     /// Which port leads to which one of the app's
     #[arg(long, value_name = "ADDRESS:PORT=INNER", required = true)]
     pub publish: Vec<Published>,
-    /// The inode number of the launcher's network namespace, which must not be this one
+    /// The inode number of the launcher's network namespace, which must not be this one; without it, one that has
+    /// an outside
     #[arg(long, value_name = "INODE")]
-    pub outside: u64,
-    /// The socket at which the launcher hands over and hears; without it, standard input
+    pub outside: Option<u64>,
+    /// The socket at which the launcher hands over and hears; without it, standard input, unless systemd hands over
     #[arg(long, value_name = "PATH")]
     pub report: Option<PathBuf>,
 }

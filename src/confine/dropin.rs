@@ -127,9 +127,14 @@ impl DropIn {
 fn dependencies(plan: &Plan) -> Vec<Setting> {
     let mut settings = Vec::new();
     let words = |word: String| Value::Words(vec![word]);
-    if plan.has_socket_unit() {
-        settings.push(set("Requires", words(plan.name.socket())));
-        settings.push(set("After", words(plan.name.socket())));
+    let needed: Vec<String> = plan
+        .has_socket_unit()
+        .then(|| plan.name.socket())
+        .into_iter()
+        .chain((!plan.publish.is_empty()).then(|| plan.name.publisher_socket()))
+        .collect();
+    for directive in ["Requires", "After"].iter().filter(|_| !needed.is_empty()) {
+        settings.push(set(directive, Value::Words(needed.clone())));
     }
     if let Some(maker) = maker(plan) {
         settings.push(set("JoinsNamespaceOf", words(maker)));

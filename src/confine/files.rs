@@ -103,7 +103,8 @@ impl Files {
 /// Every file that confining what is called so may have made, the drop-in first: without it the others do nothing.
 #[must_use]
 pub(super) fn all(service: &str, name: &LaunchName) -> Vec<PathBuf> {
-    let units = [name.socket(), name.forwarder()].map(|unit| Path::new(UNITS).join(unit));
+    let units = [name.publisher_socket(), name.publisher(), name.socket(), name.forwarder()]
+        .map(|unit| Path::new(UNITS).join(unit));
     let seen = ["resolv.conf", "nsswitch.conf"].map(|file| confined(name).join(file));
     let secret = Path::new(CREDENTIALS).join(name.to_string());
     std::iter::once(drop_in_path(service)).chain(units).chain(seen).chain([secret]).collect()

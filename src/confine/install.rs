@@ -295,7 +295,7 @@ async fn restart(manager: &Manager<'_>, service: &str, name: &LaunchName) -> Res
 }
 
 async fn stop_servants(manager: &Manager<'_>, name: &LaunchName) {
-    for servant in [name.socket(), name.forwarder()] {
+    for servant in [name.publisher_socket(), name.publisher(), name.socket(), name.forwarder()] {
         // Not there, or over already.
         let _ = manager.stop(&servant).await;
     }

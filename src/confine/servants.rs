@@ -11,7 +11,11 @@ use crate::units::{INNER, Places, Unit, Units};
 /// Who makes the network namespace that the service joins, if it joins one.
 #[must_use]
 pub fn maker(plan: &Plan) -> Option<String> {
-    (plan.wall != WallKind::Address && plan.has_socket_unit()).then(|| plan.name.socket())
+    match plan.wall {
+        WallKind::Address => None,
+        _ if plan.has_socket_unit() => Some(plan.name.socket()),
+        _ => (!plan.publish.is_empty()).then(|| plan.name.publisher()),
+    }
 }
 
 /// The units themselves.
@@ -30,6 +34,7 @@ impl Servants {
             ..Places::new(Path::new(INNER), plan)
         };
         let units = Units::new(plan, host, &places);
-        Self(units.socket.into_iter().chain(units.forwarder).collect())
+        let published = units.publisher_socket.into_iter().chain(units.publisher);
+        Self(units.socket.into_iter().chain(units.forwarder).chain(published).collect())
     }
 }

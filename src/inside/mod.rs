@@ -112,6 +112,12 @@ pub fn make_network(args: &NetworkArgs) -> ExitCode {
     ExitCode::from(exit::OURS)
 }
 
+/// Whether this process's network namespace holds anything but loopback, and the pair that leads nowhere.
+#[must_use]
+pub fn leads_out() -> bool {
+    proof::is_apart().is_err()
+}
+
 /// The proof of a service whose main process isn't ours, as root, in its cgroup and its network namespace; in the
 /// namespace wall its network is made first, unless an earlier start of the service has.
 ///

@@ -1,6 +1,6 @@
 //! How long the units of a plan last. Pure.
 
-use super::Plan;
+use super::{Plan, Supervisor};
 
 /// Whose the units of a plan are.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -24,6 +24,12 @@ impl Plan {
     #[must_use]
     pub fn is_permanent(&self) -> bool {
         self.tenure != Tenure::Launch
+    }
+
+    /// Whether a socket unit listens at published ports, as no launcher does.
+    #[must_use]
+    pub fn has_publisher_socket(&self) -> bool {
+        self.is_permanent() && self.supervisor == Supervisor::System && !self.publish.is_empty()
     }
 
     /// The unit of the app.

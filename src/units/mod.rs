@@ -151,6 +151,8 @@ pub struct Units {
     pub socket: Option<Unit>,
     /// The forwarder; none with `--via none`.
     pub forwarder: Option<Unit>,
+    /// The host's side of published ports, where no launcher makes it.
+    pub publisher_socket: Option<Unit>,
     /// What leads published ports to the app; none without any.
     pub publisher: Option<Unit>,
     /// The app.
@@ -218,6 +220,7 @@ impl Units {
             lifeline: (!plan.is_permanent()).then(|| lifeline::unit(plan, host, places)),
             socket: plan.has_socket_unit().then(|| socket::unit(plan, places)),
             forwarder: plan.has_forwarder().then(|| forwarder::unit(plan, host, places)),
+            publisher_socket: plan.has_publisher_socket().then(|| publisher::socket(plan)),
             publisher: (!plan.publish.is_empty()).then(|| publisher::unit(plan, host, places)),
             app: app::unit(plan, host, places),
             view: View::new(plan, host, places),
@@ -226,7 +229,7 @@ impl Units {
 
     /// All units, the app last.
     pub fn iter(&self) -> impl Iterator<Item = &Unit> {
-        let parts = self.socket.iter().chain(&self.forwarder).chain(&self.publisher);
+        let parts = self.socket.iter().chain(&self.forwarder).chain(&self.publisher_socket).chain(&self.publisher);
         self.lifeline.iter().chain(parts).chain(std::iter::once(&self.app))
     }
 }

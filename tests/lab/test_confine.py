@@ -317,3 +317,48 @@ def test_the_list_as_json(lab):
         assert entry["command"] == ["confine", svc.name, "--via", SOCKS]
         assert (entry["wall"], entry["state"], entry["proven"], entry["stale"]) == ("strict", "inactive", False, False)
         assert json.dumps(entry)
+
+
+NGINX = """
+events {}
+pid /run/nginx.pid;
+http {
+    access_log off;
+    resolver 127.100.90.50 valid=1s ipv6=off;
+    server {
+        listen 80;
+        set $origin web.test;
+        location / { proxy_pass http://$origin; }
+    }
+}
+"""
+
+
+def test_nginx_is_reached_from_the_world_and_reaches_its_origin_through_the_proxy(lab, world):
+    with service(lab, lab.path("/lib/systemd/system/nginx.service").read_text(), "nginx") as nginx:
+        configuration = lab.path("/etc/nginx/nginx.conf")
+        configuration.write_text(NGINX)
+        nginx.start()
+        before = tree(lab)
+        said = nginx.confine("--via", SOCKS, code=125)
+        assert "TCP 0.0.0.0:80 (nginx, process" in said
+        nginx.confine("--via", SOCKS, "--wall=namespace", "--publish=0.0.0.0:80", "--now")
+        assert nginx.is_proven()
+
+        def asked(address="203.0.113.2"):
+            answer = world.connect(ORIGIN, address, 80,
+                                   payload=b"GET / HTTP/1.0\r\nHost: web.test\r\n\r\n", timeout=5)
+            return b"world 203.0.113.10 sees 203.0.113.20" in answer
+
+        for _ in range(2):
+            with world.watch() as w:
+                wait_until(asked, 10, lab.journal(nginx.name)[-1000:])
+            # Its answers to the world, and what it asks for by the proxy.
+            assert w.foreign([*UPSTREAMS, (ORIGIN, None)]) == []
+            assert [p for p in w.packets(dst=ORIGIN) if p.get("sport") != 80] == []
+            nginx.systemctl("daemon-reload")
+            nginx.restart()
+        assert nginx.is_proven()
+        nginx.unconfine("--now")
+        assert tree(lab) == before
+        assert nginx.is_active()
