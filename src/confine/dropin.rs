@@ -14,7 +14,7 @@ use crate::host::Host;
 use crate::manager::Properties;
 use crate::plan::{Plan, Resolver};
 use crate::units::text::{lines, quoted};
-use crate::units::{Setting, Value, transient};
+use crate::units::{Setting, TOR, Value, transient};
 use crate::verify;
 use crate::view::OfService;
 
@@ -125,21 +125,19 @@ impl DropIn {
 
 /// What else must be there, and whose namespace the service's is.
 fn dependencies(plan: &Plan) -> Vec<Setting> {
-    let mut settings = Vec::new();
-    let words = |word: String| Value::Words(vec![word]);
-    let needed: Vec<String> = plan
-        .has_socket_unit()
-        .then(|| plan.name.socket())
+    let socket = plan.has_socket_unit().then(|| plan.name.socket());
+    let needed: Vec<String> =
+        socket.into_iter().chain(plan.has_publisher_socket().then(|| plan.name.publisher_socket())).collect();
+    // Each request dials it anew, so that it may come up later as well.
+    let own_tor = TOR.into_iter().filter(|unit| plan.via.is_by_local_tor() && *unit != plan.app_unit());
+    let wanted: Vec<String> = own_tor.map(str::to_owned).collect();
+    let after = needed.iter().chain(&wanted).cloned().collect();
+    let joined = maker(plan).into_iter().collect();
+    [("Requires", needed), ("Wants", wanted), ("After", after), ("JoinsNamespaceOf", joined)]
         .into_iter()
-        .chain((!plan.publish.is_empty()).then(|| plan.name.publisher_socket()))
-        .collect();
-    for directive in ["Requires", "After"].iter().filter(|_| !needed.is_empty()) {
-        settings.push(set(directive, Value::Words(needed.clone())));
-    }
-    if let Some(maker) = maker(plan) {
-        settings.push(set("JoinsNamespaceOf", words(maker)));
-    }
-    settings
+        .filter(|(_, units)| !units.is_empty())
+        .map(|(directive, units)| set(directive, Value::Words(units)))
+        .collect()
 }
 
 fn wall(plan: &Plan, service: &Service) -> Vec<Setting> {

@@ -16,7 +16,7 @@ use crate::plan::{Plan, Stdio, Supervisor};
 const STOP_TIMEOUT: Duration = Duration::from_millis(1000);
 
 /// The units of this host's Tor, as Debian calls them: the first stands for all of its instances.
-const TOR: [&str; 2] = ["tor.service", "tor@default.service"];
+pub(crate) const TOR: [&str; 2] = ["tor.service", "tor@default.service"];
 
 /// What `inside` is told where there is no launcher, in the unit's directory.
 pub const ORDER: &str = "order";

@@ -11,7 +11,7 @@ mod publisher;
 mod socket;
 
 pub use app::ORDER;
-pub(crate) use app::inside;
+pub(crate) use app::{TOR, inside};
 pub(crate) use forwarder::forwarding;
 pub(crate) use publisher::publishing;
 

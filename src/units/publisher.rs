@@ -30,7 +30,7 @@ pub(super) fn unit(plan: &Plan, host: &Host, places: &Places) -> Unit {
         unit.kind("PrivateNetwork", Value::Bool(true));
         let (appfw, bind) = appfw(host, Path::new(INNER).join("appfw"));
         let target = Path::new(INNER).join("publish");
-        let report = (!plan.is_permanent()).then(|| Bind { source: at, target });
+        let report = (!plan.is_permanent()).then_some(Bind { source: at, target });
         let at = report.as_ref().map(|bind| bind.target.as_path());
         unit.kind("ExecStart", Value::Exec(command(plan, host, appfw, at)));
         unit.kind("TemporaryFileSystem", Value::FileSystems(vec![(INNER.into(), "mode=0755".into())]));

@@ -7,7 +7,7 @@ import pytest
 from confining import drop_in, service, tree, trying
 from launching import SOCKS, unique
 from waiting import wait_until
-from world_map import ORIGIN, UPSTREAM
+from world_map import ORIGIN, TOR_RELAYS, UPSTREAM
 
 HELD = {"proxy": 200, "tcp": "OSError", "udp": "OSError", "bus": "PermissionError",
         "private": "FileNotFoundError"}
@@ -68,6 +68,17 @@ def test_a_service_goes_through_the_proxy_alone_and_is_as_before_when_it_is_let_
         units = lab.run(["systemctl", "list-units", "--all", "--no-legend", f"appfw-{svc.stem}*"]).stdout
         assert units == b""
         assert "nothing to do" in svc.unconfine()
+
+
+def test_a_service_goes_through_tor(lab, world, tor):
+    with service(lab, trying(lab, "User=bob")) as svc:
+        with world.watch() as w:
+            svc.confine("--via=tor", "--now")
+            assert ways(svc.found()) == HELD
+        assert w.foreign() == []
+        assert {event["peer"] for event in w.events(server="http", kind="request")} <= set(TOR_RELAYS)
+        assert svc.listed()["via"] == ["tor://127.0.0.1:9050"]
+        assert "tor@default.service" in svc.show("After")
 
 
 @pytest.mark.parametrize("wall", ["namespace", "address"])
