@@ -126,12 +126,18 @@ async fn unconfine(args: &UnconfineArgs) -> Result<()> {
         } else if args.dry_run {
             print(&changes)?;
         } else {
+            // Before what a start that is under way binds in is gone, which fails then.
+            let runs = manager.is_active(&service).await;
             tell(&say, &changes);
             installed::apply(&changes)?;
             proven::forget(&name);
             remove_empty();
             manager.reload().await?;
-            free(&manager, &service, &name, args.now, &say).await?;
+            if runs && !args.now {
+                say.plain(&format!("removed; restart {service} to apply: systemctl restart {service}"));
+            } else {
+                free(&manager, &service, &name, runs).await?;
+            }
         }
     }
     if services.is_empty() {
@@ -155,12 +161,7 @@ async fn real_name(manager: &Manager<'_>, service: &str) -> String {
 }
 
 /// The service goes on in its namespace until it is started anew; what serves it there is needed as long.
-async fn free(manager: &Manager<'_>, service: &str, name: &LaunchName, now: bool, say: &Say) -> Result<()> {
-    let runs = manager.is_active(service).await;
-    if runs && !now {
-        say.plain(&format!("removed; restart {service} to apply: systemctl restart {service}"));
-        return Ok(());
-    }
+async fn free(manager: &Manager<'_>, service: &str, name: &LaunchName, runs: bool) -> Result<()> {
     if runs {
         manager.stop(service).await?;
     }
@@ -198,10 +199,8 @@ fn settle_address(options: &mut LaunchArgs, via: &Via, service: &Service, host: 
     if options.wall != Some(WallKind::Address) || *via == Via::None || options.address.is_some() {
         return Ok(());
     }
-    let before = installed::find(&drop_in_path(&service.name))?.and_then(|(_, mark)| {
-        let mut words = mark.command.into_iter().skip_while(|word| word != "--address").skip(1);
-        words.next()
-    });
+    let before = installed::find(&drop_in_path(&service.name))?
+        .and_then(|(_, mark)| mark.command.iter().find_map(|word| word.strip_prefix("--address=")).map(str::to_owned));
     let free = || address::reserve(ADDRESS, host.random);
     let any = || address::reserve(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, PORT), host.random);
     options.address = Some(match before {

@@ -130,7 +130,8 @@ def service(lab, text, name=None):
 def trying(lab, *lines):
     """The text of a service that tries the ways out."""
     program = script(lab, "tries.py", TRIES)
-    return "\n".join(["[Service]", "Type=notify", "RuntimeDirectory=@NAME@", *lines, f"ExecStart=/usr/bin/python3 -u {program}", ""])
+    command = f"ExecStart=/usr/bin/python3 -u {program}"
+    return "\n".join(["[Service]", "Type=notify", "RuntimeDirectory=@NAME@", *lines, command, ""])
 
 
 def tree(lab):
