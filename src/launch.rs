@@ -15,7 +15,7 @@ use crate::control::Order;
 use crate::exit::{self, NotExecuted};
 use crate::host::Host;
 use crate::keeper::{Keeper, Unit};
-use crate::manager::{self, Manager};
+use crate::manager::{self, Manager, is_transient};
 use crate::name::{cgroup, manager_of_user};
 use crate::packaged::{self, Flatpak};
 use crate::plan::{Plan, Supervisor, program_of};
@@ -106,6 +106,11 @@ async fn by_units(
         Supervisor::User => Manager::new(&bus).await?.of_user(),
         Supervisor::System | Supervisor::Standalone => Manager::new(&bus).await?,
     };
+    if args.unit.is_some()
+        && let Some(file) = manager.file_of(&plan.name.app()).await.filter(|file| !is_transient(file))
+    {
+        bail!("the name {} is in use by the unit {}; choose another --unit", plan.name, file.display());
+    }
     let held = Held { address: reservation, ports: publish::listeners::open(&plan.publish)? };
     let mut signals = Signals::new()?;
     let streams = Streams::open(plan)?;

@@ -3,6 +3,8 @@
 
 mod files;
 
+pub use files::is_transient;
+
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::path::Path;

@@ -64,7 +64,7 @@ pub struct UnitUpdateArgs {
 /// `appfw unit list`.
 #[derive(Debug, clap::Args)]
 pub struct UnitListArgs {
-    /// As JSON
+    /// As JSON, one array
     #[arg(long)]
     pub json: bool,
 }

@@ -1,8 +1,16 @@
 //! What is asked of a manager about units that are files.
 
+use std::path::{Path, PathBuf};
+
 use anyhow::{Context, Result, bail};
 
-use super::{Manager, patiently};
+use super::{Kind, Manager, patiently};
+
+/// Whether a unit's file is one that a manager, the system's or a user's, has written for a launch.
+#[must_use]
+pub fn is_transient(file: &Path) -> bool {
+    file.parent().is_some_and(|directory| directory.ends_with("systemd/transient"))
+}
 
 impl Manager<'_> {
     /// Has unit files read again.
@@ -35,6 +43,18 @@ impl Manager<'_> {
     pub async fn is_enabled(&self, unit: &str) -> bool {
         let state = patiently(async || self.proxy.get_unit_file_state(unit).await).await;
         state.is_ok_and(|state| state == "enabled")
+    }
+
+    /// The file that a unit is loaded from; none of what isn't there.
+    pub async fn file_of(&self, unit: &str) -> Option<PathBuf> {
+        let path = self.property(unit, Kind::Unit, "FragmentPath").await.ok()?;
+        <&str>::try_from(&path).ok().filter(|path| !path.is_empty()).map(PathBuf::from)
+    }
+
+    /// Whether its files have changed since they were read.
+    pub async fn needs_reload(&self, unit: &str) -> bool {
+        let needs = self.property(unit, Kind::Unit, "NeedDaemonReload").await;
+        needs.is_ok_and(|needs| bool::try_from(needs).unwrap_or(true))
     }
 
     /// Has it forgotten that a unit failed, if it did.

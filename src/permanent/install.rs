@@ -7,27 +7,21 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use super::files::{Made, all_files, differences, shown, tell};
 use super::rendering::{Directories, Rendering, command};
 use super::settled::{Settled, settle};
 use super::{ROOT, directories};
 use crate::cli::{LaunchArgs, UnitInstallArgs, UnitShowArgs};
 use crate::exit::{self, Ended};
 use crate::host::Host;
-use crate::installed::{self, Change, Mark, Wanted};
-use crate::manager::{self, Kind, Life, Manager};
+use crate::installed;
+use crate::manager::{self, Kind, Life, Manager, is_transient};
 use crate::name::LaunchName;
 use crate::say::Say;
 
 /// How long the app may take from its start to its execution.
 const PATIENCE: Duration = Duration::from_secs(20);
 const PAUSE: Duration = Duration::from_millis(20);
-
-/// A unit that is to be written.
-struct Made {
-    rendering: Rendering,
-    files: Vec<Wanted>,
-    command: Vec<String>,
-}
 
 /// `appfw unit show`: the files as `install` would write them.
 ///
@@ -36,12 +30,7 @@ struct Made {
 pub async fn show(args: &UnitShowArgs) -> Result<()> {
     let say = Say::of_appfw(args.launch.quiet, args.launch.verbose);
     let made = make(&args.name, &args.launch, &say).await?;
-    let mark = Mark::new(&made.command).lines()?;
-    let text = |file: &Wanted| {
-        let body = if file.mode == 0o600 { "# (a via with a password)\n" } else { &file.text };
-        format!("# {}\n{mark}{body}", file.path.display())
-    };
-    let all = made.files.iter().map(text).collect::<Vec<_>>().join("\n");
+    let all = shown(&made.files, &made.command)?;
     std::io::stdout().write_all(all.as_bytes()).context("cannot print the unit")
 }
 
@@ -60,13 +49,16 @@ pub async fn install(args: &UnitInstallArgs) -> Result<()> {
     let unit = name.app();
     let is_changed = changes.iter().any(|change| !change.is_none());
     if is_changed {
-        tell(&changes, &say);
         installed::apply(&changes)?;
-        manager.reload().await?;
+        tell(&changes, &say);
     }
     let is_new = !manager.is_enabled(&unit).await;
     if is_new {
         manager.enable(&unit).await?;
+    }
+    // What was killed half-way has written, and no more.
+    if is_changed || is_new || manager.needs_reload(&unit).await {
+        manager.reload().await?;
     }
     if args.now {
         return start(&manager, &unit, is_changed, &say).await;
@@ -100,12 +92,26 @@ pub async fn remove(name: &str) -> Result<()> {
     // What is left of a unit that failed is its name.
     manager.forget(&unit).await;
     let _ = std::fs::remove_dir_all(directories.state.join(name.to_string()));
+    let say = Say::of_appfw(false, false);
+    for path in drop_ins(&paths) {
+        say.plain(&format!("{} is not ours, and stays", path.display()));
+    }
+    say.plain(&format!("{unit} is removed"));
     Ok(())
+}
+
+/// What others have added to these units.
+fn drop_ins(units: &[PathBuf]) -> impl Iterator<Item = PathBuf> {
+    let directories = units.iter().map(|unit| PathBuf::from(format!("{}.d", unit.display())));
+    directories.filter_map(|directory| std::fs::read_dir(directory).ok()).flatten().flatten().map(|entry| entry.path())
 }
 
 /// Decides and renders, for this host as it is.
 async fn make(name: &str, args: &LaunchArgs, say: &Say) -> Result<Made> {
     let mut host = Host::read(Path::new(ROOT))?;
+    if !host.caller.is_root() {
+        bail!("units are root's, and run their programs as --uid USER: sudo appfw unit …");
+    }
     if let Ok(bus) = manager::connect().await {
         host.systemd = manager::version(&bus).await;
     }
@@ -126,50 +132,18 @@ fn kept_address(name: &LaunchName, directories: &Directories) -> Result<Option<S
     Ok(mark.command.iter().find_map(|word| word.strip_prefix("--address=")).map(str::to_owned))
 }
 
-/// Every file that a unit of this name may have, the app's first: what needs others goes before them.
-fn all_files(name: &LaunchName, directories: &Directories) -> impl Iterator<Item = PathBuf> {
-    let units = [name.app(), name.publisher(), name.publisher_socket(), name.forwarder(), name.socket()];
-    let units = units.map(|unit| directories.units.join(unit));
-    units.into_iter().chain([directories.credentials.join(name.to_string())])
-}
-
-/// What has to be written, and what of an earlier form has to go.
-fn differences(made: &Made, directories: &Directories) -> Result<Vec<Change>> {
-    let mut changes = installed::changes(&made.files, &made.command)?;
-    let is_wanted = |path: &PathBuf| made.files.iter().any(|file| file.path == *path);
-    let left: Vec<PathBuf> =
-        all_files(&made.rendering.plan.name, directories).filter(|path| !is_wanted(path)).collect();
-    changes.extend(installed::removals(&left)?);
-    Ok(changes)
-}
-
-fn tell(changes: &[Change], say: &Say) {
-    for change in changes.iter().filter(|change| !change.is_none()) {
-        let what = match (&change.before, &change.after) {
-            (_, None) => "removed",
-            (None, _) => "written",
-            _ => "changed",
-        };
-        say.plain(&format!("{what}: {}", change.path.display()));
-        let is_secret = change.path.starts_with(directories().credentials);
-        if !is_secret {
-            change.diff().lines().for_each(|line| say.detail(line));
-        }
-    }
-}
-
 /// A launch that runs has the name: its units are PID 1's own.
 async fn refuse_launch(manager: &Manager<'_>, name: &LaunchName) -> Result<()> {
-    let unit = name.app();
-    let fragment = manager.property(&unit, Kind::Unit, "FragmentPath").await?;
-    if <&str>::try_from(&fragment).is_ok_and(|path| path.starts_with("/run/systemd/transient/")) {
-        bail!("the name {name} is in use by a launch; appfw stop {name} ends it");
+    match manager.file_of(&name.app()).await {
+        Some(path) if is_transient(&path) => {
+            bail!("the name {name} is in use by a launch; appfw stop {name} ends it")
+        }
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// Starts it, or anew what has changed, and waits until the app is executed.
-async fn start(manager: &Manager<'_>, unit: &str, is_changed: bool, say: &Say) -> Result<()> {
+pub(super) async fn start(manager: &Manager<'_>, unit: &str, is_changed: bool, say: &Say) -> Result<()> {
     let runs = manager.property(unit, Kind::Unit, "ActiveState").await?;
     if !is_changed && <&str>::try_from(&runs) == Ok("active") {
         say.plain(&format!("nothing to do: {unit} is installed and runs"));

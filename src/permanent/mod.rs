@@ -5,11 +5,14 @@
 //! start:   mark ── the same rendering ── compared with the files and with systemd ─▶ order ─▶ inside
 //! ```
 
+mod files;
 mod install;
+mod list;
 mod order;
 mod ready;
 mod rendering;
 mod settled;
+mod update;
 
 use std::path::Path;
 
@@ -17,6 +20,7 @@ use anyhow::Result;
 
 use crate::cli::UnitCommand;
 
+pub use files::shown;
 pub use order::{Outside, Standing};
 pub use ready::ready;
 pub use rendering::{Directories, Rendering, command};
@@ -30,7 +34,8 @@ pub fn run(command: UnitCommand) -> Result<()> {
         UnitCommand::Show(args) => block_on(install::show(&args)),
         UnitCommand::Install(args) => block_on(install::install(&args)),
         UnitCommand::Remove(args) => block_on(install::remove(&args.name)),
-        UnitCommand::Update(_) | UnitCommand::List(_) => anyhow::bail!("not there yet"),
+        UnitCommand::Update(args) => block_on(update::update(&args)),
+        UnitCommand::List(args) => block_on(list::list(&args)),
     }
 }
 

@@ -42,7 +42,10 @@ pub(super) fn unit(plan: &Plan, host: &Host, places: &Places) -> Unit {
     }
     // What so is needed as long as the app runs. It waits for its sockets.
     let forwarder = (plan.supervisor == Supervisor::User && plan.has_forwarder()).then(|| plan.name.forwarder());
-    let publisher = (!plan.publish.is_empty()).then(|| plan.name.publisher());
+    let publisher = (!plan.publish.is_empty()).then(|| match plan.is_permanent() {
+        true => plan.name.publisher_socket(),
+        false => plan.name.publisher(),
+    });
     let wanted: Vec<String> = forwarder.into_iter().chain(publisher).chain(tor).collect();
     if !wanted.is_empty() {
         unit.unit("Wants", Value::Words(wanted));

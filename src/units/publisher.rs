@@ -1,6 +1,7 @@
 //! What leads published ports into the app's network namespace.
 
 use std::path::Path;
+use std::time::Duration;
 
 use super::forwarder::{comes_back, harden, harden_as_system, keeps_descriptors};
 use super::{INNER, Places, Unit, Value, appfw, word, words};
@@ -51,6 +52,9 @@ pub(super) fn unit(plan: &Plan, host: &Host, places: &Places) -> Unit {
 pub(super) fn socket(plan: &Plan) -> Unit {
     let mut unit = Unit::new(plan, plan.name.publisher_socket(), format!("Host's ports of {}", plan.whole()));
     unit.unit("PartOf", words([&plan.app_unit()]));
+    // An app that ends by itself stops nothing that is part of it.
+    unit.unit("StopWhenUnneeded", Value::Bool(true));
+    unit.unit("StartLimitIntervalSec", Value::Span(Duration::ZERO));
     let listen = plan.publish.iter().map(|one| Listening { kind: Kind::Stream, address: one.outer });
     unit.kind("Listen", Value::Listen(listen.collect()));
     // [::] would be every v4 address as well, which nobody asked for.

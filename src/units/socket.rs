@@ -19,8 +19,10 @@ pub(super) fn unit(plan: &Plan, places: &Places) -> Unit {
     // It goes when the last unit that requires it has gone: the app, or before that the life-line.
     unit.unit("StopWhenUnneeded", Value::Bool(true));
     if plan.is_permanent() {
-        // A restart of the app begins with a new namespace, in which nothing is made yet.
+        // A restart of the app begins with a new namespace, in which nothing is made yet. How often that may be is the
+        // app's own limit.
         unit.unit("PartOf", words([&plan.app_unit()]));
+        unit.unit("StartLimitIntervalSec", Value::Span(Duration::ZERO));
     }
     unit.kind("Listen", Value::Listen(plan.listening()));
     if plan.capture != Capture::Off {

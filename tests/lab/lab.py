@@ -124,6 +124,8 @@ class Lab:
         try:
             self._make_disk(outlives_caller)
             self._boot(outlives_caller)
+            if self.binaries.joinpath("appfw-run").exists():
+                self.install(self.binaries)
         except BaseException:
             print(self._console(), file=sys.stderr)
             self.stop()
@@ -223,8 +225,6 @@ class Lab:
         for user in "bob", "eve":
             bus = self.path(self._account(user)["XDG_RUNTIME_DIR"] + "/bus")
             wait_until(bus.exists, BOOT_LIMIT, f"the user manager of {user}")
-        if self.binaries.joinpath("appfw-run").exists():
-            self.install(self.binaries)
 
     def _has_own_network(self):
         self._check_alive()
