@@ -88,6 +88,10 @@ pub async fn remove(name: &str) -> Result<()> {
     manager.stop(&unit).await?;
     manager.disable(&unit).await?;
     installed::apply(&changes)?;
+    if let Some(ours) = directories.credentials.parent() {
+        // Only where nothing else is in it.
+        let _ = std::fs::remove_dir(ours);
+    }
     manager.reload().await?;
     // What is left of a unit that failed is its name.
     manager.forget(&unit).await;
@@ -164,7 +168,7 @@ pub(super) async fn start(manager: &Manager<'_>, unit: &str, is_changed: bool, s
             return ended_at_once(unit, ended, say);
         }
         let processes = manager.processes(unit).await.unwrap_or_default();
-        if processes.iter().any(|(_, command)| !command.contains("/appfw inside --wall=")) {
+        if processes.iter().any(|(pid, _)| is_the_apps(*pid)) {
             say.plain(&format!("{unit} runs, and is started at every boot"));
             return Ok(());
         }
@@ -174,6 +178,16 @@ pub(super) async fn start(manager: &Manager<'_>, unit: &str, is_changed: bool, s
         "{unit} was started, and did not execute its program within {} s; see: journalctl -u {unit}",
         PATIENCE.as_secs()
     )
+}
+
+/// Whether a process executes something else than ours, and than systemd before it executes that. Its command line
+/// doesn't tell: one that has just ended has none.
+fn is_the_apps(pid: u32) -> bool {
+    let program = std::fs::read_link(format!("/proc/{pid}/exe"));
+    program.is_ok_and(|program| {
+        let name = program.file_name().unwrap_or_default().to_string_lossy();
+        !["appfw", "systemd", "systemd-executor"].contains(&&*name)
+    })
 }
 
 fn ended_at_once(unit: &str, ended: Ended, say: &Say) -> Result<()> {

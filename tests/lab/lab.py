@@ -69,8 +69,8 @@ def is_alive(state):
 
 
 def end_all(cgroup, programs=()):
-    """Ends every process of a cgroup at once, and removes it. PROGRAMS are the caller's own children in it: a lab's PID 1
-    isn't gone before every process of its namespace has been reaped."""
+    """Ends every process of a cgroup at once, and removes it. PROGRAMS are the caller's own children in it: a lab's
+    PID 1 isn't gone before every process of its namespace has been reaped."""
     (cgroup / "cgroup.kill").write_text("1")
     for process in programs:
         process.wait()

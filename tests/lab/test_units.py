@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import pathlib
 import signal
 import time
 
@@ -84,13 +85,14 @@ def systemctl(lab, *words, code=0):
 
 
 def tree(lab):
-    """Every file below the directories that a unit's files are in."""
+    """Everything below the directories that a unit's files are in."""
     found = {}
     for top in "/etc/systemd", "/etc/appfw":
         for place, _, files in os.walk(lab.path(top)):
-            for path in (lab.path(top).parent.parent.joinpath(place, name) for name in files):
+            found[place] = "a directory"
+            for path in (pathlib.Path(place, name) for name in files):
                 content = os.readlink(path) if path.is_symlink() else hashlib.sha256(path.read_bytes()).hexdigest()
-                found[str(path).partition("/root/")[2]] = content, path.lstat().st_mode
+                found[str(path)] = content, path.lstat().st_mode
     return found
 
 
@@ -99,7 +101,8 @@ def installed(lab, *words, name=None, now=True, command=None):
     """A unit, removed at the block's end."""
     name = name or unique("unit")
     try:
-        install(lab, name, *["--now"][:now], *words, "--", *(command or [script(lab, "tries", TRIES), "a b", "%n $HOME;"]))
+        command = command or [script(lab, "tries", TRIES), "a b", "%n $HOME;"]
+        install(lab, name, *["--now"][:now], *words, "--", *command)
         yield name
     finally:
         lab.run(["appfw", "unit", "remove", name])
@@ -118,7 +121,7 @@ def next_start(lab, name, since):
 def is_confined(found, user):
     assert found["proxy"] == 200, found
     for way in "tcp", "udp", "bus", "manager":
-        assert found[way] in ("PermissionError", "TimeoutError", "OSError", "FileNotFoundError", "timeout"), (way, found)
+        assert found[way] in ("PermissionError", "TimeoutError", "OSError", "FileNotFoundError"), (way, found)
     assert (found["state"], found["user"], found["arguments"]) == ([], user, ["a b", "%n $HOME;"])
 
 
@@ -184,12 +187,14 @@ def test_a_unit_holds_what_a_launch_of_the_same_plan_holds(lab):
         """Those of the wall and of what is hardened, less what tells of the run."""
         shown = lab.run(["systemctl", "show", name], check=True).stdout.decode().splitlines()
         held = dict(line.split("=", 1) for line in shown)
-        # systemd 252 cannot read its own transient files again (ExecStartEx=), as the reload of an installation has it do.
-        run = ("Load", "MainPID", "Refs", "NeedDaemonReload", "PID", "Timestamp", "Status", "Memory", "CPUUsage", "Tasks", "NFile", "NAcc", "NConn", "NRe", "IO",
+        # systemd 252 cannot read its own transient files again (ExecStartEx=), as an installation's reload has it do.
+        run = ("Load", "MainPID", "Refs", "NeedDaemonReload", "PID", "Timestamp", "Status", "Memory",
+               "CPUUsage", "Tasks", "NFile", "NAcc", "NConn", "NRe", "IO",
                "InvocationID", "Id", "Names", "Description", "ControlGroup", "FragmentPath", "UnitFile", "Transient",
                "Requires", "RequiredBy", "Wants", "WantedBy", "BindsTo", "After", "Before", "PartOf", "Consists",
                "JoinsNamespaceOf", "Triggers", "TriggeredBy", "Conflicts", "Can", "Exec", "FileDescriptor", "Sub",
-               "IPIngress", "IPEgress", "UID", "GID", "Perpetual", "Effective", "StopWhenUnneeded", "Bound", "FlushPending")
+               "IPIngress", "IPEgress", "UID", "GID", "Perpetual", "Effective", "StopWhenUnneeded", "Bound",
+               "FlushPending")
         return {key: value for key, value in held.items() if not key.startswith(run) and "Timestamp" not in key}
 
     with launched(lab, *words, *app) as launch, installed(lab, *words, command=app) as name:
@@ -228,6 +233,7 @@ while True: server.accept()[0].sendall(b"served")'
 
 def test_a_password_stands_in_a_private_file_alone(lab, world):
     user, password = PASSWORD
+    before = tree(lab)
     with installed(lab, f"--via=socks5h://{user}:{password}@{UPSTREAM}:1081", "--uid=bob") as name:
         is_confined(next_start(lab, name, 0), uid(lab, "bob"))
         credential = lab.path(f"/etc/appfw/credentials/{name}")
@@ -235,11 +241,12 @@ def test_a_password_stands_in_a_private_file_alone(lab, world):
         holders = [*lab.path(UNITS).glob(f"appfw-{name}*"), *lab.path(f"/run/appfw/{name}").iterdir()]
         assert len(holders) >= 6
         assert not any(f":{password}@" in file.read_text() for file in holders)
-        shown = lab.run(["sh", "-c", f"systemctl show 'appfw-{name}*'; cat /proc/*/cmdline; journalctl -u 'appfw-{name}*'"])
+        shows_all = f"systemctl show 'appfw-{name}*'; cat /proc/*/cmdline; journalctl -u 'appfw-{name}*'"
+        shown = lab.run(["sh", "-c", shows_all])
         assert f":{password}@".encode() not in shown.stdout
         assert appfw(lab, "unit", "update", name).endswith("nothing to do: all is as it would be written\n")
         assert credential.exists()
-    assert not credential.exists() and not credential.parent.exists()
+    assert tree(lab) == before
 
 
 def test_tor_may_come_up_later(lab, world):
@@ -258,7 +265,9 @@ async def main():
 asyncio.run(main())
 """
     asks = script(lab, "asks", """#!/bin/sh
-until curl -sS -o /dev/null -w '{"status": %{http_code}}\\n' --max-time 5 http://web.test/ | grep 200; do sleep 0.1; done
+until curl -sS -o /dev/null -w '{"status": %{http_code}}\\n' --max-time 5 http://web.test/ | grep 200; do
+    sleep 0.1
+done
 sleep 1000
 """)
     with installed(lab, "--via=tor://127.0.0.1:9055", "--uid=bob", command=[asks]) as name:
@@ -336,10 +345,14 @@ def test_what_was_changed_by_hand_is_stale_and_written_again(lab):
 
 
 def test_a_kernel_without_the_filter_runs_no_strict_unit(lying_lab):
-    said_so = install(lying_lab, "lied", "--now", "--via=direct", "--", script(lying_lab, "tries", TRIES), code=OURS)
-    assert "is open though it is denied" in said_so or "is not denied by the filter" in said_so, said_so
-    assert said(lying_lab, "lied") == []
-    appfw(lying_lab, "unit", "remove", "lied")
+    name = unique("lied")
+    words = ["--now", "--via=direct", "--", script(lying_lab, "tries", TRIES)]
+    try:
+        told = install(lying_lab, name, *words, code=OURS)
+        assert "is open though it is denied" in told or "is not denied by the filter" in told, told
+        assert said(lying_lab, name) == []
+    finally:
+        appfw(lying_lab, "unit", "remove", name)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -431,7 +444,10 @@ def test_a_name_that_a_launch_or_a_unit_has_is_taken(lab):
 
 def test_a_full_disk_changes_nothing(lab):
     name = unique("full")
-    fill = f"mount -t tmpfs -o size=8k,mode=755 tmpfs {UNITS}; appfw unit install {name} --via=direct id; echo $?; ls -A {UNITS}"
+    fill = f"""mount -t tmpfs -o size=8k,mode=755 tmpfs {UNITS}
+        appfw unit install {name} --via=direct id
+        echo $?
+        ls -A {UNITS}"""
     done = lab.run(["unshare", "--mount", "sh", "-c", fill])
     assert done.stdout == f"{OURS}\n".encode() and b"so nothing was changed" in done.stderr, done
     assert len(done.stderr.splitlines()) == 1
