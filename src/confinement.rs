@@ -33,6 +33,38 @@ const CAPABILITIES: [(&str, u32); 14] = [
 /// app: mounts, and the bounding set itself.
 const FOR_THE_VIEW: [(&str, u32); 2] = [("CAP_SETPCAP", 8), ("CAP_SYS_ADMIN", 21)];
 
+/// Capabilities by which a process leaves its namespaces, its cgroup or the kernel's filters, or has sockets that no
+/// filter sees. A service that is confined loses them, and keeps the rest of what it had.
+pub(crate) const OPENING: [(&str, u32); 9] = [
+    ("CAP_NET_ADMIN", 12),
+    ("CAP_NET_RAW", 13),
+    ("CAP_SYS_MODULE", 16),
+    ("CAP_SYS_RAWIO", 17),
+    ("CAP_SYS_PTRACE", 19),
+    ("CAP_SYS_ADMIN", 21),
+    ("CAP_PERFMON", 38),
+    ("CAP_BPF", 39),
+    ("CAP_CHECKPOINT_RESTORE", 40),
+];
+
+/// Address families that are allowed: AF_PACKET, AF_VSOCK, AF_BLUETOOTH … are not filtered by address at all.
+pub(crate) const FAMILIES: [&str; 4] = ["AF_UNIX", "AF_INET", "AF_INET6", "AF_NETLINK"];
+
+/// System calls that are answered with an error, each as SystemCallFilter= has it.
+///
+/// io_uring makes sockets past the family filter; ENOSYS because programs then do without, where a kill would end
+/// them. A file handle opens what is hidden under a mount, for who has CAP_DAC_READ_SEARCH. syslog(2) is
+/// ProtectKernelLogs=. The kernel has root look a key up (/sbin/request-key), in the host's own network: a name of
+/// the program's choosing gets out by that.
+pub(crate) const DENIED_CALLS: [&str; 6] = [
+    "io_uring_setup:ENOSYS",
+    "io_uring_enter:ENOSYS",
+    "io_uring_register:ENOSYS",
+    "open_by_handle_at:EPERM",
+    "syslog:EPERM",
+    "request_key:ENOSYS",
+];
+
 /// Whether the app gets a PID namespace of its own: root's, which has no user namespace to keep it
 /// from root's other processes, where systemd has PrivatePIDs= (257).
 #[must_use]
@@ -55,8 +87,7 @@ fn network(plan: &Plan) -> Vec<Setting> {
     }
     settings.extend(lists(plan.lists()));
     settings.extend(plan.filters.settings().map(|(directive, paths)| set(directive, Value::Words(paths))));
-    // AF_PACKET, AF_VSOCK, AF_BLUETOOTH … are not filtered by address at all.
-    settings.push(filter("RestrictAddressFamilies", true, &["AF_UNIX", "AF_INET", "AF_INET6", "AF_NETLINK"]));
+    settings.push(filter("RestrictAddressFamilies", true, &FAMILIES));
     settings
 }
 
@@ -67,23 +98,7 @@ fn privileges(plan: &Plan, host: &Host) -> Vec<Setting> {
         set("CapabilityBoundingSet", Value::Capabilities(bounding() | for_the_view)),
         // The family filter does not know 32-bit socketcall(2).
         set("SystemCallArchitectures", Value::Words(vec!["native".into()])),
-        // io_uring makes sockets past the family filter; ENOSYS because programs then do without,
-        // where a kill would end them. A file handle opens what is hidden under a mount, for who has
-        // CAP_DAC_READ_SEARCH. syslog(2) is ProtectKernelLogs=.
-        filter(
-            "SystemCallFilter",
-            false,
-            &[
-                "io_uring_setup:ENOSYS",
-                "io_uring_enter:ENOSYS",
-                "io_uring_register:ENOSYS",
-                "open_by_handle_at:EPERM",
-                "syslog:EPERM",
-                // The kernel has root look a key up (/sbin/request-key), in the host's own network: a
-                // name of the program's choosing gets out by that.
-                "request_key:ENOSYS",
-            ],
-        ),
+        filter("SystemCallFilter", false, &DENIED_CALLS),
         set("IgnoreSIGPIPE", Value::Bool(false)),
     ];
     if plan.app.user().is_root() {
@@ -110,11 +125,11 @@ fn mask(capabilities: &[(&str, u32)]) -> u64 {
     capabilities.iter().fold(0, |mask, (_, bit)| mask | 1 << bit)
 }
 
-fn set(directive: &'static str, value: Value) -> Setting {
+pub(crate) fn set(directive: &'static str, value: Value) -> Setting {
     Setting { directive, value }
 }
 
-fn filter(directive: &'static str, allow: bool, names: &[&str]) -> Setting {
+pub(crate) fn filter(directive: &'static str, allow: bool, names: &[&str]) -> Setting {
     set(directive, Value::Filter { allow, names: names.iter().map(|name| (*name).to_owned()).collect() })
 }
 

@@ -21,7 +21,11 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
 
+use crate::confinement;
+use crate::environment::app_environment;
 use crate::exit::Ended;
+use crate::host::Host;
+use crate::plan::{Directory, Plan};
 use crate::view::View;
 
 /// Bound of one message: ARG_MAX is 2 MiB on Linux with its usual stack limit, and a line of JSON
@@ -264,6 +268,23 @@ struct Head {
 }
 
 impl Order {
+    /// The order for a plan's app, which sees this `view` and gets so many `descriptors`.
+    #[must_use]
+    pub fn for_app(plan: &Plan, view: &View, host: &Host, descriptors: usize) -> Self {
+        let home = &plan.app.user().home;
+        Self {
+            view: view.clone(),
+            bounding: confinement::bounding(),
+            command: plan.command.clone(),
+            descriptors,
+            environment: app_environment(plan, &host.environment),
+            directories: match &plan.directory {
+                Directory::Asked(directory) => vec![directory.clone()],
+                Directory::Caller(directory) => directory.iter().cloned().chain([home.clone(), "/".into()]).collect(),
+            },
+        }
+    }
+
     /// As bytes: a line of JSON with the counts, then NUL-terminated strings.
     ///
     /// # Errors

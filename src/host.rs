@@ -134,7 +134,7 @@ impl Host {
             ],
             network_namespace: namespace("net")?,
             user_namespace: namespace("user")?,
-            appfw_is_roots: is_roots(&appfw),
+            appfw_is_roots: refuse_writable(&appfw).is_ok(),
             appfw_is_public: is_public(&appfw),
             appfw,
             resolv_conf: root.join("etc/resolv.conf").canonicalize().ok(),
@@ -151,6 +151,12 @@ impl Host {
             group_of: |path| path.metadata().ok().map(|found| found.gid()),
             find_user: User::find,
         })
+    }
+
+    /// The same for a unit, which nobody's terminal, directory or umask is at (systemd.exec(5), "UMask=").
+    #[must_use]
+    pub fn for_units(self) -> Self {
+        Self { directory: None, umask: 0o022, terminals: [false; 3], ..self }
     }
 
     /// A variable of the caller's, unless it is empty.
@@ -172,13 +178,25 @@ fn is_public(program: &Path) -> bool {
     let below = program.starts_with("/usr") || program.starts_with("/opt");
     let is_anybodys = |path: &Path| path.metadata().is_ok_and(|found| found.mode() & 0o001 != 0);
     // /opt/alice may be hers.
-    below && is_roots(program) && program.ancestors().all(is_anybodys)
+    below && refuse_writable(program).is_ok() && program.ancestors().all(is_anybodys)
 }
 
-/// Whether root alone can put another file in the place of this one.
-fn is_roots(program: &Path) -> bool {
-    let is_roots = |path: &Path| path.metadata().is_ok_and(|found| found.uid() == 0 && found.mode() & 0o022 == 0);
-    program.ancestors().all(is_roots)
+/// What root runs again and again must be root's alone to change.
+///
+/// # Errors
+/// Names who else may change it.
+pub fn refuse_writable(program: &Path) -> Result<()> {
+    for part in program.ancestors() {
+        let found = part.metadata().with_context(|| format!("cannot look at {}", part.display()))?;
+        if found.uid() != 0 || found.mode() & 0o022 != 0 {
+            bail!(
+                "{} would be run as root at each start, and {} can be changed by others: install appfw below /usr",
+                program.display(),
+                part.display()
+            );
+        }
+    }
+    Ok(())
 }
 
 /// `appfw` stands beside this executable, or in the directory given at build time; never found by

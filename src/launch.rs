@@ -10,17 +10,16 @@ use tokio::net::UnixListener;
 use crate::address::{self, Reservation};
 use crate::buses::Proxy;
 use crate::cli::{LaunchArgs, WallKind};
-use crate::confinement::{self, property, property::Bounds};
+use crate::confinement::{property, property::Bounds};
 use crate::control::Order;
-use crate::environment::app_environment;
 use crate::exit::{self, NotExecuted};
 use crate::filters::Programs;
 use crate::host::Host;
 use crate::keeper::{Keeper, Unit};
-use crate::manager::{self, Manager};
+use crate::manager::{self, Manager, is_transient};
 use crate::name::{cgroup, manager_of_user};
 use crate::packaged::{self, Flatpak};
-use crate::plan::{Directory, Plan, Supervisor, program_of};
+use crate::plan::{Plan, Supervisor, program_of};
 use crate::profile::{self, Applied};
 use crate::reception::{self, App, Reached};
 use crate::say::{Say, harmless};
@@ -127,6 +126,11 @@ async fn by_units(
         Supervisor::User => Manager::new(&bus).await?.of_user(),
         Supervisor::System | Supervisor::Standalone => Manager::new(&bus).await?,
     };
+    if args.unit.is_some()
+        && let Some(file) = manager.file_of(&plan.name.app()).await.filter(|file| !is_transient(file))
+    {
+        bail!("the name {} is in use by the unit {}; choose another --unit", plan.name, file.display());
+    }
     let filters = Programs::open(&plan.filters, !plan.lists().deny.is_empty())?;
     let held = Held { filters, address: reservation, ports: publish::listeners::open(&plan.publish)? };
     let mut signals = Signals::new()?;
@@ -215,7 +219,7 @@ fn print(text: &str) -> Result<u8> {
 }
 
 /// `--via`, with files read and a word on passwords that the process list shows.
-fn way_out(args: &LaunchArgs, say: &Say) -> Result<Via> {
+pub(crate) fn way_out(args: &LaunchArgs, say: &Say) -> Result<Via> {
     if args.via.is_empty() {
         bail!(
             "where may {} go? --via tor, --via socks5h://HOST:PORT, --via direct with --only, or --via none",
@@ -414,18 +418,7 @@ impl Launch<'_> {
 
     /// What `inside` is told once the wall is proven.
     fn order(&self, streams: &[OwnedFd]) -> Order {
-        let home = &self.plan.app.user().home;
-        Order {
-            view: self.view.clone(),
-            bounding: confinement::bounding(),
-            command: self.plan.command.clone(),
-            descriptors: streams.len(),
-            environment: app_environment(self.plan, &self.host.environment),
-            directories: match &self.plan.directory {
-                Directory::Asked(directory) => vec![directory.clone()],
-                Directory::Caller(directory) => directory.iter().cloned().chain([home.clone(), "/".into()]).collect(),
-            },
-        }
+        Order::for_app(self.plan, self.view, self.host, streams.len())
     }
 
     /// A subcommand of `appfw` is most likely what was meant by a word that is no program.

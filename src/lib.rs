@@ -34,7 +34,10 @@ pub mod session;
 pub mod units;
 pub mod view;
 
+pub mod confine;
 pub mod installed;
+pub mod permanent;
+pub mod ready;
 
 pub mod address;
 pub mod circuits;

@@ -1,6 +1,10 @@
 //! The system manager over D-Bus: the only module that speaks to it. It takes a connection and
 //! never opens one deep inside, so that tests serve a fake manager over a socket pair.
 
+mod files;
+
+pub use files::is_transient;
+
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -23,6 +27,9 @@ const QUEUE_FULL: &str = "org.freedesktop.DBus.Error.LimitsExceeded";
 /// What is said in polkit's name where it would have to ask, and nobody can be asked.
 const NOBODY_TO_ASK: &str = "org.freedesktop.DBus.Error.InteractiveAuthorizationRequired";
 const UNIT_EXISTS: &str = "org.freedesktop.systemd1.UnitExists";
+
+/// What became of symbolic links: kind, link and target of each.
+type FileChanges = Vec<(String, String, String)>;
 
 /// Properties of a unit.
 pub type Properties = HashMap<String, OwnedValue>;
@@ -51,6 +58,23 @@ trait Manager {
 
     #[zbus(allow_interactive_auth)]
     fn kill_unit(&self, name: &str, who: &str, signal: i32) -> zbus::Result<()>;
+
+    #[zbus(allow_interactive_auth)]
+    fn restart_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
+
+    #[zbus(allow_interactive_auth)]
+    fn reload(&self) -> zbus::Result<()>;
+
+    #[zbus(allow_interactive_auth)]
+    fn enable_unit_files(&self, files: &[&str], runtime: bool, force: bool) -> zbus::Result<(bool, FileChanges)>;
+
+    #[zbus(allow_interactive_auth)]
+    fn disable_unit_files(&self, files: &[&str], runtime: bool) -> zbus::Result<FileChanges>;
+
+    #[zbus(allow_interactive_auth)]
+    fn reset_failed_unit(&self, name: &str) -> zbus::Result<()>;
+
+    fn get_unit_file_state(&self, file: &str) -> zbus::Result<String>;
 
     fn get_unit_processes(&self, name: &str) -> zbus::Result<Vec<(String, u32, String)>>;
 
@@ -171,7 +195,7 @@ impl<'a> Manager<'a> {
     /// # Errors
     /// A name in use, a refusal by polkit, a setting this systemd does not know.
     pub async fn load(&self, units: &Units, descriptors: &[OwnedFd]) -> Result<()> {
-        let main = &units.lifeline;
+        let main = units.lifeline.as_ref().context("only a launch's units are handed over")?;
         let aux: Vec<(&str, Vec<transient::Property<'_>>)> = units
             .iter()
             .filter(|unit| unit.name != main.name)
@@ -203,8 +227,9 @@ impl<'a> Manager<'a> {
         match (self.finished(app, call).await?.as_str(), &units.socket) {
             ("done", _) => Ok(()),
             ("dependency", Some(socket)) => {
-                let (socket, lifeline) = (&socket.name, &units.lifeline.name);
-                bail!("{socket} or {lifeline} failed, without which {app} does not start; see: {journal} {socket}")
+                let needed = std::iter::once(socket).chain(&units.lifeline).map(|unit| unit.name.as_str());
+                let (needed, socket) = (needed.collect::<Vec<_>>().join(" or "), &socket.name);
+                bail!("{needed} failed, without which {app} does not start; see: {journal} {socket}")
             }
             (result, _) => bail!("systemd could not start {app} (job {result}); see: {journal} {app}"),
         }
@@ -291,6 +316,12 @@ impl<'a> Manager<'a> {
         let call = async || self.proxy.stop_unit(unit, "replace").await;
         let call = async { patiently(call).await.with_context(|| format!("cannot stop {unit}")) };
         self.finished(unit, call).await.map(drop)
+    }
+
+    /// Whether a unit runs, or is about to.
+    pub async fn is_active(&self, unit: &str) -> bool {
+        let state = self.property(unit, Kind::Unit, "ActiveState").await;
+        state.is_ok_and(|state| !["inactive", "failed"].iter().any(|over| *state == Value::from(*over)))
     }
 
     /// Takes back what is left of a launch: the app, if it runs still, then the socket, with which

@@ -69,6 +69,12 @@ impl LaunchName {
         format!("appfw-{self}-forward.socket")
     }
 
+    /// The host's side of published ports, where systemd has it.
+    #[must_use]
+    pub fn publisher_socket(&self) -> String {
+        format!("appfw-{self}-publish.socket")
+    }
+
     /// What leads published ports to the app.
     #[must_use]
     pub fn publisher(&self) -> String {
@@ -84,7 +90,7 @@ impl LaunchName {
     /// The directory of the app's cgroup.
     #[must_use]
     pub fn cgroup_directory(&self) -> String {
-        format!("/sys/fs/cgroup{}", self.cgroup())
+        cgroup_directory(&self.cgroup())
     }
 
     /// The same under the manager of this user.
@@ -110,6 +116,12 @@ pub fn manager_of_user(uid: u32) -> String {
 #[must_use]
 pub fn cgroup(unit: &str) -> String {
     format!("/{SLICE}/{unit}")
+}
+
+/// The directory of a cgroup of the system manager's.
+#[must_use]
+pub fn cgroup_directory(cgroup: &str) -> String {
+    format!("/sys/fs/cgroup{cgroup}")
 }
 
 /// The path that the text of a /proc/PID/cgroup gives in the unified hierarchy (cgroups(7)), to be

@@ -3,6 +3,7 @@
 
 mod resolution;
 mod supervisor;
+mod tenure;
 mod wall;
 
 use std::ffi::OsString;
@@ -28,6 +29,7 @@ use crate::units::Setting;
 use crate::via::Via;
 
 pub use supervisor::Supervisor;
+pub use tenure::Tenure;
 pub(crate) use wall::parse_address;
 
 /// The forwarder's address in a namespace, where nobody else can hold it.
@@ -46,6 +48,8 @@ pub struct Plan {
     pub command: Vec<OsString>,
     /// Who supervises it.
     pub supervisor: Supervisor,
+    /// How long its units last.
+    pub tenure: Tenure,
     /// What keeps the app in.
     pub wall: WallKind,
     /// What of the app's traffic is captured.
@@ -218,6 +222,7 @@ impl Plan {
             name,
             command: command.clone(),
             supervisor,
+            tenure: Tenure::Launch,
             wall,
             capture,
             publish,

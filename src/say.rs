@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 /// The launcher's voice.
 #[derive(Debug, Clone, Copy)]
 pub struct Say {
+    program: &'static str,
     quiet: bool,
     verbose: bool,
 }
@@ -13,13 +14,19 @@ impl Say {
     /// From `--quiet` and `--verbose`.
     #[must_use]
     pub fn new(quiet: bool, verbose: bool) -> Self {
-        Self { quiet, verbose }
+        Self { program: "appfw-run", quiet, verbose }
+    }
+
+    /// The same of `appfw`.
+    #[must_use]
+    pub fn of_appfw(quiet: bool, verbose: bool) -> Self {
+        Self { program: "appfw", quiet, verbose }
     }
 
     /// What the user should know, unless `--quiet`.
     pub fn plain(&self, sentence: &str) {
         if !self.quiet {
-            print("appfw-run", sentence);
+            print(self.program, sentence);
         }
     }
 
@@ -31,7 +38,7 @@ impl Say {
     /// What is done, with `--verbose`.
     pub fn detail(&self, sentence: &str) {
         if self.verbose {
-            print("appfw-run", sentence);
+            print(self.program, sentence);
         }
     }
 }

@@ -2,7 +2,7 @@
 //! app sees. It holds the plan without secrets, the app's resolv.conf and nsswitch.conf, a via that
 //! has a password, and the control socket.
 
-mod resolver;
+pub(crate) mod resolver;
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{ErrorKind, Write};
@@ -153,8 +153,8 @@ impl State {
         if let Some(nsswitch) = &host.nsswitch {
             write("nsswitch.conf", 0o644, &resolver::with_host_lookups(nsswitch, plan.resolver))?;
         }
-        // Without a systemd the launcher tells its forwarder itself.
-        if plan.via.has_secret() && plan.supervisor != Supervisor::Standalone {
+        // Without a systemd the launcher tells its forwarder itself; a permanent unit has a credential of its own.
+        if plan.via.has_secret() && plan.supervisor != Supervisor::Standalone && !plan.is_permanent() {
             write("via", 0o600, &(plan.via.secret_specs().join("\n") + "\n"))?;
         }
         if !host.appfw_is_public {
@@ -162,6 +162,22 @@ impl State {
             write("appfw", 0o600, "")?;
         }
         Ok(())
+    }
+
+    /// Makes it for a permanent unit that is being started, in the place of what its last start has left.
+    ///
+    /// # Errors
+    /// A launch has the name; the directory cannot be written.
+    pub fn renew(base: &Path, plan: &Plan, host: &Host) -> Result<Self> {
+        let directory = base.join(plan.name.to_string());
+        match fs::symlink_metadata(&directory) {
+            // Its launcher holds it for as long as it lives.
+            Ok(_) if lock(&directory)?.is_some() => {
+                fs::remove_dir_all(&directory).with_context(|| format!("cannot remove {}", directory.display()))?;
+            }
+            _ => {}
+        }
+        Self::create(base, plan, host)
     }
 
     /// Makes the sockets by which units find the launcher.

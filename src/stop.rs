@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use nix::sys::signal::Signal;
 
 use crate::host::Host;
-use crate::manager::{self, Kind, Manager, Who};
+use crate::manager::{self, Kind, Manager, Who, is_transient};
 use crate::name::LaunchName;
 use crate::plan::Supervisor;
 use crate::standalone;
@@ -49,6 +49,10 @@ pub async fn stop(name: &str) -> Result<()> {
     let manager = Manager::new(&bus).await?;
     if is_over(&manager, &unit).await? {
         bail!(absent(&name));
+    }
+    if manager.file_of(&unit).await.is_some_and(|path| !is_transient(&path)) {
+        // Else it would be started again.
+        return manager.stop(&unit).await;
     }
     manager.kill(&unit, Who::All, Signal::SIGTERM as i32).await?;
     let deadline = tokio::time::Instant::now() + PATIENCE;

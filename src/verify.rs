@@ -165,7 +165,7 @@ pub fn settings(unit: &Unit, read: &Properties) -> Result<()> {
 }
 
 /// Whether what systemd holds is what the setting asks for.
-fn holds(setting: &Setting, read: &Properties) -> bool {
+pub(crate) fn holds(setting: &Setting, read: &Properties) -> bool {
     let Some(held) = read.get(transient::name(setting)) else {
         // Descriptors are write-only on the bus; anything else that can't be read isn't proven.
         return matches!(setting.value, Value::Descriptor(_));
@@ -220,7 +220,7 @@ fn items(value: &Variant<'_>) -> Option<BTreeSet<String>> {
     }
 }
 
-fn is_empty(value: &OwnedValue) -> bool {
+pub(crate) fn is_empty(value: &OwnedValue) -> bool {
     match &**value {
         Variant::Array(array) => array.inner().is_empty(),
         Variant::Str(text) => text.is_empty(),
@@ -241,7 +241,7 @@ mod tests {
     use crate::view::Bind;
 
     fn unit(settings: Vec<Setting>) -> Unit {
-        Unit { name: "appfw-x.service".into(), unit: vec![], kind: settings }
+        Unit { name: "appfw-x.service".into(), unit: vec![], kind: settings, install: vec![] }
     }
 
     fn deny() -> Setting {

@@ -23,10 +23,12 @@ use crate::units::{INNER, Places};
 /// (a restart, `systemctl daemon-reexec`), so the directory is the app's own, holding what it may see.
 const SEALED: &str = "/run";
 
+/// What systemd hands to services, the forwarder's password among it.
+const CREDENTIALS: &str = "/run/credentials";
+
 /// Directories of it that hold nothing.
 const EMPTY: [&str; 3] = [
-    // What systemd hands to services, the forwarder's password among it.
-    "/run/credentials",
+    CREDENTIALS,
     // The system bus: AttachProcessesToUnit has no polkit check, resolve1 answers names.
     "/run/dbus",
     // Session buses, user managers' private sockets, gpg-agent, user podman, of every user.
@@ -36,6 +38,9 @@ const EMPTY: [&str; 3] = [
 /// What of /run/systemd the app sees; all else there is hidden: PID 1's private socket, resolved's
 /// varlink sockets, runtime units, io.systemd.* of any version. Logging leads nowhere.
 const SHOWN_OF_SYSTEMD: &str = "/run/systemd/journal";
+
+/// Where a service tells that it is ready (sd_notify(3)).
+const NOTIFY: &str = "/run/systemd/notify";
 
 /// The directory by whose existence programs tell that systemd runs (sd_booted(3)): an empty one.
 const BOOTED: &str = "/run/systemd/system";
@@ -236,6 +241,45 @@ impl View {
             view.hidden.push(socket.to_owned());
         }
         view
+    }
+}
+
+/// What a service of another's making is kept from, by PID 1's own settings: its main process isn't ours, and could
+/// not be executed in a view that `inside` makes. What lies in /run itself is hidden as it is at the start, and seen
+/// again if its daemon makes it anew.
+pub(crate) struct OfService {
+    /// `TemporaryFileSystem=`: directories that hold nothing of the host's but what is shown, each after the one it lies in.
+    pub(crate) empty: Vec<PathBuf>,
+    /// `BindReadOnlyPaths=-`
+    pub(crate) shown: Vec<PathBuf>,
+    /// `InaccessiblePaths=-`
+    pub(crate) hidden: Vec<PathBuf>,
+    /// `ReadOnlyPaths=-`
+    pub(crate) read_only: Vec<PathBuf>,
+}
+
+impl OfService {
+    pub(crate) fn new(plan: &Plan, is_root: bool, home: Option<&Path>) -> Self {
+        // What systemd hands to services is hidden by itself but for the service's own (apply_mount_namespace).
+        let empty = EMPTY.iter().filter(|path| **path != CREDENTIALS);
+        let mut hidden: Vec<PathBuf> = empty.chain(&AGENTS).chain(&[INNER]).map(PathBuf::from).collect();
+        let mut shown: Vec<PathBuf> = [SHOWN_OF_SYSTEMD, NOTIFY].map(PathBuf::from).to_vec();
+        if plan.buses == Buses::System {
+            hidden.retain(|path| !Path::new(SYSTEM_BUS).starts_with(path));
+        }
+        match plan.resolver {
+            Resolver::Host => shown.push(RESOLVED.into()),
+            Resolver::Off | Resolver::Forwarder => hidden.extend(NAME_SERVICES.map(PathBuf::from)),
+        }
+        hidden.extend(home.iter().flat_map(|home| AGENTS_AT_HOME.iter().map(|file| home.join(file))));
+        let upstream = plan.via.socket().filter(|path| !hidden.iter().any(|hidden| path.starts_with(hidden)));
+        hidden.extend(upstream.map(Path::to_owned));
+        Self {
+            empty: ["/run/systemd", BOOTED].map(PathBuf::from).to_vec(),
+            shown,
+            hidden,
+            read_only: if is_root { READ_ONLY_FOR_ROOT.map(PathBuf::from).to_vec() } else { Vec::new() },
+        }
     }
 }
 

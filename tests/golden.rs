@@ -1,9 +1,10 @@
 //! Golden tests: `tests/golden/NN-name/` holds a command line and the units that follow from it.
 //!
 //! - `args`: one argument a line, `\n` in it for a line break; or `example`: a script of `units/`
+//! - `unit` (optional): the name of a permanent unit, which these are the arguments of
 //! - `host` (optional): what differs from the fake host, `key=value` a line: `user`, `terminal`
-//!   (which of `in`, `out`, `err` are terminals), `appfw`, `replaceable` (an appfw that isn't root's), `systemd`, `bus` (of the
-//!   user's systemd), `env.NAME`
+//!   (which of `in`, `out`, `err` are terminals), `appfw`, `public` (whether everybody can execute that), `replaceable`
+//!   (an appfw that isn't root's), `systemd`, `bus` (of the user's systemd), `env.NAME`
 //! - `expected`: the units as text; `UPDATE_GOLDEN=1` rewrites it
 //!
 //! The same cases hold the two renderers against each other, and are fed to `systemd-analyze verify`.
@@ -20,12 +21,15 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use appfw::host::Host;
+use appfw::permanent::{self, Directories, Rendering};
 use appfw::units::{Unit, Units, Value, text, transient};
+use appfw::via::Via;
 use zbus::zvariant::Value as Variant;
 
 struct Case {
     directory: PathBuf,
     units: Units,
+    text: String,
 }
 
 fn cases() -> Vec<Case> {
@@ -45,9 +49,26 @@ fn case(directory: PathBuf) -> Case {
         }
     };
     let host = host(&fs::read_to_string(directory.join("host")).unwrap_or_default());
+    if let Ok(name) = fs::read_to_string(directory.join("unit")) {
+        return permanent(directory, name.trim(), &args, host);
+    }
     let plan = fixture::plan_on(&host, &args).unwrap_or_else(|error| panic!("{}: {error:#}", directory.display()));
     let units = fixture::units(&plan, &host);
-    Case { directory, units }
+    let text = text::all(&units);
+    Case { directory, units, text }
+}
+
+/// What `appfw unit show` prints of a command line that leaves nothing open.
+fn permanent(directory: PathBuf, name: &str, args: &[String], host: Host) -> Case {
+    let args = fixture::parse(args).unwrap();
+    let secret = fs::read_to_string(directory.join("via")).ok();
+    let specs = secret.map_or_else(|| args.via.clone(), |text| text.lines().map(str::to_owned).collect());
+    let via = Via::parse(&specs).unwrap();
+    let directories = Directories::of_system(Path::new("/"));
+    let rendering = Rendering::new(name, &args, via, &host.for_units(), &directories)
+        .unwrap_or_else(|error| panic!("{}: {error:#}", directory.display()));
+    let text = permanent::shown(&rendering.files(), &permanent::command(name, &args).unwrap()).unwrap();
+    Case { directory, units: rendering.units, text: text.replace(env!("CARGO_PKG_VERSION"), "VERSION") }
 }
 
 fn examples() -> PathBuf {
@@ -80,6 +101,7 @@ fn host(tweaks: &str) -> Host {
             ("user", user) => host.caller = (host.find_user)(user).unwrap(),
             ("terminal", which) => host.terminals = ["in", "out", "err"].map(|name| which.contains(name)),
             ("systemd", version) => host.systemd = version.parse().ok(),
+            ("public", word) => host.appfw_is_public = word == "yes",
             ("appfw", path) => host.appfw = path.into(),
             ("replaceable", _) => host.appfw_is_roots = false,
             ("bus", path) => host.user_bus = Some(path.into()),
@@ -92,8 +114,8 @@ fn host(tweaks: &str) -> Host {
 #[test]
 fn plans_become_the_expected_units() {
     let update = std::env::var_os("UPDATE_GOLDEN").is_some();
-    for Case { directory, units } in cases() {
-        let (file, text) = (directory.join("expected"), text::all(&units));
+    for Case { directory, text, .. } in cases() {
+        let file = directory.join("expected");
         if update {
             fs::write(&file, &text).unwrap();
         }
@@ -110,9 +132,12 @@ fn plans_become_the_expected_units() {
 
 #[test]
 fn no_unit_shows_a_password_an_argument_or_the_environment() {
-    for Case { directory, units } in cases() {
-        let all = text::all(&units) + &format!("{units:?}");
-        for secret in ["hunter2", "s3cr3t", "ARGUMENT", "ENVIRONMENT"] {
+    for Case { directory, units, text } in cases() {
+        let is_launch = units.lifeline.is_some();
+        let all = text + &format!("{units:?}");
+        // A permanent unit's command stands in its mark.
+        let secrets = ["hunter2", "s3cr3t", "ARGUMENT", "ENVIRONMENT"].into_iter().take(if is_launch { 4 } else { 2 });
+        for secret in secrets {
             assert!(!all.contains(secret), "{}: {secret}", directory.display());
         }
     }
@@ -254,6 +279,10 @@ fn from_bus(value: &Variant<'_>) -> Vec<String> {
             [Variant::Bool(allow), names] => {
                 [vec![if *allow { "allow" } else { "deny" }.to_owned()], strings(names)].concat()
             }
+            // Exit codes, and no signals.
+            [codes, signals] if items(signals).is_empty() => {
+                items(codes).iter().map(|code| code.downcast_ref::<i32>().unwrap().to_string()).collect()
+            }
             other => panic!("no rule for {other:?}"),
         },
         list => items(list).iter().flat_map(|item| from_item(&list.value_signature().to_string(), item)).collect(),
@@ -299,7 +328,7 @@ fn network(family: &Variant<'_>, address: &Variant<'_>, prefix: &Variant<'_>) ->
 #[test]
 fn the_two_renderers_say_the_same() {
     let descriptors: Vec<OwnedFd> = (0..2).map(|_| fs::File::open("/dev/null").unwrap().into()).collect();
-    for Case { directory, units } in cases() {
+    for Case { directory, units, .. } in cases() {
         for unit in units.iter() {
             agree(unit, &descriptors, &format!("{}, {}", directory.display(), unit.name));
         }
@@ -321,7 +350,9 @@ fn agree(unit: &Unit, descriptors: &[OwnedFd], place: &str) {
         // A list that holds nothing needs no line.
         assert_eq!(in_the_file.unwrap_or_default(), on_the_bus, "{place}: {directive}=");
     }
-    assert!(file.is_empty(), "{place}: only in the file: {file:?}");
+    // Who enables a file reads it; systemd itself holds nothing of it.
+    let install = unit.install.iter().map(|setting| setting.directive);
+    assert!(install.eq(file.keys().map(String::as_str)), "{place}: only in the file: {file:?}");
     let directives: BTreeSet<_> = unit.settings().map(|setting| setting.directive).collect();
     assert_eq!(directives.len(), unit.settings().count(), "{place}: a directive stands twice");
 }
@@ -332,7 +363,7 @@ fn systemd_understands_every_unit() {
         eprintln!("skipped: there is no systemd-analyze here");
         return;
     }
-    for Case { directory, units } in cases() {
+    for Case { directory, units, .. } in cases() {
         let place = tempfile::tempdir().unwrap();
         let files: Vec<PathBuf> = units.iter().map(|unit| write_verifiable(place.path(), unit)).collect();
         let output = Command::new("systemd-analyze")

@@ -4,7 +4,10 @@ use std::ffi::OsString;
 
 use clap::Parser;
 
-use super::{ForwardArgs, InsideArgs, LifelineArgs, NetworkArgs, ProfileCommand, PublishArgs};
+use super::{
+    ConfineArgs, ForwardArgs, InsideArgs, LifelineArgs, NetworkArgs, ProfileCommand, PublishArgs, ReadyArgs,
+    UnconfineArgs, UnitCommand,
+};
 
 /// Manage confined programs started by appfw-run
 #[derive(Debug, Parser)]
@@ -26,6 +29,21 @@ pub enum Subcommand {
     /// Show, check and write profiles: what a program's launch takes where the command line says nothing
     #[command(subcommand)]
     Profile(ProfileCommand),
+    /// Confine programs by units that last
+    #[command(subcommand)]
+    Unit(UnitCommand),
+    /// Put a service that is installed behind a wall, by a drop-in
+    #[command(
+        override_usage = "appfw confine SERVICE [OPTIONS] [--dry-run] [--now]\n       appfw confine --list [--json]"
+    )]
+    #[command(after_help = "\
+Examples:
+  appfw confine myservice --via tor --now
+  appfw confine nginx --via socks5h://192.0.2.7:1080 --wall namespace --publish 0.0.0.0:80
+  appfw confine fileserver --via none --deny any --allow localhost --allow 10.0.0.0/24")]
+    Confine(Box<ConfineArgs>),
+    /// Take away what appfw confine wrote
+    Unconfine(UnconfineArgs),
     /// Run the forwarder by hand, as a plain proxy (units start it themselves)
     Forward(ForwardArgs),
     /// Inner part: prove the wall, then become the app
@@ -34,6 +52,9 @@ pub enum Subcommand {
     /// Inner part: make the network of the app's namespace
     #[command(hide = true)]
     Network(NetworkArgs),
+    /// Inner part: the first command of a permanent unit
+    #[command(hide = true)]
+    Ready(ReadyArgs),
     /// Inner part: lead published ports into the app's namespace
     #[command(hide = true)]
     Publish(PublishArgs),
@@ -46,17 +67,4 @@ pub enum Subcommand {
 }
 
 /// Subcommands of the contract that this version does not have yet.
-pub const LATER: [&str; 12] = [
-    "check",
-    "doctor",
-    "list",
-    "status",
-    "log",
-    "unit",
-    "confine",
-    "unconfine",
-    "desktop",
-    "connect",
-    "completions",
-    "man",
-];
+pub const LATER: [&str; 9] = ["check", "doctor", "list", "status", "log", "desktop", "connect", "completions", "man"];

@@ -129,6 +129,51 @@ pub struct InsideArgs {
     /// The socket from which the command and its environment come; without it, standard input
     #[arg(long, value_name = "PATH")]
     pub control: Option<PathBuf>,
+    /// The file from which they come where there is no launcher, and what it was proven by there
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["control", "build"])]
+    pub order: Option<PathBuf>,
+}
+
+/// Make what a permanent unit needs before its first process, or refuse it: systemd must hold what its file says.
+#[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
+pub struct ReadyArgs {
+    /// The file, which says by its mark how it was made
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Exit with 255 on failure: as ExecCondition= any other code is none
+    #[arg(long)]
+    pub as_condition: bool,
+    /// After the unit has ended: nothing is to be done where it was proven, or was there before its wall
+    #[arg(long)]
+    pub afterwards: bool,
+}
+
+impl InsideArgs {
+    /// To be proven of this wall, and nothing more said.
+    #[must_use]
+    pub fn of(wall: WallKind) -> Self {
+        Self {
+            filtered: false,
+            wall,
+            forwarder: None,
+            capture: Capture::Off,
+            allow: Vec::new(),
+            deny: Vec::new(),
+            canary: None,
+            cgroup: None,
+            build: false,
+            state: None,
+            listen: Vec::new(),
+            publish: false,
+            outside: None,
+            outside_user: None,
+            init: false,
+            exit_with_main: false,
+            terminal: false,
+            control: None,
+            order: None,
+        }
+    }
 }
 
 /// Lead ports of the host, whose listeners the launcher hands over, into the app's network namespace.
@@ -137,10 +182,11 @@ pub struct PublishArgs {
     /// Which port leads to which one of the app's
     #[arg(long, value_name = "ADDRESS:PORT=INNER", required = true)]
     pub publish: Vec<Published>,
-    /// The inode number of the launcher's network namespace, which must not be this one
+    /// The inode number of the launcher's network namespace, which must not be this one; without it, one that has
+    /// an outside
     #[arg(long, value_name = "INODE")]
-    pub outside: u64,
-    /// The socket at which the launcher hands over and hears; without it, standard input
+    pub outside: Option<u64>,
+    /// The socket at which the launcher hands over and hears; without it, standard input, unless systemd hands over
     #[arg(long, value_name = "PATH")]
     pub report: Option<PathBuf>,
 }

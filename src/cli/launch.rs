@@ -8,7 +8,7 @@ use clap::{Parser, ValueEnum};
 use super::{Given, WallKind};
 
 /// Run a program whose only way to the network is Tor or a proxy, proven before it starts
-#[derive(Debug, Parser)]
+#[derive(Debug, Clone, Parser)]
 #[command(
     name = "appfw-run",
     version,

@@ -1,19 +1,24 @@
 //! The command lines of the two programs, as clap sees them. No decisions here.
 
 mod appfw;
+mod confine;
 mod forward;
 mod given;
 mod inside;
 mod launch;
 mod profile;
+mod unit;
 mod usage;
+mod words;
 
 pub use appfw::{Appfw, Subcommand};
+pub use confine::{ConfineArgs, UnconfineArgs};
 pub use forward::ForwardArgs;
 pub use given::{Given, Options};
-pub use inside::{Capture, InsideArgs, LifelineArgs, NetworkArgs, PublishArgs, WallKind};
+pub use inside::{Capture, InsideArgs, LifelineArgs, NetworkArgs, PublishArgs, ReadyArgs, WallKind};
 pub use launch::{Bus, EnvScheme, Isolate, LaunchArgs, LogDestinations};
 pub use profile::ProfileCommand;
+pub use unit::{UnitCommand, UnitInstallArgs, UnitListArgs, UnitRemoveArgs, UnitShowArgs, UnitUpdateArgs};
 
 use std::ffi::OsString;
 
@@ -78,7 +83,8 @@ pub fn refuse_other(words: &[OsString]) -> Result<()> {
     if appfw::LATER.contains(&&*word) {
         bail!("appfw {word} is not there yet: it comes with a later version");
     }
-    match nearest(&word, appfw::LATER.into_iter().chain(["stop", "forward", "profile"])) {
+    let known = ["stop", "forward", "profile", "unit", "confine", "unconfine"];
+    match nearest(&word, appfw::LATER.into_iter().chain(known)) {
         Some(name) => bail!("there is no appfw {word}; did you mean appfw {name}?"),
         None => bail!("there is no appfw {word}; appfw --help lists what there is, and appfw-run starts programs"),
     }

@@ -28,7 +28,7 @@ const PASSED_ON: [Signal; 2] = [Signal::SIGUSR1, Signal::SIGUSR2];
 ///
 /// # Errors
 /// The app could not be executed; the launcher is gone.
-pub fn run(mut app: Command, launcher: &UnixStream, args: &InsideArgs) -> Result<ExitCode> {
+pub fn run(mut app: Command, launcher: Option<&UnixStream>, args: &InsideArgs) -> Result<ExitCode> {
     // The app runs as the same user: it must not take the launcher's socket from here (pidfd_getfd(2)).
     nix::sys::prctl::set_dumpable(false).context("cannot close init to the app")?;
     // Before anything is blocked, as the child inherits that. What comes until then is lost here,
@@ -40,15 +40,17 @@ pub fn run(mut app: Command, launcher: &UnixStream, args: &InsideArgs) -> Result
     let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
     let signals = SignalFd::with_flags(&awaited, flags).context("cannot receive signals")?;
     // A detached launch has nobody to tell.
-    let _ = Report::Executed.send(launcher);
-    let mut orders = BufReader::new(launcher);
+    let tell = |report: Report| launcher.is_some_and(|launcher| report.send(launcher).is_ok());
+    tell(Report::Executed);
+    // Only where it is the launcher who runs all this.
+    let mut orders = launcher.filter(|_| args.build).map(BufReader::new);
     let mut ended = None;
     loop {
         // First, as the end of a child of short life is among what was lost.
         let all_gone = reap(|pid, how| {
             if pid == main {
                 ended = Some(how);
-                let _ = Report::Ended(how).send(launcher);
+                tell(Report::Ended(how));
             }
         });
         if let Some(how) = ended
@@ -57,18 +59,18 @@ pub fn run(mut app: Command, launcher: &UnixStream, args: &InsideArgs) -> Result
             return Ok(ExitCode::from(how.code()));
         }
         let mut sources = vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
-        if args.build {
-            sources.push(PollFd::new(launcher.as_fd(), PollFlags::POLLIN));
-        }
+        sources.extend(orders.iter().map(|orders| PollFd::new(orders.get_ref().as_fd(), PollFlags::POLLIN)));
         match poll(&mut sources, PollTimeout::NONE) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => return Err(error).context("cannot wait for signals"),
         }
-        if sources.get(1).and_then(PollFd::any) == Some(true) {
-            pass_on(&mut orders, main, ended.is_some())?;
+        let has_orders = sources.get(1).and_then(PollFd::any) == Some(true);
+        drop(sources);
+        if let Some(orders) = orders.as_mut().filter(|_| has_orders) {
+            pass_on(orders, main, ended.is_some())?;
             // What came with it has been read from the socket, which poll(2) tells nothing of any more.
             while !orders.buffer().is_empty() {
-                pass_on(&mut orders, main, ended.is_some())?;
+                pass_on(orders, main, ended.is_some())?;
             }
         }
         while let Some(info) = signals.read_signal().context("cannot receive signals")? {

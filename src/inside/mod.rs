@@ -16,14 +16,16 @@ pub(crate) mod seccomp;
 
 use std::io::Read;
 use std::os::unix::net::UnixStream;
-use std::process::ExitCode;
+use std::path::Path;
+use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use crate::cli::{InsideArgs, NetworkArgs};
+use crate::cli::{Capture, InsideArgs, NetworkArgs, WallKind};
 use crate::control::{self, Order, Report, receive_with};
 use crate::exit::{self, NotExecuted};
+use crate::permanent::Standing;
 use crate::{publish, say};
 
 pub use descriptors::refuse_way_out;
@@ -35,6 +37,9 @@ const HEARING: Duration = Duration::from_secs(5);
 /// over where this process stays as its init.
 #[must_use]
 pub fn run(args: &InsideArgs) -> ExitCode {
+    if let Some(order) = &args.order {
+        return run_by(order, args);
+    }
     let launcher = match connect(args) {
         Ok(launcher) => launcher,
         Err(error) => {
@@ -64,13 +69,40 @@ pub fn run(args: &InsideArgs) -> ExitCode {
     ExitCode::from(code)
 }
 
+/// The same without a launcher: the order stands in a file, and what fails is told to the journal.
+fn run_by(order: &Path, args: &InsideArgs) -> ExitCode {
+    let become_app = || {
+        descriptors::refuse_and_close()?;
+        let Standing { outside, order } = Standing::read(order)?;
+        let args = InsideArgs { outside: Some(outside.network), outside_user: outside.user, ..args.clone() };
+        proof::prove(&args)?;
+        let mut app = prepare(&args, &order)?;
+        if args.init {
+            return init::run(app, None, &args);
+        }
+        Err(program::become_it(&mut app))
+    };
+    become_app().unwrap_or_else(|error| {
+        say::failure("appfw inside", &error);
+        ExitCode::from(exit::code_of(&error))
+    })
+}
+
+/// Makes the network of the app's network namespace, in which this process is, and which must be a new one.
+///
+/// # Errors
+/// It is the host's, which has this inode number, or not new; the kernel refuses a step.
+pub fn network_of(outside: u64, capture: Capture) -> Result<()> {
+    // systemd carries on without a namespace that it cannot make: what is made here would then be the host's.
+    proof::is_new(outside)?;
+    network::set_up(capture)
+}
+
 /// The story of the unit's ExecStartPre=+ in the namespace wall: as root, in the app's network namespace, before
 /// the app. The launcher hears of a failure as soon as systemd tells it that there is one.
 #[must_use]
 pub fn make_network(args: &NetworkArgs) -> ExitCode {
-    // systemd carries on without a namespace that it cannot make: what is made here would then be the host's.
-    let made = proof::is_new(args.outside).and_then(|()| network::set_up(args.capture));
-    let Err(error) = made else { return ExitCode::SUCCESS };
+    let Err(error) = network_of(args.outside, args.capture) else { return ExitCode::SUCCESS };
     say::failure("appfw network", &error);
     let launcher = UnixStream::connect(&args.control).context("cannot reach the launcher");
     let told = launcher.and_then(|launcher| Report::Refused { message: format!("{error:#}") }.send(&launcher));
@@ -78,6 +110,27 @@ pub fn make_network(args: &NetworkArgs) -> ExitCode {
         say::failure("appfw network", &error);
     }
     ExitCode::from(exit::OURS)
+}
+
+/// Whether this process's network namespace holds anything but loopback, and the pair that leads nowhere.
+#[must_use]
+pub fn leads_out() -> bool {
+    proof::is_apart().is_err()
+}
+
+/// The proof of a service whose main process isn't ours, as root, in its cgroup and its network namespace; in the
+/// namespace wall its network is made first, unless an earlier start of the service has.
+///
+/// # Errors
+/// One sentence that says what is open and what to do. The service must then not run.
+pub fn prove_service(args: &InsideArgs) -> Result<()> {
+    if let (WallKind::Namespace, Some(_), Some(outside)) = (args.wall, args.forwarder, args.outside)
+        && proof::prove(args).is_err()
+    {
+        proof::is_new(outside)?;
+        network::set_up(args.capture)?;
+    }
+    proof::prove(args)
 }
 
 /// The launcher takes a report from the unit's own processes alone, and whose it is can't be told
@@ -135,6 +188,18 @@ fn prove_and_become(args: &InsideArgs, launcher: &UnixStream) -> Result<ExitCode
     let first = receive_with(launcher, &mut streams)?;
     let order = Order::read(first.as_slice().chain(launcher))?;
     descriptors::install(&order, streams)?;
+    let mut app = prepare(args, &order)?;
+    if args.init {
+        return init::run(app, Some(launcher), args);
+    }
+    // The launcher takes the socket's end for the execve only after this: it ends with a process that
+    // is killed as well.
+    Report::Becoming.send(launcher)?;
+    Err(program::become_it(&mut app))
+}
+
+/// All that is between the proof and the app's execution.
+fn prepare(args: &InsideArgs, order: &Order) -> Result<Command> {
     if !args.build {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).context("cannot make a mount namespace")?;
         mounts::separate().context("cannot separate the app's mounts from the host's")?;
@@ -152,12 +217,5 @@ fn prove_and_become(args: &InsideArgs, launcher: &UnixStream) -> Result<ExitCode
     if args.build {
         seccomp::forbid()?;
     }
-    let mut app = program::prepare(&order)?;
-    if args.init {
-        return init::run(app, launcher, args);
-    }
-    // The launcher takes the socket's end for the execve only after this: it ends with a process that
-    // is killed as well.
-    Report::Becoming.send(launcher)?;
-    Err(program::become_it(&mut app))
+    program::prepare(order)
 }

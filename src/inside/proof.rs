@@ -60,6 +60,14 @@ pub fn is_new(outside: u64) -> Result<()> {
     namespace::is_closed(Some(outside), false)
 }
 
+/// Nothing leads out of this process's network namespace, whether its network was made already or not.
+///
+/// # Errors
+/// Something may.
+pub fn is_apart() -> Result<()> {
+    namespace::is_closed(None, true).or_else(|_| namespace::is_closed(None, false))
+}
+
 /// PAM and AttachProcessesToUnit move processes out of the cgroup that is filtered.
 fn own_cgroup(expected: &str) -> Result<()> {
     let text = std::fs::read_to_string("/proc/self/cgroup").context("cannot tell the own cgroup")?;

@@ -31,6 +31,13 @@ impl Mark {
         text.lines().take(3).find_map(|line| serde_json::from_str(line.strip_prefix(LINE)?).ok())
     }
 
+    /// What follows the mark in a file of ours.
+    #[must_use]
+    pub fn body(text: &str) -> &str {
+        let end = text.find(LINE).and_then(|start| Some(start + text[start..].find('\n')? + 1));
+        end.map_or(text, |end| &text[end..])
+    }
+
     /// The lines themselves.
     ///
     /// # Errors
@@ -63,6 +70,7 @@ mod tests {
         assert_eq!(lines.lines().count(), 2);
         assert!(lines.lines().all(|line| line.starts_with('#') && !line.ends_with('\\')), "{lines}");
         assert_eq!(Mark::read(&format!("{lines}[Unit]\n")), Some(mark));
+        assert_eq!(Mark::body(&format!("{lines}[Unit]\n")), "[Unit]\n");
     }
 
     #[test]

@@ -34,7 +34,10 @@ const FIRST: usize = 3;
 /// It cannot do its work.
 pub fn run(args: &PublishArgs) -> Result<()> {
     start_log(None);
-    let Launcher { reporter, mut sockets, lifeline, .. } = Launcher::meet(args.report.as_deref(), true)?;
+    // What is kept of one that died, or, where there is no launcher, what a socket unit made.
+    let is_handed_by_systemd = std::env::var_os("LISTEN_FDS").is_some();
+    let launcher = Launcher::meet(args.report.as_deref(), !is_handed_by_systemd)?;
+    let Launcher { reporter, mut sockets, lifeline, .. } = launcher;
     sockets.extend(kept()?);
     publish(args, sockets, lifeline).inspect_err(|error| reporter.cannot_start(error))
 }
@@ -75,7 +78,7 @@ fn led(sockets: Vec<OwnedFd>, published: &[Published]) -> Result<Vec<(TcpListene
     sockets.into_iter().map(led).collect()
 }
 
-/// What the manager has kept of one that died.
+/// What the manager has kept of one that died, or has made.
 fn kept() -> Result<Vec<OwnedFd>> {
     let mut kept = ListenFd::from_env();
     let count = kept.len();

@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use anyhow::{Context, Result, bail};
 use nix::sched::{CloneFlags, setns};
 
-use crate::inside::{privileges, seccomp};
+use crate::inside::{self, privileges, seccomp};
 
 /// Those of the calling process, to be handed to the launcher: what a network belongs to, and the network.
 ///
@@ -23,7 +23,7 @@ pub fn own() -> Result<Vec<OwnedFd>> {
 ///
 /// # Errors
 /// The kernel refuses it, or this is the host's network still: ports of the host would be published.
-pub(super) fn join(mut handed: Vec<OwnedFd>, outside: u64) -> Result<()> {
+pub(super) fn join(mut handed: Vec<OwnedFd>, outside: Option<u64>) -> Result<()> {
     let failed = "cannot enter the app's namespaces";
     // Before it is in the app's user namespace with the host's sockets and no capability that the app lacks.
     nix::sys::prctl::set_dumpable(false).context("cannot close this process to the app")?;
@@ -36,7 +36,11 @@ pub(super) fn join(mut handed: Vec<OwnedFd>, outside: u64) -> Result<()> {
         }
         setns(namespace, CloneFlags::empty()).context(failed)?;
     }
-    if fs::metadata("/proc/self/ns/net").context(failed)?.ino() == outside {
+    let is_hosts = match outside {
+        Some(outside) => fs::metadata("/proc/self/ns/net").context(failed)?.ino() == outside,
+        None => inside::leads_out(),
+    };
+    if is_hosts {
         bail!("this is still the host's network, whose ports are not the app's, so nothing is published");
     }
     if !handed.is_empty() {
@@ -81,7 +85,9 @@ mod tests {
     #[test]
     fn who_is_still_in_the_hosts_network_publishes_nothing() {
         let outside = fs::metadata("/proc/self/ns/net").unwrap().ino();
-        let message = join(Vec::new(), outside).unwrap_err().to_string();
-        assert!(message.starts_with("this is still the host's network"), "{message}");
+        for outside in [Some(outside), None] {
+            let message = join(Vec::new(), outside).unwrap_err().to_string();
+            assert!(message.starts_with("this is still the host's network"), "{message}");
+        }
     }
 }

@@ -5,7 +5,7 @@ use crate::plan::{Plan, Resolver};
 
 /// The forwarder's DNS; or a resolver that refuses at once: programs that read resolv.conf themselves
 /// would otherwise wait for 127.0.0.1, the default of resolv.conf(5).
-pub(super) fn resolv_conf(plan: &Plan) -> String {
+pub(crate) fn resolv_conf(plan: &Plan) -> String {
     let refused = || plan.lists().canary().map_or_else(|| "127.0.0.1".to_owned(), |canary| canary.to_string());
     let (server, timeout, attempts) = match (plan.resolver, plan.dns) {
         (Resolver::Off | Resolver::Host, _) => (refused(), 1, 1),
@@ -21,7 +21,7 @@ pub(super) fn resolv_conf(plan: &Plan) -> String {
 
 /// nsswitch.conf(5) with its `hosts` line replaced, all else as it was: users and groups must
 /// still be found.
-pub(super) fn with_host_lookups(text: &str, resolver: Resolver) -> String {
+pub(crate) fn with_host_lookups(text: &str, resolver: Resolver) -> String {
     let is_hosts = |line: &&str| line.trim_start().starts_with("hosts:");
     let kept: Vec<&str> = text.lines().filter(|line| !is_hosts(line)).collect();
     let hosts = if resolver == Resolver::Forwarder { "files dns" } else { "files" };

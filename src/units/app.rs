@@ -1,10 +1,12 @@
 //! The app's service: `appfw inside` under the wall and the hardening of [`crate::confinement`].
 
+use std::path::Path;
 use std::time::Duration;
 
 use super::{Places, Setting, Unit, Value, appfw, word, words};
 use crate::cli::{Capture, WallKind};
 use crate::confinement;
+use crate::exit;
 use crate::host::Host;
 use crate::network::IpLists;
 use crate::plan::{Plan, Stdio, Supervisor};
@@ -13,19 +15,32 @@ use crate::plan::{Plan, Stdio, Supervisor};
 /// for the app as long as it takes before they stop the unit.
 const STOP_TIMEOUT: Duration = Duration::from_millis(1000);
 
+/// The units of this host's Tor, as Debian calls them: the first stands for all of its instances.
+pub(crate) const TOR: [&str; 2] = ["tor.service", "tor@default.service"];
+
+/// What `inside` is told where there is no launcher, in the unit's directory.
+pub const ORDER: &str = "order";
+
 pub(super) fn unit(plan: &Plan, host: &Host, places: &Places) -> Unit {
-    let mut unit = Unit::new(plan.name.app(), format!("appfw launch {}", plan.name));
+    let mut unit = Unit::new(plan, plan.name.app(), plan.whole());
     // What so is needed as long as the app runs. It waits for its sockets.
     let is_early = plan.supervisor == Supervisor::User || !plan.has_fixed_program(host);
     let forwarder = (plan.has_forwarder() && is_early).then(|| plan.name.forwarder());
-    let publisher = (!plan.publish.is_empty()).then(|| plan.name.publisher());
-    let wanted: Vec<String> = forwarder.into_iter().chain(publisher).collect();
+    let publisher = (!plan.publish.is_empty()).then(|| match plan.is_permanent() {
+        true => plan.name.publisher_socket(),
+        false => plan.name.publisher(),
+    });
+    let servants: Vec<String> = forwarder.into_iter().chain(publisher).collect();
+    let tor = if plan.is_permanent() && plan.via.is_by_local_tor() { &TOR[..] } else { &[] };
+    let tor = tor.iter().map(|unit| (*unit).to_owned());
     let lifeline = (!plan.detach).then(|| plan.name.lifeline());
     let mut first: Vec<String> = plan.has_socket_unit().then(|| plan.name.socket()).into_iter().collect();
     if !plan.has_fixed_program(host) {
         // Type=exec: all of them are executed by then. The app could put another file in the place of what still is to be.
-        first.extend(wanted.iter().chain(&lifeline).cloned());
+        first.extend(servants.iter().chain(&lifeline).cloned());
     }
+    first.extend(tor.clone());
+    let wanted: Vec<String> = servants.into_iter().chain(tor).collect();
     if plan.has_socket_unit() {
         unit.unit("Requires", words([&plan.name.socket()]));
     }
@@ -49,9 +64,13 @@ pub(super) fn unit(plan: &Plan, host: &Host, places: &Places) -> Unit {
     }
     unit.kind("Type", word("exec"));
     unit.kind("ExitType", word(if plan.exit_with_main { "main" } else { "cgroup" }));
-    unit.kind("TimeoutStopSec", Value::Span(STOP_TIMEOUT));
-    if plan.supervisor == Supervisor::System && plan.wall == WallKind::Namespace && plan.has_forwarder() {
-        unit.kind("ExecStartPre", Value::Privileged(network(plan, host, places)));
+    if plan.is_permanent() {
+        lasts(&mut unit, plan);
+    } else {
+        unit.kind("TimeoutStopSec", Value::Span(STOP_TIMEOUT));
+    }
+    if let Some(before) = before(plan, host, places) {
+        unit.kind("ExecStartPre", Value::Privileged(before));
     }
     let (appfw, bind) = match plan.supervisor {
         Supervisor::System => appfw(host, places.state.join("appfw")),
@@ -82,6 +101,36 @@ pub(super) fn unit(plan: &Plan, host: &Host, places: &Places) -> Unit {
     unit.kind.extend(plan.properties.iter().cloned());
     unit.kind.extend(bind.map(|bind| Setting { directive: "BindPaths", value: Value::Binds(vec![bind]) }));
     unit
+}
+
+/// What no launcher starts, or starts again.
+fn lasts(unit: &mut Unit, plan: &Plan) {
+    unit.kind("Restart", word("on-failure"));
+    // What keeps the app from running does not go away by another try.
+    unit.kind("RestartPreventExitStatus", Value::ExitCode(exit::OURS));
+    let target = match plan.supervisor {
+        Supervisor::System => "multi-user.target",
+        Supervisor::User | Supervisor::Standalone => "default.target",
+    };
+    unit.install.push(Setting { directive: "WantedBy", value: words([target]) });
+}
+
+/// What runs before `inside`, as root, in the app's cgroup and network namespace. A permanent unit has no launcher that
+/// reads it back and sends the order.
+fn before(plan: &Plan, host: &Host, places: &Places) -> Option<Vec<String>> {
+    match (plan.supervisor, plan.is_permanent()) {
+        (Supervisor::User | Supervisor::Standalone, _) => None,
+        (Supervisor::System, true) => Some(ready(host, &places.units.join(plan.app_unit()))),
+        (Supervisor::System, false) => {
+            let is_captured = plan.wall == WallKind::Namespace && plan.has_forwarder();
+            is_captured.then(|| network(plan, host, places))
+        }
+    }
+}
+
+/// The first command of a permanent unit, whose file is `made` by us.
+fn ready(host: &Host, made: &Path) -> Vec<String> {
+    vec![host.appfw.display().to_string(), "ready".to_owned(), made.display().to_string()]
 }
 
 /// In the app's network namespace, but none of its mounts: where `appfw` is.
@@ -118,10 +167,12 @@ pub(crate) fn inside(plan: &Plan, host: &Host, places: &Places, appfw: String) -
     command.extend(lists.deny.iter().map(|network| format!("--deny={network}")));
     command.extend(lists.canary().map(|canary| format!("--canary={canary}")));
     command.extend((!plan.filters.is_empty()).then(|| "--filtered".to_owned()));
-    command.extend((!is_alone).then(|| format!("--cgroup={}", plan.name.cgroup())));
-    command.push(format!("--outside={}", host.network_namespace));
-    if !plan.app.user().is_root() {
-        command.push(format!("--outside-user={}", host.user_namespace));
+    command.extend((!is_alone).then(|| format!("--cgroup={}", plan.app_cgroup())));
+    if !plan.is_permanent() {
+        command.push(format!("--outside={}", host.network_namespace));
+        if !plan.app.user().is_root() {
+            command.push(format!("--outside-user={}", host.user_namespace));
+        }
     }
     let is_init = confinement::has_pid_namespace(plan, host);
     command.extend(is_init.then(|| "--init".to_owned()));
@@ -132,6 +183,7 @@ pub(crate) fn inside(plan: &Plan, host: &Host, places: &Places, appfw: String) -
     command.push(match is_alone {
         // The launcher is at standard input.
         true => format!("--state={}", places.state.display()),
+        false if plan.is_permanent() => format!("--order={}", places.state.join(ORDER).display()),
         false => format!("--control={}", places.state.join("control").display()),
     });
     command

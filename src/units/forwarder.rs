@@ -10,6 +10,7 @@ use crate::control;
 use crate::destination::{Pattern, Rules};
 use crate::dns::Dns;
 use crate::host::Host;
+use crate::name;
 use crate::network::{self, IpLists};
 use crate::plan::Plan;
 use crate::via::{Endpoint, Via};
@@ -41,7 +42,7 @@ const CIRCUITS: &str = "circuits";
 
 pub(super) fn unit(plan: &Plan, host: &Host, places: &Places) -> Unit {
     let name = plan.name.forwarder();
-    let mut unit = Unit::new(name.clone(), format!("Forwarder of appfw launch {}", plan.name));
+    let mut unit = Unit::new(plan, name.clone(), format!("Forwarder of {}", plan.whole()));
     if plan.has_socket_unit() {
         // It stops with the socket, which BindsTo= would keep needed for ever.
         unit.unit("PartOf", words([&plan.name.socket()]));
@@ -90,15 +91,19 @@ pub(super) fn keeps_descriptors(unit: &mut Unit) {
 fn of_system(unit: &mut Unit, plan: &Plan, host: &Host, places: &Places) {
     let (appfw, bind) = appfw(host, Path::new(INNER).join("appfw"));
     unit.kind("ExecStart", Value::Exec(command(plan, &unit.name.clone(), appfw)));
-    let via = plan.via.has_secret().then(|| (CREDENTIAL, places.state.join(CREDENTIAL)));
+    let via = plan.via.has_secret().then(|| (CREDENTIAL, places.credential.clone()));
     let credentials = via.into_iter().chain(places.circuits(plan).map(|file| (CIRCUITS, file)));
     let credentials: Vec<_> = credentials.map(|(name, file)| (name.into(), file.display().to_string())).collect();
     if !credentials.is_empty() {
         unit.kind("LoadCredential", Value::Pairs(credentials));
     }
     let report = Bind { source: places.state.join("report"), target: format!("{INNER}/report").into() };
+    let report = (!plan.is_permanent()).then_some(report);
     unit.kind("TemporaryFileSystem", Value::FileSystems(vec![(INNER.into(), "mode=0755".into())]));
-    unit.kind("BindPaths", Value::Binds(bind.into_iter().chain([report]).collect()));
+    let binds: Vec<_> = bind.into_iter().chain(report).collect();
+    if !binds.is_empty() {
+        unit.kind("BindPaths", Value::Binds(binds));
+    }
     unit.kind.extend(lists(filter(plan)));
     unit.kind.extend(socket_group(&plan.via, host));
     harden_as_system(unit);
@@ -116,13 +121,15 @@ fn of_user(unit: &mut Unit, plan: &Plan, host: &Host, places: &Places) {
 }
 
 fn command(plan: &Plan, name: &str, appfw: String) -> Vec<String> {
-    let mut command = vec![appfw, "forward".into(), format!("--report={INNER}/report")];
+    let mut command = vec![appfw, "forward".into()];
+    // Without a launcher the journal alone hears it.
+    command.extend((!plan.is_permanent()).then(|| format!("--report={INNER}/report")));
     let credential = |file: &str| format!("/run/credentials/{name}/{file}");
     command.extend(forwarding(plan, &credential(CREDENTIAL)));
     command.extend(plan.shares_circuits().map(|_| sharing(Path::new(&credential(CIRCUITS)))));
     if plan.wall == WallKind::Address {
         // On the host's loopback anybody can knock: only the app's own cgroup is served.
-        command.push(format!("--peer-cgroup={}", plan.name.cgroup_directory()));
+        command.push(format!("--peer-cgroup={}", name::cgroup_directory(&plan.app_cgroup())));
     }
     command
 }

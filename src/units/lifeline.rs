@@ -9,7 +9,7 @@ use crate::host::Host;
 use crate::plan::{Plan, Supervisor};
 
 pub(super) fn unit(plan: &Plan, host: &Host, places: &Places) -> Unit {
-    let mut unit = Unit::new(plan.name.lifeline(), format!("Life-line of appfw launch {}", plan.name));
+    let mut unit = Unit::new(plan, plan.name.lifeline(), format!("Life-line of {}", plan.whole()));
     if plan.has_socket_unit() {
         unit.unit("Requires", words([&plan.name.socket()]));
         unit.unit("After", words([&plan.name.socket()]));

@@ -10,7 +10,8 @@ mod lifeline;
 mod publisher;
 mod socket;
 
-pub(crate) use app::inside;
+pub use app::ORDER;
+pub(crate) use app::{TOR, inside};
 pub(crate) use forwarder::{forwarding, sharing};
 pub(crate) use publisher::publishing;
 
@@ -92,6 +93,8 @@ pub enum Value {
     Exec(Vec<String>),
     /// `ExecStartPre=+`: as root, by the unit's namespaces alone; without expansion as well.
     Privileged(Vec<String>),
+    /// `RestartPreventExitStatus=`: one exit code.
+    ExitCode(u8),
     /// A descriptor of the launcher, by its place in the list passed along.
     Descriptor(usize),
 }
@@ -105,14 +108,18 @@ pub struct Unit {
     pub unit: Vec<Setting>,
     /// `[Service]` or `[Socket]`.
     pub kind: Vec<Setting>,
+    /// `[Install]`: of files alone, as who enables them reads it.
+    pub install: Vec<Setting>,
 }
 
 impl Unit {
-    fn new(name: String, description: String) -> Self {
-        let mut unit = Self { name, unit: Vec::new(), kind: Vec::new() };
+    fn new(plan: &Plan, name: String, description: String) -> Self {
+        let mut unit = Self { name, unit: Vec::new(), kind: Vec::new(), install: Vec::new() };
         unit.unit("Description", Value::Word(description));
-        // Ended units are forgotten, failed ones too: a launch leaves nothing behind.
-        unit.unit("CollectMode", Value::Word("inactive-or-failed".into()));
+        if !plan.is_permanent() {
+            // Ended units are forgotten, failed ones too: a launch leaves nothing behind.
+            unit.unit("CollectMode", Value::Word("inactive-or-failed".into()));
+        }
         unit.kind("Slice", Value::Word(SLICE.into()));
         unit
     }
@@ -125,7 +132,7 @@ impl Unit {
         self.kind.push(Setting { directive, value });
     }
 
-    /// All settings.
+    /// All settings but `[Install]`.
     pub fn settings(&self) -> impl Iterator<Item = &Setting> {
         self.unit.iter().chain(&self.kind)
     }
@@ -140,12 +147,14 @@ impl Unit {
 /// The units of one launch.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Units {
-    /// Ends the launch when the launcher dies.
-    pub lifeline: Unit,
+    /// Ends the launch when the launcher dies; none where there is no launcher.
+    pub lifeline: Option<Unit>,
     /// The forwarder's listening socket; none where `inside` makes the sockets.
     pub socket: Option<Unit>,
     /// The forwarder; none with `--via none`.
     pub forwarder: Option<Unit>,
+    /// The host's side of published ports, where no launcher makes it.
+    pub publisher_socket: Option<Unit>,
     /// What leads published ports to the app; none without any.
     pub publisher: Option<Unit>,
     /// The app.
@@ -163,14 +172,21 @@ pub struct Places {
     pub in_run: bool,
     /// Whether the caller has a terminal to be put back as it was.
     pub terminal: bool,
+    /// The file of a via with a password.
+    pub credential: PathBuf,
+    /// Where unit files are.
+    pub units: PathBuf,
 }
 
 impl Places {
     /// The places of a plan whose state lies below `base`.
     #[must_use]
     pub fn new(base: &Path, plan: &Plan) -> Self {
+        let state = base.join(plan.name.to_string());
         Self {
-            state: base.join(plan.name.to_string()),
+            credential: state.join("via"),
+            units: TRANSIENT.into(),
+            state,
             in_run: base == Path::new(INNER),
             terminal: matches!(plan.stdio, Stdio::Terminal { .. }),
         }
@@ -192,6 +208,9 @@ impl Places {
 /// The state of all launches of root, which no app sees, and no forwarder but for its own files.
 pub const INNER: &str = "/run/appfw";
 
+/// Where the system manager writes the units of launches.
+const TRANSIENT: &str = "/run/systemd/transient";
+
 /// The descriptors that travel with the life-line's unit, in this order. None travels with the
 /// app's or the forwarder's: PID 1 closes those of a unit that is loaded but not yet started.
 pub mod descriptor {
@@ -206,9 +225,10 @@ impl Units {
     #[must_use]
     pub fn new(plan: &Plan, host: &Host, places: &Places) -> Self {
         Self {
-            lifeline: lifeline::unit(plan, host, places),
+            lifeline: (!plan.is_permanent()).then(|| lifeline::unit(plan, host, places)),
             socket: plan.has_socket_unit().then(|| socket::unit(plan, places)),
             forwarder: plan.has_forwarder().then(|| forwarder::unit(plan, host, places)),
+            publisher_socket: plan.has_publisher_socket().then(|| publisher::socket(plan)),
             publisher: (!plan.publish.is_empty()).then(|| publisher::unit(plan, host, places)),
             app: app::unit(plan, host, places),
             view: View::new(plan, host, places),
@@ -217,8 +237,8 @@ impl Units {
 
     /// All units, the app last.
     pub fn iter(&self) -> impl Iterator<Item = &Unit> {
-        let parts = self.socket.iter().chain(&self.forwarder).chain(&self.publisher);
-        std::iter::once(&self.lifeline).chain(parts).chain(std::iter::once(&self.app))
+        let parts = self.socket.iter().chain(&self.forwarder).chain(&self.publisher_socket).chain(&self.publisher);
+        self.lifeline.iter().chain(parts).chain(std::iter::once(&self.app))
     }
 }
 

@@ -15,9 +15,15 @@ const TRIGGER_INTERVAL: Duration = Duration::from_secs(10);
 const TRIGGER_BURST: u32 = 40;
 
 pub(super) fn unit(plan: &Plan, places: &Places) -> Unit {
-    let mut unit = Unit::new(plan.name.socket(), format!("Forwarder's address for appfw launch {}", plan.name));
+    let mut unit = Unit::new(plan, plan.name.socket(), format!("Forwarder's address for {}", plan.whole()));
     // It goes when the last unit that requires it has gone: the app, or before that the life-line.
     unit.unit("StopWhenUnneeded", Value::Bool(true));
+    if plan.is_permanent() {
+        // A restart of the app begins with a new namespace, in which nothing is made yet. How often that may be is the
+        // app's own limit.
+        unit.unit("PartOf", words([&plan.app_unit()]));
+        unit.unit("StartLimitIntervalSec", Value::Span(Duration::ZERO));
+    }
     unit.kind("Listen", Value::Listen(plan.listening()));
     if plan.capture != Capture::Off {
         // Connections to any address are taken, and answers sent from it.
@@ -43,7 +49,7 @@ pub(super) fn unit(plan: &Plan, places: &Places) -> Unit {
             // The helper that binds the socket makes the namespace, the app joins it.
             // On both sides: not symmetric before systemd 254.
             unit.kind("PrivateNetwork", Value::Bool(true));
-            unit.unit("JoinsNamespaceOf", words([&plan.name.app()]));
+            unit.unit("JoinsNamespaceOf", words([&plan.app_unit()]));
         }
     }
     if places.in_run {

@@ -48,14 +48,18 @@ pub(crate) fn of_view(view: &View) -> String {
 #[must_use]
 pub fn one(unit: &Unit) -> String {
     let kind = if unit.name.ends_with(".socket") { "Socket" } else { "Service" };
-    format!("[Unit]\n{}\n[{kind}]\n{}", section(&unit.unit), section(&unit.kind))
+    let install = match unit.install[..] {
+        [] => String::new(),
+        _ => format!("\n[Install]\n{}", section(&unit.install)),
+    };
+    format!("[Unit]\n{}\n[{kind}]\n{}{install}", section(&unit.unit), section(&unit.kind))
 }
 
 fn section(settings: &[Setting]) -> String {
     settings.iter().flat_map(lines).map(|line| line + "\n").collect()
 }
 
-fn lines(setting: &Setting) -> Vec<String> {
+pub(crate) fn lines(setting: &Setting) -> Vec<String> {
     let directive = setting.directive;
     let assign = |value: String| format!("{directive}={value}");
     match &setting.value {
@@ -105,6 +109,7 @@ fn lines(setting: &Setting) -> Vec<String> {
         // `:` switches off expansion of `$`; specifiers have no switch.
         Value::Exec(command) => vec![assign(format!(":{}", line(command)))],
         Value::Privileged(command) => vec![assign(format!("+:{}", line(command)))],
+        Value::ExitCode(code) => vec![assign(code.to_string())],
         Value::Descriptor(_) => vec![format!("# {directive}= is a descriptor of the launcher")],
     }
 }

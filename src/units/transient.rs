@@ -83,6 +83,8 @@ pub fn plain(value: &Value) -> Variant<'_> {
         ),
         Value::Exec(command) => exec(command, flags(command)),
         Value::Privileged(command) => exec(command, &PRIVILEGED),
+        // Exit codes, and signals.
+        Value::ExitCode(code) => Variant::new((vec![i32::from(*code)], Vec::<i32>::new())),
         Value::Descriptor(_) => Variant::from(false),
     }
 }

@@ -152,6 +152,18 @@ impl Via {
         matches!(self, Via::Chain(hops) if hops.iter().any(|hop| hop.kind == HopKind::Tor))
     }
 
+    /// Whether this host's own Tor is dialled first.
+    pub fn is_by_local_tor(&self) -> bool {
+        let Via::Chain(hops) = self else { return false };
+        hops.first().is_some_and(|hop| {
+            let is_local = match &hop.endpoint {
+                Endpoint::Unix(_) | Endpoint::FindTor => true,
+                endpoint => endpoint.ip().is_some_and(|ip| ip.is_loopback()),
+            };
+            hop.kind == HopKind::Tor && is_local
+        })
+    }
+
     /// What divides Tor's circuits, if `asked` is what `--isolate` says.
     pub fn isolation(&self, asked: Option<Isolate>) -> Result<Isolate> {
         if asked.is_some() && !self.has_tor() {

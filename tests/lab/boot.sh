@@ -1,15 +1,14 @@
 #!/bin/sh
 # boot.sh LOWER SCRATCH REPOSITORY: becomes the PID 1 of a lab. Runs as the first process of new mount, pid, uts,
-# ipc, net and cgroup namespaces. The root is an overlay of LOWER whose changes live on a tmpfs, and end with it.
+# ipc, net and cgroup namespaces. The root is an overlay of LOWER whose changes live on a tmpfs at SCRATCH, the lab's
+# disk, and end with that. Where it has been booted from before, it is as it was left.
 set -eu
 lower=$1 scratch=$2 repository=$3
 
 mount --make-rprivate /
-mount -t tmpfs -o mode=755 tmpfs "$scratch"
 root=$scratch/root
 units=$root/etc/systemd/system
 wants=$units/multi-user.target.wants
-mkdir "$root" "$scratch/upper" "$scratch/work"
 mount -t overlay -o "lowerdir=$lower,upperdir=$scratch/upper,workdir=$scratch/work" overlay "$root"
 
 mount_kernel_file_systems() {
@@ -67,8 +66,11 @@ identify() {
     tr -d - </proc/sys/kernel/random/uuid >"$root/etc/machine-id"
     echo lab >"$root/etc/hostname"
     printf '127.0.0.1 localhost lab\n::1 localhost ip6-localhost\n' >"$root/etc/hosts"
+}
+
+make_run() {
     # Says to everything inside that addresses such as 8.8.8.8 lead to the lab's own world.
-    mkdir "$root/run/appfw-lab"
+    mkdir -p "$root/run/appfw-lab" "$root/run/udev/rules.d"
     cp "$repository/target/lab/ca/ca.pem" "$root/run/appfw-lab/"
 }
 
@@ -102,7 +104,7 @@ add_users() {
 }
 
 add_bait() {
-    mkdir -p "$root/etc/cron.d" "$root/run/udev/rules.d"
+    mkdir -p "$root/etc/cron.d"
     cat >"$units/lab-bait.service" <<UNIT
 [Service]
 Type=notify
@@ -123,11 +125,15 @@ UNIT
 mount_kernel_file_systems
 make_dev
 show_repository
-quieten
-identify
-set_up_resolver
-add_users
-add_bait
+make_run
+if [ ! -e "$scratch/installed" ]; then
+    quieten
+    identify
+    set_up_resolver
+    add_users
+    add_bait
+    : >"$scratch/installed"
+fi
 hostname lab
 ip link set lo up
 # As systemd's own sysctl file has it, which is masked here: anyone may ping.

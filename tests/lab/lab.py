@@ -68,18 +68,23 @@ def is_alive(state):
         return False
 
 
-def clear_away(name, programs=()):
-    """Ends all processes of that lab, and removes its cgroups and files. PROGRAMS are the caller's own children in it:
+def end_all(cgroup, programs=()):
+    """Ends every process of a cgroup at once, and removes it. PROGRAMS are the caller's own children in it: a lab's
     PID 1 isn't gone before every process of its namespace has been reaped."""
+    (cgroup / "cgroup.kill").write_text("1")
+    for process in programs:
+        process.wait()
+    wait_until(lambda: "populated 0" in (cgroup / "cgroup.events").read_text(), 10, "the lab's end")
+    for directory, _, _ in os.walk(cgroup, topdown=False):
+        os.rmdir(directory)
+
+
+def clear_away(name, programs=()):
+    """Ends all processes of that lab, and removes its cgroups and files."""
     cgroup = lab_cgroup(name)
     if cgroup.exists():
         # One write for systemd, everything in it, the world and Tor.
-        (cgroup / "cgroup.kill").write_text("1")
-        for process in programs:
-            process.wait()
-        wait_until(lambda: "populated 0" in (cgroup / "cgroup.events").read_text(), 10, "the lab's end")
-        for directory, _, _ in os.walk(cgroup, topdown=False):
-            os.rmdir(directory)
+        end_all(cgroup, programs)
     shutil.rmtree(RUNNING / name, ignore_errors=True)
 
 
@@ -99,6 +104,7 @@ class Lab:
         self.world = World(self)
         self.tor = TorNetwork(self)
         self.pid = None
+        self._disk = None
         self._process = None
         self._companions = []
         self._programs = []
@@ -116,14 +122,30 @@ class Lab:
         if not TREES[self.version].joinpath("usr").is_dir():
             raise LabError(f"{TREES[self.version]} is missing: run tests/lab/setup.sh")
         try:
-            self._launch(outlives_caller)
-            self.world.start()
-            self._finish_boot()
+            self._make_disk(outlives_caller)
+            self._boot(outlives_caller)
+            if self.binaries.joinpath("appfw-run").exists():
+                self.install(self.binaries)
         except BaseException:
             print(self._console(), file=sys.stderr)
             self.stop()
             raise
         return self
+
+    def reboot(self, *, bpf=None):
+        """Cuts the power and boots again from the disk as it is: all but /run, /tmp and /dev is there. The world begins
+        anew, its log as well; a Tor stays away. bpf: as for a new lab; None: as it was."""
+        if bpf is not None:
+            self.bpf = bpf
+        end_all(self.cgroup / "world", self._companions)
+        end_all(self.cgroup / "systemd", [*self._programs, self._process])
+        self._programs.clear()
+        self._companions.clear()
+        try:
+            self._boot(outlives_caller=False)
+        except BaseException:
+            print(self._console(), file=sys.stderr)
+            raise
 
     @classmethod
     def attach(cls, name):
@@ -139,7 +161,7 @@ class Lab:
     def stop(self):
         """Ends everything and leaves nothing on the machine. Mounts and networks go with their last process."""
         clear_away(self.name, self._programs)
-        for process in filter(None, [self._process, *self._companions]):
+        for process in filter(None, [self._disk, self._process, *self._companions]):
             process.wait()
 
     def start_companion(self, command, output):
@@ -150,16 +172,36 @@ class Lab:
         self._companions.append(process)
         return process
 
+    def _make_disk(self, outlives_caller):
+        """A tmpfs in a mount namespace of its own, which is there as long as the process in it."""
+        scratch = self.directory / "root"
+        scratch.mkdir(parents=True)
+        (self.cgroup / "disk").mkdir(parents=True)
+        make = 'mount -t tmpfs -o mode=755 tmpfs "$0" && mkdir "$0/root" "$0/work" "$0/upper" && exec sleep infinity'
+        command = [
+            *self._in_cgroup("disk"),
+            *([] if outlives_caller else ["setpriv", "--pdeathsig", "KILL"]),
+            *["unshare", "--mount", "sh", "-c", make, scratch],
+        ]
+        self._disk = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+        made = pathlib.Path(f"/proc/{self._disk.pid}/root{scratch}/upper")
+        wait_until(made.is_dir, BOOT_LIMIT, "the lab's disk")
+
+    def _boot(self, outlives_caller):
+        self._launch(outlives_caller)
+        self.world.start()
+        self._finish_boot()
+
     def _launch(self, outlives_caller):
         """Starts what becomes PID 1, and returns when its namespaces are there."""
         scratch = self.directory / "root"
-        scratch.mkdir(parents=True)
         for part in "systemd", "world":
-            (self.cgroup / part).mkdir(parents=True)
+            (self.cgroup / part).mkdir(exist_ok=True)
         command = [
             *self._in_cgroup("systemd"),
             *([] if outlives_caller else ["setpriv", "--pdeathsig", "KILL"]),
             *([] if self.bpf else ["/usr/bin/python3", HERE / "deny_bpf.py"]),
+            *["nsenter", f"--mount=/proc/{self._disk.pid}/ns/mnt"],
             *["unshare", "--mount", "--uts", "--ipc", "--net", "--cgroup"],
             *["sh", HERE / "boot.sh", TREES[self.version], scratch, REPOSITORY],
         ]
@@ -183,8 +225,6 @@ class Lab:
         for user in "bob", "eve":
             bus = self.path(self._account(user)["XDG_RUNTIME_DIR"] + "/bus")
             wait_until(bus.exists, BOOT_LIMIT, f"the user manager of {user}")
-        if self.binaries.joinpath("appfw-run").exists():
-            self.install(self.binaries)
 
     def _has_own_network(self):
         self._check_alive()

@@ -13,9 +13,9 @@ here=$(cd "$(dirname "$0")" && pwd)
 lab=$(cd "$here/../.." && pwd)/target/lab
 
 host_packages="python3 python3-pytest debootstrap tor iproute2 nftables openssl curl gcc libc6-dev procps
-git openssh-client openssh-server dnsmasq-base systemd dbus dbus-user-session libpam-systemd polkitd"
+git openssh-client openssh-server systemd dbus dbus-user-session libpam-systemd polkitd nginx-light dnsmasq-base"
 tree_packages="systemd,systemd-sysv,systemd-resolved,libnss-resolve,libpam-systemd,dbus,dbus-user-session,\
-polkitd,nscd,iproute2,curl,procps,python3,git,openssh-client,dnsmasq-base"
+polkitd,nscd,iproute2,curl,procps,python3,git,openssh-client,nginx-light,dnsmasq-base"
 certified="subjectAltName=DNS:tls.test,DNS:web.test,DNS:upstream.test,DNS:x.b.test,IP:203.0.113.10,IP:2001:db8::10,IP:203.0.113.20"
 
 say() { echo "lab setup: $*"; }
@@ -41,6 +41,9 @@ install_packages() {
     apt-get -qq -y install --no-install-recommends $missing >/dev/null
     case $missing in
         *" tor"*) systemctl --quiet disable tor.service tor@default.service 2>/dev/null || true ;;
+    esac
+    case $missing in
+        *nginx*) systemctl --quiet disable nginx.service 2>/dev/null || true ;;
     esac
     # The world runs an sshd of its own.
     case $missing in

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from conftest import VERSIONS, boot
 from lab import HERE, RUNNING, Lab, cgroup2_mount, is_alive, lab_cgroup, resize_terminal
 from waiting import wait_until
 from world_map import MULTICAST, MULTICAST6, ORIGIN, ORIGIN6, UPSTREAM
@@ -174,3 +175,17 @@ def test_killed_caller_takes_its_lab_along_and_sweep_spares_the_living(lab):
     subprocess.run([sys.executable, HERE / "lab.py", "sweep"], check=True)
     assert not (RUNNING / name).exists() and not lab_cgroup(name).exists()
     assert lab.run(["true"]).returncode == 0
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_reboot_keeps_what_is_on_the_disk_and_nothing_else(version):
+    rebooted = boot(version)
+    try:
+        for place in "/etc/kept", "/run/lost":
+            rebooted.path(place).write_text("here")
+        rebooted.reboot()
+        assert rebooted.path("/etc/kept").read_text() == "here"
+        assert not rebooted.path("/run/lost").exists()
+        assert rebooted.run(["curl", "-sS", "--max-time", "5", "http://web.test/"]).returncode == 0
+    finally:
+        rebooted.stop()

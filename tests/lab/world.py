@@ -27,8 +27,9 @@ class World:
         self.log = lab.directory / "world.jsonl"
 
     def start(self):
-        """Returns when every server listens and the wire is up."""
-        self.log.touch()
+        """Returns when every server listens and the wire is up. Begins a new log."""
+        self.log.write_bytes(b"")
+        self.__dict__.pop("pid", None)
         errors = self._lab.directory / "world.err"
         daemon = [sys.executable, pathlib.Path(__file__).with_name("world_daemon.py")]
         process = self._lab.start_companion(["unshare", "--net", *daemon, str(self._lab.pid), self.log], errors)

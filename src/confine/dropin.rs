@@ -1,0 +1,279 @@
+//! The drop-in that confines a service: what is added to its settings, and what takes the place of its lists. The
+//! service's own file stays as it is. Pure.
+
+use std::path::Path;
+
+use zbus::zvariant::Value as Variant;
+
+use super::exec::Exec;
+use super::service::{Families, GUARDED, Service};
+use super::{confined, drop_in_path, maker};
+use crate::cli::WallKind;
+use crate::confinement::{DENIED_CALLS, FAMILIES, OPENING, filter, set};
+use crate::host::Host;
+use crate::manager::Properties;
+use crate::plan::{Plan, Resolver};
+use crate::units::text::{lines, quoted};
+use crate::units::{Setting, TOR, Value, transient};
+use crate::verify;
+use crate::view::OfService;
+
+/// Lists in which the wall's own take the place of the service's: what these would add opens it.
+const REPLACED: [&str; 4] = ["IPAddressDeny", "IPAddressAllow", "RestrictAddressFamilies", "SystemCallArchitectures"];
+
+/// Lists of which only this matters, that ours is in them.
+const ADDED: [&str; 6] = [
+    "Environment",
+    "UnsetEnvironment",
+    "TemporaryFileSystem",
+    "BindReadOnlyPaths",
+    "IPIngressFilterPath",
+    "IPEgressFilterPath",
+];
+
+/// Variables by which programs are told what needs no proxy, or another one.
+const MISLEADING: [&str; 6] = ["no_proxy", "NO_PROXY", "ftp_proxy", "FTP_PROXY", "SOCKS_SERVER", "socks_proxy"];
+
+/// `zz-appfw.conf`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DropIn {
+    /// `[Unit]`.
+    unit: Vec<Setting>,
+    /// `[Service]`, less what follows.
+    service: Vec<Setting>,
+    /// What of the file system is hidden, or read-only: the directive and the path.
+    paths: Vec<(&'static str, String)>,
+    /// The proof, and the service's own commands after it, by directive.
+    commands: Vec<(&'static str, Vec<String>, Vec<Exec>)>,
+}
+
+impl DropIn {
+    /// The drop-in of a plan for a service.
+    #[must_use]
+    pub fn new(plan: &Plan, host: &Host, service: &Service) -> Self {
+        // A dynamic user is there as long as the service runs, and has no home.
+        let user = Some(if service.user.is_empty() { "root" } else { &service.user }).filter(|_| !service.dynamic_user);
+        let home = user.and_then(|user| (host.find_user)(user).ok()).map(|user| user.home);
+        let view = OfService::new(plan, service.is_root(), home.as_deref());
+        let own = |path: &Path| path.to_string_lossy().into_owned();
+        let hidden = view.hidden.iter().map(|path| ("InaccessiblePaths", own(path)));
+        let read_only = view.read_only.iter().map(|path| ("ReadOnlyPaths", own(path)));
+        let shown = view.shown.iter().map(|path| ("BindReadOnlyPaths", own(path)));
+        let mut settings = wall(plan, service);
+        settings.extend(privileges(service));
+        settings.extend(environment(plan));
+        let empty = view.empty.iter().map(|path| (own(path), "ro".to_owned())).collect();
+        settings.push(set("TemporaryFileSystem", Value::FileSystems(empty)));
+        settings.extend(resolver(plan, host));
+        Self {
+            unit: dependencies(plan),
+            service: settings,
+            paths: shown.chain(hidden).chain(read_only).collect(),
+            commands: commands(host, service),
+        }
+    }
+
+    /// The file, less its mark.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut text = "[Unit]\n".to_owned();
+        for line in self.unit.iter().flat_map(lines) {
+            text += &format!("{line}\n");
+        }
+        text += "\n[Service]\n";
+        for setting in &self.service {
+            if REPLACED.contains(&setting.directive) {
+                text += &format!("{}=\n", setting.directive);
+            }
+            for line in lines(setting).iter().filter(|line| !line.ends_with('=')) {
+                text += &format!("{line}\n");
+            }
+        }
+        for (directive, path) in &self.paths {
+            text += &format!("{directive}=-{}\n", quoted(path));
+        }
+        for (directive, proof, own) in &self.commands {
+            let [proof] = &lines(&set(directive, Value::Privileged(proof.clone())))[..] else { continue };
+            text += &format!("{directive}=\n{proof}\n");
+            for exec in own {
+                text += &format!("{directive}={}\n", exec.text());
+            }
+        }
+        text
+    }
+
+    /// What of it systemd does not hold, if anything: a drop-in that comes later, or settings made at run time.
+    #[must_use]
+    pub fn missing(&self, unit: &Properties, service: &Properties) -> Option<&'static str> {
+        let settings = self.service.iter().find(|setting| !holds(setting, service)).map(|setting| setting.directive);
+        let paths = || {
+            let is_there = |(directive, path): &&(&'static str, String)| {
+                service.get(*directive).is_some_and(|held| names(held).any(|held| held.trim_start_matches('-') == path))
+            };
+            self.paths.iter().filter(|(directive, _)| *directive != "BindReadOnlyPaths").find(|path| !is_there(path))
+        };
+        let commands = || self.commands.iter().find(|(directive, proof, _)| !comes_first(service, directive, proof));
+        let namespace = || {
+            let asked = self.unit.iter().find(|setting| setting.directive == "JoinsNamespaceOf");
+            let asked = asked.map(|setting| transient::plain(&setting.value));
+            // Mutual from systemd 254 on, so that the service may be said to join who joins it.
+            let is_held = |asked: &Variant<'_>| {
+                let held = unit.get("JoinsNamespaceOf");
+                held.is_some_and(|held| names(asked).all(|asked| names(held).any(|held| held == asked)))
+            };
+            asked.is_some_and(|asked| !is_held(&asked))
+        };
+        settings
+            .or_else(|| paths().map(|(directive, _)| *directive))
+            .or_else(|| commands().map(|(directive, ..)| *directive))
+            .or_else(|| namespace().then_some("JoinsNamespaceOf"))
+    }
+}
+
+/// What else must be there, and whose namespace the service's is.
+fn dependencies(plan: &Plan) -> Vec<Setting> {
+    let socket = plan.has_socket_unit().then(|| plan.name.socket());
+    let needed: Vec<String> =
+        socket.into_iter().chain(plan.has_publisher_socket().then(|| plan.name.publisher_socket())).collect();
+    // Each request dials it anew, so that it may come up later as well.
+    let own_tor = TOR.into_iter().filter(|unit| plan.via.is_by_local_tor() && *unit != plan.app_unit());
+    let wanted: Vec<String> = own_tor.map(str::to_owned).collect();
+    let after = needed.iter().chain(&wanted).cloned().collect();
+    let joined = maker(plan).into_iter().collect();
+    [("Requires", needed), ("Wants", wanted), ("After", after), ("JoinsNamespaceOf", joined)]
+        .into_iter()
+        .filter(|(_, units)| !units.is_empty())
+        .map(|(directive, units)| set(directive, Value::Words(units)))
+        .collect()
+}
+
+fn wall(plan: &Plan, service: &Service) -> Vec<Setting> {
+    let mut settings = Vec::new();
+    if plan.wall != WallKind::Address {
+        settings.push(set("PrivateNetwork", Value::Bool(true)));
+    }
+    let lists = plan.lists();
+    settings.push(set("IPAddressDeny", Value::Networks(lists.deny)));
+    settings.push(set("IPAddressAllow", Value::Networks(lists.allow)));
+    settings.extend(plan.filters.settings().map(|(directive, paths)| set(directive, Value::Words(paths))));
+    settings.push(set("RestrictAddressFamilies", families(service.families.as_ref())));
+    settings
+}
+
+/// What both the wall and the service allow.
+fn families(own: Option<&Families>) -> Value {
+    let is_allowed = |name: &str| own.is_none_or(|own| own.names.contains(name) == own.allow);
+    let names: Vec<String> = FAMILIES.into_iter().filter(|name| is_allowed(name)).map(str::to_owned).collect();
+    if names.is_empty() { Value::NoFamilies } else { Value::Filter { allow: true, names } }
+}
+
+fn privileges(service: &Service) -> Vec<Setting> {
+    let mut settings = vec![
+        // The family filter does not know 32-bit socketcall(2).
+        set("SystemCallArchitectures", Value::Words(vec!["native".into()])),
+        filter("SystemCallFilter", false, &DENIED_CALLS),
+        filter("CapabilityBoundingSet", false, &OPENING.map(|(name, _)| name)),
+    ];
+    if service.is_root() {
+        // Else it would move out of its cgroup, or have the kernel run something outside.
+        let kernel = ["ProtectControlGroups", "ProtectKernelTunables", "ProtectKernelModules", "ProtectKernelLogs"];
+        settings.extend(kernel.map(|directive| set(directive, Value::Bool(true))));
+    } else {
+        // at(1) and crontab(1) have what they are given run outside.
+        settings.push(set("NoNewPrivileges", Value::Bool(true)));
+    }
+    settings
+}
+
+fn environment(plan: &Plan) -> Vec<Setting> {
+    if !plan.has_forwarder() {
+        return Vec::new();
+    }
+    let is_set = |name: &&str| plan.proxy_variables.iter().any(|(set, _)| set == name);
+    let unset = MISLEADING.into_iter().filter(|name| !is_set(name)).map(str::to_owned).collect();
+    let variables = plan.proxy_variables.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    vec![set("Environment", Value::Words(variables)), set("UnsetEnvironment", Value::Words(unset))]
+}
+
+/// Our own resolver configuration in the place of the host's.
+fn resolver(plan: &Plan, host: &Host) -> Vec<Setting> {
+    if plan.resolver == Resolver::Host {
+        return Vec::new();
+    }
+    // systemd follows links of the target itself, into what is empty by then.
+    let resolv_conf = host.resolv_conf.as_ref().map(|_| "/etc/resolv.conf");
+    let nsswitch = host.nsswitch.as_ref().map(|_| "/etc/nsswitch.conf");
+    let binds = [(resolv_conf, "resolv.conf"), (nsswitch, "nsswitch.conf")].into_iter().filter_map(|(target, name)| {
+        Some(crate::view::Bind { source: confined(&plan.name).join(name), target: target?.into() })
+    });
+    vec![set("BindReadOnlyPaths", Value::Binds(binds.collect()))]
+}
+
+/// The proof before whatever else would run first.
+fn commands(host: &Host, service: &Service) -> Vec<(&'static str, Vec<String>, Vec<Exec>)> {
+    let proof = |directive: &str| {
+        let file = drop_in_path(&service.name).display().to_string();
+        let mut command = vec![host.appfw.display().to_string(), "ready".to_owned(), file];
+        // There, exit codes from 1 to 254 are no failure (systemd.service(5)).
+        command.extend((directive == "ExecCondition").then(|| "--as-condition".to_owned()));
+        command.extend((directive == "ExecStopPost").then(|| "--afterwards".to_owned()));
+        command
+    };
+    let guarded = GUARDED.into_iter().zip(&service.guarded);
+    let needed = guarded.filter(|(directive, own)| *directive == "ExecStartPre" || !own.is_empty());
+    needed.map(|(directive, own)| (directive, proof(directive), own.clone())).collect()
+}
+
+fn holds(setting: &Setting, read: &Properties) -> bool {
+    let held = read.get(transient::name(setting));
+    match (setting.directive, &setting.value) {
+        ("CapabilityBoundingSet", _) => {
+            let mask = OPENING.iter().fold(0, |mask, (_, bit)| mask | 1_u64 << bit);
+            held.is_some_and(|held| matches!(**held, Variant::U64(held) if held & mask == 0))
+        }
+        ("SystemCallFilter", Value::Filter { names, .. }) => held.is_some_and(|held| answers(held, names)),
+        (directive, value) if ADDED.contains(&directive) => held.is_some_and(|held| includes(held, value)),
+        _ => verify::holds(setting, read),
+    }
+}
+
+/// Whether these calls, each with its error, are denied, or in no list of what is allowed.
+fn answers(held: &Variant<'_>, asked: &[String]) -> bool {
+    let Variant::Structure(pair) = held else { return false };
+    let [Variant::Bool(allow), list] = pair.fields() else { return false };
+    let call = |entry: &str| entry.split(':').next().unwrap_or_default().to_owned();
+    asked.iter().all(|asked| {
+        let mut entries = names(list).filter(|entry| call(entry) == call(asked));
+        // An entry of a list that allows may be one with an error.
+        if *allow { entries.all(|entry| entry.contains(':')) } else { entries.next().is_some() }
+    })
+}
+
+/// Whether all of ours are among what is held.
+fn includes(held: &Variant<'_>, asked: &Value) -> bool {
+    let items = |value: &Variant<'_>| -> Vec<String> {
+        match value {
+            Variant::Array(array) => array.inner().iter().map(|item| format!("{item:?}")).collect(),
+            _ => Vec::new(),
+        }
+    };
+    let held = items(held);
+    items(&transient::plain(asked)).iter().all(|item| held.contains(item))
+}
+
+/// Whether the proof is the first of these commands.
+fn comes_first(read: &Properties, directive: &str, proof: &[String]) -> bool {
+    let held = read.get(&format!("{directive}Ex")).and_then(|held| Exec::list(directive, held).ok());
+    let first = held.and_then(|commands| commands.into_iter().next());
+    first.is_some_and(|first| {
+        proof.first() == Some(&first.path) && first.argv == proof && first.flags == transient::PRIVILEGED
+    })
+}
+
+fn names<'a>(list: &'a Variant<'a>) -> impl Iterator<Item = &'a str> {
+    let items = match list {
+        Variant::Array(array) => array.inner(),
+        _ => &[],
+    };
+    items.iter().filter_map(|item| <&str>::try_from(item).ok())
+}

@@ -1,0 +1,329 @@
+//! The stories of `appfw confine` and `appfw unconfine`.
+
+use std::io::Write;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use super::files::{self, Files};
+use super::proven::{self, Start};
+use super::refuse::{self, full_name};
+use super::service::Service;
+use super::{drop_in_path, list, listeners, name_of, options};
+use crate::cli::{ConfineArgs, LaunchArgs, UnconfineArgs, WallKind};
+use crate::host::Host;
+use crate::installed::{self, Change};
+use crate::manager::{self, Kind, Manager};
+use crate::name::LaunchName;
+use crate::plan::{ADDRESS, PORT};
+use crate::say::Say;
+use crate::via::Via;
+use crate::{address, tor};
+
+/// `appfw confine …`.
+///
+/// # Errors
+/// The service cannot be confined so: then nothing was written. Or systemd does not hold what was.
+pub fn run(args: ConfineArgs) -> Result<()> {
+    wait_for(confine(args))
+}
+
+/// `appfw unconfine …`.
+///
+/// # Errors
+/// Something of it could not be removed.
+pub fn undo(args: &UnconfineArgs) -> Result<()> {
+    wait_for(unconfine(args))
+}
+
+fn wait_for(story: impl Future<Output = Result<()>>) -> Result<()> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(story)
+}
+
+async fn confine(args: ConfineArgs) -> Result<()> {
+    let say = Say::of_appfw(args.launch.quiet, args.launch.verbose);
+    if args.list {
+        return list::print(args.json).await;
+    }
+    let Some(word) = &args.service else { bail!("which service? appfw confine SERVICE --via tor") };
+    let (now, dry_run) = (args.now, args.launch.dry_run);
+    options::refuse(&args.launch)?;
+    let host = Host::read(Path::new("/"))?.for_units();
+    refuse_caller(&host, dry_run)?;
+    let bus = manager::connect().await?;
+    let manager = Manager::new(&bus).await?;
+    let service = Service::read(&manager, &full_name(word)?).await?;
+    let name = name_of(&service.name)?;
+    let mut options = args.launch;
+    files::make_absolute(&mut options)?;
+    refuse::refuse_missing(&service)?;
+    let via = way_out(&options, &service, &say)?;
+    settle_address(&mut options, &via, &service, &host)?;
+    let publishes = !options.publish.is_empty();
+    let files = Files::new(options, via, &host, &service)?;
+    refuse::refuse(&service, &files.plan.buses)?;
+    if let Some(warning) = files.plan.warning().or_else(|| files.plan.buses.warning().map(str::to_owned)) {
+        say.warning(&warning);
+    }
+    refuse_slices(&manager, &service).await?;
+    if files.plan.wall != WallKind::Address && !publishes {
+        refuse_listeners(&manager, &service, &say).await?;
+    }
+    let all = files::all(&service.name, &name);
+    refuse_others(&all, &service.name)?;
+    let wanted = files.wanted(&service);
+    let kept = |path: &PathBuf| wanted.iter().any(|wanted| wanted.path == *path) || files.uses(path);
+    let obsolete: Vec<PathBuf> = all.into_iter().filter(|path| !kept(path)).collect();
+    let mut changes = installed::changes(&wanted, &files.command)?;
+    changes.extend(installed::removals(&obsolete)?);
+    if dry_run {
+        return print(&changes);
+    }
+    let is_new = !changes.iter().all(Change::is_none);
+    let known = Start::of(&name, &service.invocation);
+    if is_new {
+        tell(&say, &changes);
+        if service.is_active && known.is_none() {
+            Start::Before.remember(&name, &service.invocation)?;
+        }
+        installed::apply(&changes)?;
+    }
+    if is_new || service.needs_reload {
+        manager.reload().await?;
+    }
+    check(&manager, &service, &files).await?;
+    let is_behind_it = !is_new && service.is_active && known == Some(Start::Proven);
+    match now {
+        _ if is_behind_it => say.plain(&format!("nothing to do: {} is confined so already", service.name)),
+        true => restart(&manager, &service.name, &name).await?,
+        false if service.is_active => say.plain(&format!(
+            "written; restart {0} to apply: systemctl restart {0} (its IP lists hold already, so that it may reach nothing until then)",
+            service.name
+        )),
+        false => say.plain(&format!("written; {} starts behind its wall from now on", service.name)),
+    }
+    Ok(())
+}
+
+async fn unconfine(args: &UnconfineArgs) -> Result<()> {
+    let say = Say::of_appfw(args.quiet, false);
+    refuse_caller(&Host::read(Path::new("/"))?, args.dry_run)?;
+    let services = match (&args.service, args.all) {
+        (Some(word), false) => vec![full_name(word)?],
+        (None, true) => list::services()?,
+        _ => bail!("which service? appfw unconfine SERVICE, or --all"),
+    };
+    let bus = manager::connect().await?;
+    let manager = Manager::new(&bus).await?;
+    for service in &services {
+        let service = real_name(&manager, service).await;
+        let name = name_of(&service)?;
+        let ours = files::all(&service, &name).into_iter().filter(|path| is_of(path, &service));
+        let changes = installed::removals(&ours.collect::<Vec<_>>())?;
+        if changes.is_empty() {
+            say.plain(&format!("nothing to do: {service} is not confined"));
+        } else if args.dry_run {
+            print(&changes)?;
+        } else {
+            // Before what a start that is under way binds in is gone, which fails then.
+            let runs = manager.is_active(&service).await;
+            tell(&say, &changes);
+            installed::apply(&changes)?;
+            proven::forget(&name);
+            remove_empty();
+            manager.reload().await?;
+            if runs && !args.now {
+                say.plain(&format!("removed; restart {service} to apply: systemctl restart {service}"));
+            } else {
+                free(&manager, &service, &name, runs).await?;
+            }
+        }
+    }
+    if services.is_empty() {
+        say.plain("nothing to do: no service is confined");
+    }
+    Ok(())
+}
+
+/// The directories of our own, once nothing is in them.
+fn remove_empty() {
+    for directory in [super::CONFINED, super::CREDENTIALS, super::OWN] {
+        // Others' files keep it.
+        let _ = std::fs::remove_dir(directory);
+    }
+}
+
+/// A service may be called by an alias; one that is gone has none.
+async fn real_name(manager: &Manager<'_>, service: &str) -> String {
+    let id = manager.property(service, Kind::Unit, "Id").await.ok();
+    id.and_then(|id| <&str>::try_from(&*id).ok().map(str::to_owned)).unwrap_or_else(|| service.to_owned())
+}
+
+/// The service goes on in its namespace until it is started anew; what serves it there is needed as long.
+async fn free(manager: &Manager<'_>, service: &str, name: &LaunchName, runs: bool) -> Result<()> {
+    if runs {
+        manager.stop(service).await?;
+    }
+    stop_servants(manager, name).await;
+    if runs { manager.restart(service).await } else { Ok(()) }
+}
+
+fn refuse_caller(host: &Host, dry_run: bool) -> Result<()> {
+    if !host.booted {
+        bail!("no systemd is booted here, and services are its");
+    }
+    if dry_run {
+        return Ok(());
+    }
+    if !host.caller.is_root() {
+        bail!("services of the system are root's to confine: sudo appfw confine …");
+    }
+    // It is run as root at each start of the service.
+    crate::host::refuse_writable(&host.appfw)
+}
+
+fn way_out(options: &LaunchArgs, service: &Service, say: &Say) -> Result<Via> {
+    let look = || {
+        let found = tor::find_tor(Path::new("/"));
+        if let Err(error) = &found {
+            say.plain(&format!("{error:#}; {} will look for it at 127.0.0.1:9050", service.name));
+        }
+        found.ok()
+    };
+    files::way_out(options, &service.name, look)
+}
+
+/// On the host's loopback a service keeps its forwarder's address: the usual one, if that is free.
+fn settle_address(options: &mut LaunchArgs, via: &Via, service: &Service, host: &Host) -> Result<()> {
+    if options.wall != Some(WallKind::Address) || *via == Via::None || options.address.is_some() {
+        return Ok(());
+    }
+    let before = installed::find(&drop_in_path(&service.name))?
+        .and_then(|(_, mark)| mark.command.iter().find_map(|word| word.strip_prefix("--address=")).map(str::to_owned));
+    let free = || address::reserve(ADDRESS, host.random);
+    let any = || address::reserve(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, PORT), host.random);
+    options.address = Some(match before {
+        Some(address) => address,
+        None => free().or_else(|_| any())?.address.to_string(),
+    });
+    Ok(())
+}
+
+/// A leaf merges the lists of all slices above it (src/core/bpf-firewall.c).
+async fn refuse_slices(manager: &Manager<'_>, service: &Service) -> Result<()> {
+    for slice in service.slices() {
+        let list = manager.property(&slice, Kind::Slice, "IPAddressAllow").await?;
+        if !crate::verify::is_empty(&list) {
+            bail!(
+                "{slice} has IPAddressAllow=, which opens every unit below it, {} among them: remove it",
+                service.name
+            );
+        }
+    }
+    Ok(())
+}
+
+/// A wall that is a network of its own takes a service away from its clients.
+async fn refuse_listeners(manager: &Manager<'_>, service: &Service, say: &Say) -> Result<()> {
+    if !service.is_active {
+        say.plain(&format!(
+            "{} does not run, so whether it listens could not be seen: what does needs --publish or --wall address",
+            service.name
+        ));
+        return Ok(());
+    }
+    if installed::find(&drop_in_path(&service.name))?.is_some() {
+        // Where it listens now, nobody finds it anyway.
+        return Ok(());
+    }
+    let processes: Vec<u32> = manager.processes(&service.name).await?.into_iter().map(|(number, _)| number).collect();
+    let found = listeners::of(Path::new("/proc"), &processes);
+    let Some(first) = found.iter().find(|listener| listener.is_stream).or(found.first()) else { return Ok(()) };
+    let listed: Vec<String> = found.iter().map(ToString::to_string).collect();
+    bail!(
+        "{} listens at {}, where nobody would find it in a network of its own: say --wall namespace --publish {}, or --wall address with --allow NET for its clients, or rules with --via none",
+        service.name,
+        listed.join(", "),
+        first.address
+    )
+}
+
+/// Files of ours that another command made: a unit or another service of the same name.
+fn refuse_others(paths: &[PathBuf], service: &str) -> Result<()> {
+    for path in paths {
+        if let Some((_, mark)) = installed::find(path)?
+            && !is_made_for(&mark.command, service)
+        {
+            bail!("{} belongs to what `appfw {}` made: remove that first", path.display(), mark.command.join(" "));
+        }
+    }
+    Ok(())
+}
+
+fn is_of(path: &Path, service: &str) -> bool {
+    // What isn't ours at all is told when it shall be removed.
+    installed::find(path).map_or(true, |found| found.is_some_and(|(_, mark)| is_made_for(&mark.command, service)))
+}
+
+fn is_made_for(command: &[String], service: &str) -> bool {
+    matches!(command, [confine, name, ..] if confine == "confine" && name == service)
+}
+
+/// Whether systemd holds what was written: a drop-in may come later than ours.
+async fn check(manager: &Manager<'_>, service: &Service, files: &Files) -> Result<()> {
+    let held = async |kind| manager.properties(&service.name, kind).await;
+    let (unit, own) = tokio::try_join!(held(Kind::Unit), held(Kind::Service))?;
+    match files.drop_in.missing(&unit, &own) {
+        None => Ok(()),
+        Some(setting) => bail!(
+            "{}: {setting}= is not as written, so the wall would not stand: look at {}, or appfw unconfine {0}",
+            service.name,
+            service.others().join(", ")
+        ),
+    }
+}
+
+/// With what serves it, or has: that is to be as the files say now.
+async fn restart(manager: &Manager<'_>, service: &str, name: &LaunchName) -> Result<()> {
+    manager.stop(service).await?;
+    stop_servants(manager, name).await;
+    manager.restart(service).await.with_context(|| {
+        format!("{service} is confined and did not start; systemctl status {service} says why, appfw unconfine {service} takes the wall away")
+    })
+}
+
+async fn stop_servants(manager: &Manager<'_>, name: &LaunchName) {
+    for servant in [name.publisher_socket(), name.publisher(), name.socket(), name.forwarder()] {
+        // Not there, or over already.
+        let _ = manager.stop(&servant).await;
+    }
+}
+
+fn tell(say: &Say, changes: &[Change]) {
+    for change in changes.iter().filter(|change| !change.is_none()) {
+        let what = match (&change.before, &change.after) {
+            (None, _) => "new",
+            (_, None) => "removed",
+            _ => "changed",
+        };
+        say.plain(&format!("{what}: {}", change.path.display()));
+        say.detail(&change.diff());
+    }
+}
+
+/// The files as they would be, a password's left out.
+fn print(changes: &[Change]) -> Result<()> {
+    let text = changes.iter().map(|change| {
+        let path = change.path.display();
+        match &change.after {
+            Some(_) if change.path.starts_with(super::CREDENTIALS) => {
+                format!("# {path}: the upstream with its password\n")
+            }
+            Some(text) => format!("# {path}\n{text}"),
+            None => format!("# {path}: removed\n"),
+        }
+    });
+    let text = text.collect::<Vec<_>>().join("\n");
+    std::io::stdout().write_all(text.as_bytes()).context("cannot print what would be written")
+}

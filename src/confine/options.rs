@@ -1,0 +1,53 @@
+//! The options of `appfw confine`: the launcher's, less what is the service's own to say, and as words again, which the
+//! files are marked with. Pure.
+
+use std::ffi::OsString;
+
+use anyhow::{Result, anyhow, bail};
+
+use crate::cli::{Bus, LaunchArgs};
+
+/// # Errors
+/// An option says what the service's own unit says.
+pub fn refuse(args: &LaunchArgs) -> Result<()> {
+    if let Some(word) = args.command.first() {
+        bail!("appfw confine takes one service and its options; what is {:?}?", word.to_string_lossy());
+    }
+    let edit = "the service's own unit says that: systemctl edit";
+    let never = "it goes with launches alone";
+    for (given, option, instead) in [
+        (args.standalone, "--standalone", "a service is its systemd's"),
+        (args.user, "--user", "services of users cannot be confined yet: appfw-run starts programs for them"),
+        (args.uid.is_some(), "--uid", edit),
+        (!args.env.is_empty(), "--env", edit),
+        (args.workdir.is_some(), "--workdir", edit),
+        (!args.property.is_empty(), "--property", edit),
+        (args.unit.is_some(), "--unit", "a service has its name"),
+        (args.detach, "--detach", never),
+        (args.exit_with_main, "--exit-with-main", never),
+        (args.own_profile, "--own-profile", "a service has no profile"),
+        (
+            matches!(args.dbus, Some(Bus::Filtered | Bus::Session)),
+            "--dbus filtered and session",
+            "a service has no session; --dbus none or system",
+        ),
+    ] {
+        if given {
+            bail!("{option}: {instead}");
+        }
+    }
+    Ok(())
+}
+
+/// The options as words: each, and always in the same order.
+///
+/// # Errors
+/// One is no text.
+pub fn words(args: &LaunchArgs) -> Result<Vec<String>> {
+    // The command, of which there is none, comes after `--`.
+    let options = args.words().into_iter().take_while(|word| word != "--");
+    let text = |word: OsString| {
+        word.into_string().map_err(|word| anyhow!("{} is no text, and unit files are", word.to_string_lossy()))
+    };
+    options.map(text).collect()
+}

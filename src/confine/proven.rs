@@ -1,0 +1,55 @@
+//! Which start of a service was proven: that it runs behind the wall that its files make, and not as before.
+
+use std::fs;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use crate::name::LaunchName;
+use crate::units::INNER;
+
+/// What is known of a start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Start {
+    /// It was proven.
+    Proven,
+    /// It was before there was a drop-in: its last commands are as free as it was itself.
+    Before,
+}
+
+impl Start {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Proven => "proven",
+            Self::Before => "before",
+        }
+    }
+
+    /// What is known of this start of what is called so.
+    pub(super) fn of(name: &LaunchName, invocation: &str) -> Option<Self> {
+        let text = fs::read_to_string(file(name)).ok()?;
+        let (word, known) = text.split_once(' ')?;
+        let is_known = !invocation.is_empty() && known == invocation;
+        [Self::Proven, Self::Before].into_iter().find(|start| is_known && start.word() == word)
+    }
+
+    /// # Errors
+    /// It cannot be written.
+    pub(super) fn remember(self, name: &LaunchName, invocation: &str) -> Result<()> {
+        let failed = || format!("cannot write {}", file(name).display());
+        fs::DirBuilder::new().recursive(true).mode(0o711).create(INNER).with_context(failed)?;
+        fs::write(file(name), format!("{} {invocation}", self.word())).with_context(failed)
+    }
+}
+
+/// Beside the directories of launches, whose names have no colon.
+fn file(name: &LaunchName) -> PathBuf {
+    Path::new(INNER).join(format!("confined:{name}"))
+}
+
+/// For what is not confined any more.
+pub(super) fn forget(name: &LaunchName) {
+    // Gone, or of no use to anybody.
+    let _ = fs::remove_file(file(name));
+}

@@ -1,0 +1,123 @@
+//! Services that cannot be confined, each with its reason: a wall that does not hold is none. Pure.
+
+use anyhow::{Result, bail};
+
+use super::service::Service;
+use crate::buses::Buses;
+use crate::confinement::OPENING;
+use crate::name::SLICE;
+
+/// Where systemd's generators put units, and where transient ones are: no file of a package's or the user's.
+const GENERATED: [&str; 2] = ["/run/systemd/generator", "/run/systemd/transient"];
+
+/// The name of a service as the user may write it: in full.
+///
+/// # Errors
+/// It is no service, or a template.
+pub fn full_name(word: &str) -> Result<String> {
+    const TYPES: [&str; 10] =
+        ["socket", "target", "timer", "path", "slice", "scope", "mount", "automount", "swap", "device"];
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || ":-_.\\@".contains(c);
+    let name = match word.rsplit_once('.') {
+        Some((_, "service")) => word.to_owned(),
+        Some((_, kind)) if TYPES.contains(&kind) => bail!("{word} is a {kind}, and services alone can be confined"),
+        _ => format!("{word}.service"),
+    };
+    // systemd.unit(5): 255 characters in all.
+    if !name.chars().all(is_plain) || name.len() > 255 || name.starts_with(['.', '@']) {
+        bail!("{word:?} is no name of a service; systemctl list-units --type=service lists them");
+    }
+    if name.ends_with("@.service") {
+        let template = name.trim_end_matches(".service");
+        bail!("{name} is a template, of which nothing runs: confine an instance of it, such as {template}NAME.service");
+    }
+    Ok(name)
+}
+
+/// # Errors
+/// There is no such service, or none that would run.
+pub fn refuse_missing(service: &Service) -> Result<()> {
+    let Service { name, .. } = service;
+    match service.load_state.as_str() {
+        "loaded" => Ok(()),
+        "not-found" => bail!("there is no service {name}; systemctl list-unit-files --type=service lists them"),
+        "masked" => bail!("{name} is masked, so it never runs: systemctl unmask {name} first"),
+        other => bail!("systemd could not load {name} ({other}); see systemctl status {name}"),
+    }
+}
+
+/// # Errors
+/// The reason why this service cannot be confined so.
+pub fn refuse(service: &Service, buses: &Buses) -> Result<()> {
+    let Service { name, .. } = service;
+    refuse_missing(service)?;
+    if service.slice == SLICE || name.starts_with("appfw-") {
+        bail!("{name} is a unit of appfw's own, which has its wall already");
+    }
+    if let Some(fragment) = &service.fragment
+        && let Some(place) = GENERATED.iter().find(|place| fragment.to_string_lossy().starts_with(**place))
+    {
+        bail!(
+            "{name} is made anew at each boot, in {place}: write a unit file for it first (systemctl edit --full --force {name})"
+        );
+    }
+    past_the_wall(service)?;
+    if service.kind == "dbus" && *buses != Buses::System {
+        bail!(
+            "{name} is a service of the system bus (Type=dbus), which is hidden from it: --dbus system leaves it the bus, and with that a way round the wall"
+        );
+    }
+    if !service.joins.is_empty() {
+        bail!(
+            "{name} has JoinsNamespaceOf={}, and a unit is in one network namespace alone: the wall's would not be its",
+            service.joins.join(" ")
+        );
+    }
+    if !service.namespace_path.is_empty() {
+        bail!(
+            "{name} has NetworkNamespacePath={}, and a unit is in one network namespace alone: take that out first",
+            service.namespace_path
+        );
+    }
+    let sockets: Vec<&str> =
+        service.triggered_by.iter().map(String::as_str).filter(|unit| unit.ends_with(".socket")).collect();
+    if !sockets.is_empty() {
+        bail!(
+            "{name} gets its sockets from {}, which systemd opens in the host's network, past any wall of the service's: have the service listen itself (systemctl disable --now {0}), then confine it",
+            sockets.join(" ")
+        );
+    }
+    Ok(())
+}
+
+/// Settings by which its processes are elsewhere, or exempt.
+fn past_the_wall(service: &Service) -> Result<()> {
+    let name = &service.name;
+    if !service.pam_name.is_empty() {
+        bail!(
+            "{name} has PAMName={}: PAM moves its processes into a session's cgroup, which has no wall",
+            service.pam_name
+        );
+    }
+    if service.delegate {
+        bail!(
+            "{name} has Delegate=: it makes cgroups, and most likely namespaces, of its own, in which no wall can be proven"
+        );
+    }
+    let [_, _, post] = &service.guarded;
+    if let Some(exec) = service.start.iter().chain(post).find(|exec| exec.is_privileged()) {
+        bail!(
+            "{name} runs {} with full privileges (`+`), by which it can leave any wall: take the `+` away in a drop-in first",
+            exec.path
+        );
+    }
+    let opening: Vec<&str> =
+        OPENING.iter().filter(|(_, bit)| service.ambient >> bit & 1 == 1).map(|(name, _)| *name).collect();
+    if !opening.is_empty() {
+        bail!(
+            "{name} asks for {} (AmbientCapabilities=), by which it can leave any wall or needs what none has",
+            opening.join(" ")
+        );
+    }
+    Ok(())
+}

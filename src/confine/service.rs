@@ -1,0 +1,232 @@
+//! What an existing service is, as systemd holds it. Pure, but for [`Service::read`].
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use zbus::zvariant::Value as Variant;
+
+use super::exec::Exec;
+use crate::manager::{Kind, Manager, Properties};
+
+/// Commands of a service that run before its main process, or where that never ran: none may come before the proof.
+pub const GUARDED: [&str; 3] = ["ExecCondition", "ExecStartPre", "ExecStopPost"];
+
+/// A service of another's making, less what our own drop-in has added to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Service {
+    /// Its name, which is no alias.
+    pub name: String,
+    /// Whether it is there, and how: `loaded`, `masked`, `not-found` …
+    pub load_state: String,
+    /// Its own file.
+    pub fragment: Option<PathBuf>,
+    /// Drop-ins, in the order in which they apply.
+    pub drop_ins: Vec<PathBuf>,
+    /// Whether it runs.
+    pub is_active: bool,
+    /// Whether systemd holds something else than its files say.
+    pub needs_reload: bool,
+    /// Which of its starts this is (`INVOCATION_ID`, systemd.exec(5)).
+    pub invocation: String,
+    /// `Type=`.
+    pub kind: String,
+    /// `User=`; root's if empty.
+    pub user: String,
+    /// `DynamicUser=`.
+    pub dynamic_user: bool,
+    /// The slice that it is in.
+    pub slice: String,
+    /// `ExecStart=`.
+    pub start: Vec<Exec>,
+    /// The commands of each directive of [`GUARDED`].
+    pub guarded: [Vec<Exec>; 3],
+    /// `RestrictAddressFamilies=`; `None` if all are allowed.
+    pub families: Option<Families>,
+    /// `AmbientCapabilities=`.
+    pub ambient: u64,
+    /// `PAMName=`.
+    pub pam_name: String,
+    /// `Delegate=`.
+    pub delegate: bool,
+    /// What starts it.
+    pub triggered_by: Vec<String>,
+    /// `JoinsNamespaceOf=`.
+    pub joins: Vec<String>,
+    /// `NetworkNamespacePath=`.
+    pub namespace_path: String,
+}
+
+/// A list of address families.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Families {
+    /// Whether these alone are allowed, or these alone are not.
+    pub allow: bool,
+    /// `AF_…`
+    pub names: BTreeSet<String>,
+}
+
+impl Service {
+    /// The service of that name.
+    ///
+    /// # Errors
+    /// systemd does not tell.
+    pub async fn read(manager: &Manager<'_>, name: &str) -> Result<Self> {
+        let unit = manager.properties(name, Kind::Unit).await?;
+        let service = manager.properties(name, Kind::Service).await?;
+        Self::of(&unit, &service).with_context(|| format!("cannot tell what {name} is"))
+    }
+
+    /// From the properties of its two interfaces.
+    ///
+    /// # Errors
+    /// One is missing, or not of its kind.
+    pub fn of(unit: &Properties, service: &Properties) -> Result<Self> {
+        let name = text(unit, "Id")?;
+        let own = |exec: &Exec| !is_ours(exec, &name);
+        let commands = |directive: &str| -> Result<Vec<Exec>> {
+            let held = of(service, &format!("{directive}Ex"))?;
+            Ok(Exec::list(directive, held)?.into_iter().filter(own).collect())
+        };
+        let [condition, pre, post] = GUARDED;
+        let fragment = text(unit, "FragmentPath")?;
+        let maker = super::name_of(&name).ok().map(|name| [name.socket(), name.publisher()]);
+        let is_our_servant = |joined: &String| maker.as_ref().is_some_and(|servants| servants.contains(joined));
+        Ok(Self {
+            load_state: text(unit, "LoadState")?,
+            fragment: (!fragment.is_empty()).then(|| fragment.into()),
+            drop_ins: words(unit, "DropInPaths")?.into_iter().map(PathBuf::from).collect(),
+            is_active: !["inactive", "failed"].contains(&&*text(unit, "ActiveState")?),
+            needs_reload: flag(unit, "NeedDaemonReload")?,
+            invocation: bytes(unit, "InvocationID")?,
+            kind: text(service, "Type")?,
+            user: text(service, "User")?,
+            dynamic_user: flag(service, "DynamicUser")?,
+            slice: text(service, "Slice")?,
+            start: commands("ExecStart")?,
+            guarded: [commands(condition)?, commands(pre)?, commands(post)?],
+            families: families(of(service, "RestrictAddressFamilies")?)?,
+            ambient: number(service, "AmbientCapabilities")?,
+            pam_name: text(service, "PAMName")?,
+            delegate: flag(service, "Delegate")?,
+            triggered_by: words(unit, "TriggeredBy")?,
+            joins: words(unit, "JoinsNamespaceOf")?.into_iter().filter(|joined| !is_our_servant(joined)).collect(),
+            namespace_path: text(service, "NetworkNamespacePath")?,
+            name,
+        })
+    }
+
+    /// Files that may say something else than our drop-in.
+    #[must_use]
+    pub fn others(&self) -> Vec<String> {
+        let own = super::drop_in_path(&self.name);
+        let files = self.fragment.iter().chain(&self.drop_ins).filter(|path| **path != own);
+        files.map(|path| path.display().to_string()).collect()
+    }
+
+    /// Whether another of its files is newer than our drop-in, which repeats commands of theirs.
+    #[must_use]
+    pub fn has_changed(&self) -> bool {
+        let changed = |path: &std::path::Path| path.metadata().and_then(|found| found.modified());
+        let Ok(own) = changed(&super::drop_in_path(&self.name)) else { return false };
+        self.others().iter().any(|path| changed(path.as_ref()).is_ok_and(|other| other > own))
+    }
+
+    /// Whether it runs as root.
+    #[must_use]
+    pub fn is_root(&self) -> bool {
+        !self.dynamic_user && ["", "root", "0"].contains(&self.user.as_str())
+    }
+
+    /// The slices above it, from its own to the root's (systemd.slice(5): what is above one stands in its name).
+    #[must_use]
+    pub fn slices(&self) -> Vec<String> {
+        let mut slices = Vec::new();
+        let mut words = self.slice.trim_end_matches(".slice");
+        while !words.is_empty() && words != "-" {
+            slices.push(format!("{words}.slice"));
+            words = words.rsplit_once('-').map_or("", |(above, _)| above);
+        }
+        slices.push(crate::name::ROOT_SLICE.to_owned());
+        slices
+    }
+
+    /// Its cgroup, as `/proc/PID/cgroup` shows it.
+    #[must_use]
+    pub fn cgroup(&self) -> String {
+        let below_root = self.slices().into_iter().rev().skip(1);
+        let path: String = below_root.map(|slice| format!("/{slice}")).collect();
+        format!("{path}/{}", self.name)
+    }
+}
+
+/// Whether it is the proof that our drop-in has put first.
+fn is_ours(exec: &Exec, service: &str) -> bool {
+    let drop_in = super::drop_in_path(service);
+    matches!(exec.argv.as_slice(), [_, ready, file, ..] if ready == "ready" && *file == drop_in.to_string_lossy())
+}
+
+fn of<'a>(properties: &'a Properties, name: &str) -> Result<&'a Variant<'static>> {
+    properties.get(name).map(|value| &**value).with_context(|| format!("systemd does not tell its {name}="))
+}
+
+fn text(properties: &Properties, name: &str) -> Result<String> {
+    match of(properties, name)? {
+        Variant::Str(text) => Ok(text.to_string()),
+        _ => bail!("systemd tells {name}= in an unknown form"),
+    }
+}
+
+fn words(properties: &Properties, name: &str) -> Result<Vec<String>> {
+    match of(properties, name)? {
+        Variant::Array(list) => {
+            Ok(list.inner().iter().filter_map(|word| <&str>::try_from(word).ok()).map(str::to_owned).collect())
+        }
+        _ => bail!("systemd tells {name}= in an unknown form"),
+    }
+}
+
+/// As systemd writes them into a service's environment.
+fn bytes(properties: &Properties, name: &str) -> Result<String> {
+    match of(properties, name)? {
+        Variant::Array(list) => Ok(list
+            .inner()
+            .iter()
+            .filter_map(|byte| u8::try_from(byte).ok())
+            .map(|byte| format!("{byte:02x}"))
+            .collect()),
+        _ => bail!("systemd tells {name}= in an unknown form"),
+    }
+}
+
+fn flag(properties: &Properties, name: &str) -> Result<bool> {
+    match of(properties, name)? {
+        Variant::Bool(on) => Ok(*on),
+        _ => bail!("systemd tells {name}= in an unknown form"),
+    }
+}
+
+fn number(properties: &Properties, name: &str) -> Result<u64> {
+    match of(properties, name)? {
+        Variant::U64(number) => Ok(*number),
+        _ => bail!("systemd tells {name}= in an unknown form"),
+    }
+}
+
+/// An empty list that denies is no list; an empty one that allows is `none`.
+fn families(held: &Variant<'_>) -> Result<Option<Families>> {
+    let read = match held {
+        Variant::Structure(pair) => match pair.fields() {
+            [Variant::Bool(allow), Variant::Array(names)] => {
+                let names = names.inner().iter().filter_map(|word| <&str>::try_from(word).ok()).map(str::to_owned);
+                Some(Families { allow: *allow, names: names.collect() })
+            }
+            _ => None,
+        },
+        _ => None,
+    };
+    match read {
+        Some(families) => Ok(Some(families).filter(|families| families.allow || !families.names.is_empty())),
+        None => bail!("systemd tells RestrictAddressFamilies= in an unknown form"),
+    }
+}

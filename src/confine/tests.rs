@@ -1,0 +1,115 @@
+use super::exec::Exec;
+use super::refuse::{full_name, refuse, refuse_missing};
+use super::service::Service;
+use super::*;
+use crate::buses::Buses;
+
+fn service() -> Service {
+    Service {
+        name: "web.service".into(),
+        load_state: "loaded".into(),
+        fragment: Some("/usr/lib/systemd/system/web.service".into()),
+        drop_ins: Vec::new(),
+        is_active: false,
+        needs_reload: false,
+        invocation: String::new(),
+        kind: "simple".into(),
+        user: String::new(),
+        dynamic_user: false,
+        slice: "system.slice".into(),
+        start: vec![exec(&[])],
+        guarded: [Vec::new(), Vec::new(), Vec::new()],
+        families: None,
+        ambient: 0,
+        pam_name: String::new(),
+        delegate: false,
+        triggered_by: Vec::new(),
+        joins: Vec::new(),
+        namespace_path: String::new(),
+    }
+}
+
+fn exec(flags: &[&str]) -> Exec {
+    let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
+    Exec { path: "/usr/bin/web".into(), argv: vec!["/usr/bin/web".into()], flags }
+}
+
+fn refusal(change: impl FnOnce(&mut Service)) -> String {
+    let mut service = service();
+    change(&mut service);
+    refuse(&service, &Buses::None).unwrap_err().to_string()
+}
+
+#[test]
+fn a_plain_service_is_not_refused() {
+    refuse(&service(), &Buses::None).unwrap();
+    let timed = Service { triggered_by: vec!["web.timer".into()], ..service() };
+    refuse(&timed, &Buses::None).unwrap();
+    let on_the_bus = Service { kind: "dbus".into(), ..service() };
+    refuse(&on_the_bus, &Buses::System).unwrap();
+}
+
+#[test]
+fn what_leads_past_a_wall_is_refused_by_its_name() {
+    for (said, expected) in [
+        (refusal(|service| service.load_state = "not-found".into()), "there is no service web.service"),
+        (refusal(|service| service.load_state = "masked".into()), "systemctl unmask web.service"),
+        (refusal(|service| service.load_state = "bad-setting".into()), "(bad-setting)"),
+        (refusal(|service| service.slice = "appfw.slice".into()), "appfw's own"),
+        (refusal(|service| service.fragment = Some("/run/systemd/transient/web.service".into())), "at each boot"),
+        (refusal(|service| service.fragment = Some("/run/systemd/generator.late/x".into())), "at each boot"),
+        (refusal(|service| service.pam_name = "login".into()), "PAMName=login"),
+        (refusal(|service| service.delegate = true), "Delegate="),
+        (refusal(|service| service.ambient = 1 << 12 | 1 << 10), "asks for CAP_NET_ADMIN (AmbientCapabilities=)"),
+        (refusal(|service| service.start = vec![exec(&["privileged"])]), "/usr/bin/web with full privileges"),
+        (refusal(|service| service.guarded[2] = vec![exec(&["privileged"])]), "with full privileges"),
+        (refusal(|service| service.joins = vec!["x.service".into()]), "JoinsNamespaceOf=x.service"),
+        (refusal(|service| service.namespace_path = "/run/netns/x".into()), "NetworkNamespacePath=/run/netns/x"),
+        (refusal(|service| service.triggered_by = vec!["web.socket".into()]), "from web.socket"),
+        (refusal(|service| service.kind = "dbus".into()), "Type=dbus"),
+    ] {
+        assert!(said.contains(expected), "{said}");
+    }
+    assert!(refuse_missing(&service()).is_ok());
+}
+
+#[test]
+fn names_are_completed_and_those_of_others_refused() {
+    assert_eq!(full_name("web").unwrap(), "web.service");
+    assert_eq!(full_name("web.service").unwrap(), "web.service");
+    assert_eq!(full_name("a.b").unwrap(), "a.b.service");
+    assert_eq!(full_name("x@a\\x2db").unwrap(), "x@a\\x2db.service");
+    for (word, expected) in [
+        ("web.socket", "is a socket"),
+        ("web@", "is a template"),
+        ("a b", "no name"),
+        ("../x", "no name"),
+        ("x\n[Service]", "no name"),
+        ("", "no name"),
+        ("%n", "no name"),
+    ] {
+        let said = full_name(word).unwrap_err().to_string();
+        assert!(said.contains(expected), "{word:?}: {said}");
+    }
+    assert!(full_name(&"x".repeat(300)).is_err());
+}
+
+#[test]
+fn a_cgroup_follows_from_the_slices() {
+    let service = |slice: &str| Service { slice: slice.into(), ..service() };
+    for (slice, cgroup, slices) in [
+        ("system.slice", "/system.slice/web.service", &["system.slice", "-.slice"][..]),
+        ("a-b.slice", "/a.slice/a-b.slice/web.service", &["a-b.slice", "a.slice", "-.slice"]),
+        ("-.slice", "/web.service", &["-.slice"]),
+    ] {
+        assert_eq!(service(slice).cgroup(), cgroup);
+        assert_eq!(service(slice).slices(), slices);
+    }
+}
+
+#[test]
+fn the_names_of_what_serves_follow_from_the_services() {
+    assert_eq!(name_of("web.service").unwrap().socket(), "appfw-web-forward.socket");
+    assert_eq!(name_of("web@a\\x2db.service").unwrap().socket(), "appfw-web_a_x2db-forward.socket");
+    assert_eq!(drop_in_path("web@a.service"), Path::new("/etc/systemd/system/web@a.service.d/zz-appfw.conf"));
+}

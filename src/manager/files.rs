@@ -1,0 +1,79 @@
+//! What is asked of a manager about units that are files.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use super::{Kind, Manager, patiently};
+
+/// Whether a unit's file is one that a manager, the system's or a user's, has written for a launch.
+#[must_use]
+pub fn is_transient(file: &Path) -> bool {
+    file.parent().is_some_and(|directory| directory.ends_with("systemd/transient"))
+}
+
+impl Manager<'_> {
+    /// Has unit files read again.
+    ///
+    /// # Errors
+    /// systemd refuses.
+    pub async fn reload(&self) -> Result<()> {
+        patiently(async || self.proxy.reload().await).await.context("systemd does not reload its units")
+    }
+
+    /// Has a unit started at every boot, as its `[Install]` says.
+    ///
+    /// # Errors
+    /// systemd refuses.
+    pub async fn enable(&self, unit: &str) -> Result<()> {
+        let enabled = patiently(async || self.proxy.enable_unit_files(&[unit], false, false).await).await;
+        enabled.map(drop).with_context(|| format!("cannot enable {unit}"))
+    }
+
+    /// No longer. What isn't there is not enabled.
+    ///
+    /// # Errors
+    /// systemd refuses.
+    pub async fn disable(&self, unit: &str) -> Result<()> {
+        let disabled = patiently(async || self.proxy.disable_unit_files(&[unit], false).await).await;
+        disabled.map(drop).with_context(|| format!("cannot disable {unit}"))
+    }
+
+    /// Whether it is started at every boot.
+    pub async fn is_enabled(&self, unit: &str) -> bool {
+        let state = patiently(async || self.proxy.get_unit_file_state(unit).await).await;
+        state.is_ok_and(|state| state == "enabled")
+    }
+
+    /// The file that a unit is loaded from; none of what isn't there.
+    pub async fn file_of(&self, unit: &str) -> Option<PathBuf> {
+        let path = self.property(unit, Kind::Unit, "FragmentPath").await.ok()?;
+        <&str>::try_from(&path).ok().filter(|path| !path.is_empty()).map(PathBuf::from)
+    }
+
+    /// Whether its files have changed since they were read.
+    pub async fn needs_reload(&self, unit: &str) -> bool {
+        let needs = self.property(unit, Kind::Unit, "NeedDaemonReload").await;
+        needs.is_ok_and(|needs| bool::try_from(needs).unwrap_or(true))
+    }
+
+    /// Has it forgotten that a unit failed, if it did.
+    pub async fn forget(&self, unit: &str) {
+        let _ = self.proxy.reset_failed_unit(unit).await;
+    }
+
+    /// Starts a unit anew, and waits until its main process has been executed (Type=exec).
+    ///
+    /// # Errors
+    /// The job failed.
+    pub async fn restart(&self, unit: &str) -> Result<()> {
+        // One that failed too often is not started before that is forgotten.
+        self.forget(unit).await;
+        let call = async || self.proxy.restart_unit(unit, "replace").await;
+        let call = async { patiently(call).await.with_context(|| format!("systemd did not start {unit}")) };
+        match self.finished(unit, call).await?.as_str() {
+            "done" => Ok(()),
+            result => bail!("systemd could not start {unit} (job {result})"),
+        }
+    }
+}

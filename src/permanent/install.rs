@@ -1,0 +1,222 @@
+//! Writing, enabling, starting and removing.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use super::files::{Made, all_files, differences, shown, tell};
+use super::rendering::{Directories, Rendering, command};
+use super::settled::{Settled, settle};
+use super::{ROOT, directories};
+use crate::cli::{LaunchArgs, UnitInstallArgs, UnitShowArgs};
+use crate::exit::{self, Ended};
+use crate::host::Host;
+use crate::installed;
+use crate::manager::{self, Kind, Life, Manager, is_transient};
+use crate::name::LaunchName;
+use crate::say::Say;
+
+/// How long the app may take from its start to its execution.
+const PATIENCE: Duration = Duration::from_secs(20);
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// `appfw unit show`: the files as `install` would write them.
+///
+/// # Errors
+/// Those of `install` before it writes.
+pub async fn show(args: &UnitShowArgs) -> Result<()> {
+    let say = Say::of_appfw(args.launch.quiet, args.launch.verbose);
+    let made = make(&args.name, &args.launch, &say).await?;
+    let all = shown(&made.files, &made.command)?;
+    std::io::stdout().write_all(all.as_bytes()).context("cannot print the unit")
+}
+
+/// `appfw unit install`.
+///
+/// # Errors
+/// Nothing was written; or all was, and the start failed.
+pub async fn install(args: &UnitInstallArgs) -> Result<()> {
+    let say = Say::of_appfw(args.launch.quiet, args.launch.verbose);
+    let made = make(&args.name, &args.launch, &say).await?;
+    let bus = manager::connect().await?;
+    let manager = Manager::new(&bus).await?;
+    let name = &made.rendering.plan.name;
+    refuse_launch(&manager, name).await?;
+    let changes = differences(&made, &directories())?;
+    let unit = name.app();
+    let is_changed = changes.iter().any(|change| !change.is_none());
+    if is_changed {
+        installed::apply(&changes)?;
+        tell(&changes, &say);
+    }
+    let is_new = !manager.is_enabled(&unit).await;
+    if is_new {
+        manager.enable(&unit).await?;
+    }
+    // What was killed half-way has written, and no more.
+    if is_changed || is_new || manager.needs_reload(&unit).await {
+        manager.reload().await?;
+    }
+    if args.now {
+        return start(&manager, &unit, is_changed, &say).await;
+    }
+    say.plain(&match (is_changed, is_new) {
+        (false, false) => format!("nothing to do: {unit} is installed"),
+        _ => format!("{unit} is written and enabled; systemctl restart {unit} starts it now"),
+    });
+    Ok(())
+}
+
+/// `appfw unit remove`.
+///
+/// # Errors
+/// There is no such unit of ours; systemd refuses.
+pub async fn remove(name: &str) -> Result<()> {
+    let name = LaunchName::new(name)?;
+    let directories = directories();
+    let paths: Vec<PathBuf> = all_files(&name, &directories).collect();
+    let changes = installed::removals(&paths)?;
+    let unit = name.app();
+    if changes.is_empty() {
+        bail!("there is no unit {name}: {} does not exist", directories.units.join(&unit).display());
+    }
+    let bus = manager::connect().await?;
+    let manager = Manager::new(&bus).await?;
+    manager.stop(&unit).await?;
+    manager.disable(&unit).await?;
+    installed::apply(&changes)?;
+    if let Some(ours) = directories.credentials.parent() {
+        // Only where nothing else is in it.
+        let _ = std::fs::remove_dir(ours);
+    }
+    manager.reload().await?;
+    // What is left of a unit that failed is its name.
+    manager.forget(&unit).await;
+    let _ = std::fs::remove_dir_all(directories.state.join(name.to_string()));
+    let say = Say::of_appfw(false, false);
+    for path in drop_ins(&paths) {
+        say.plain(&format!("{} is not ours, and stays", path.display()));
+    }
+    say.plain(&format!("{unit} is removed"));
+    Ok(())
+}
+
+/// What others have added to these units.
+fn drop_ins(units: &[PathBuf]) -> impl Iterator<Item = PathBuf> {
+    let directories = units.iter().map(|unit| PathBuf::from(format!("{}.d", unit.display())));
+    directories.filter_map(|directory| std::fs::read_dir(directory).ok()).flatten().flatten().map(|entry| entry.path())
+}
+
+/// Decides and renders, for this host as it is.
+async fn make(name: &str, args: &LaunchArgs, say: &Say) -> Result<Made> {
+    let mut host = Host::read(Path::new(ROOT))?;
+    if !host.caller.is_root() {
+        bail!("units are root's, and run their programs as --uid USER: sudo appfw unit …");
+    }
+    if let Ok(bus) = manager::connect().await {
+        host.systemd = manager::version(&bus).await;
+    }
+    let directories = directories();
+    let kept = kept_address(&LaunchName::new(name)?, &directories)?;
+    let Settled { args, via, credential } = settle(name, args, kept, &host, &directories, say)?;
+    let rendering = Rendering::new(name, &args, via, &host.for_units(), &directories)?;
+    if let Some(warning) = rendering.plan.warning() {
+        say.warning(&warning);
+    }
+    let files = credential.into_iter().chain(rendering.files()).collect();
+    Ok(Made { rendering, files, command: command(name, &args)? })
+}
+
+/// The address that the unit was installed with.
+fn kept_address(name: &LaunchName, directories: &Directories) -> Result<Option<String>> {
+    let Some((_, mark)) = installed::find(&directories.units.join(name.app()))? else { return Ok(None) };
+    Ok(mark.command.iter().find_map(|word| word.strip_prefix("--address=")).map(str::to_owned))
+}
+
+/// A launch that runs has the name: its units are PID 1's own.
+async fn refuse_launch(manager: &Manager<'_>, name: &LaunchName) -> Result<()> {
+    match manager.file_of(&name.app()).await {
+        Some(path) if is_transient(&path) => {
+            bail!("the name {name} is in use by a launch; appfw stop {name} ends it")
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Starts it, or anew what has changed, and waits until the app is executed.
+pub(super) async fn start(manager: &Manager<'_>, unit: &str, is_changed: bool, say: &Say) -> Result<()> {
+    let runs = manager.property(unit, Kind::Unit, "ActiveState").await?;
+    if !is_changed && <&str>::try_from(&runs) == Ok("active") {
+        say.plain(&format!("nothing to do: {unit} is installed and runs"));
+        return Ok(());
+    }
+    if let Err(error) = manager.restart(unit).await {
+        return Err(refusal(manager, unit).await.unwrap_or(error));
+    }
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while tokio::time::Instant::now() < deadline {
+        let life = Life::of(&manager.properties(unit, Kind::Service).await?);
+        if let Some(ended) = life.main {
+            if ended.code() == exit::OURS
+                && let Some(error) = refusal(manager, unit).await
+            {
+                return Err(error);
+            }
+            return ended_at_once(unit, ended, say);
+        }
+        let processes = manager.processes(unit).await.unwrap_or_default();
+        if processes.iter().any(|(pid, _)| is_the_apps(*pid)) {
+            say.plain(&format!("{unit} runs, and is started at every boot"));
+            return Ok(());
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    bail!(
+        "{unit} was started, and did not execute its program within {} s; see: journalctl -u {unit}",
+        PATIENCE.as_secs()
+    )
+}
+
+/// Whether a process executes something else than ours, and than systemd before it executes that. Its command line
+/// doesn't tell: one that has just ended has none.
+fn is_the_apps(pid: u32) -> bool {
+    let program = std::fs::read_link(format!("/proc/{pid}/exe"));
+    program.is_ok_and(|program| {
+        let name = program.file_name().unwrap_or_default().to_string_lossy();
+        !["appfw", "systemd", "systemd-executor"].contains(&&*name)
+    })
+}
+
+fn ended_at_once(unit: &str, ended: Ended, say: &Say) -> Result<()> {
+    match ended.code() {
+        0 => {
+            say.plain(&format!("{unit} has run, and is started at every boot"));
+            Ok(())
+        }
+        code => bail!("{unit} was started and ended with {code}; see: journalctl -u {unit}"),
+    }
+}
+
+/// Why it did not start, if one of ours said it to the journal.
+async fn refusal(manager: &Manager<'_>, unit: &str) -> Option<anyhow::Error> {
+    let held = manager.property(unit, Kind::Unit, "InvocationID").await.ok()?;
+    let id: Vec<u8> = held.try_into().ok()?;
+    let id: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
+    let lines = Command::new("journalctl")
+        .args(["--sync"])
+        .status()
+        .and_then(|_| {
+            let only = format!("_SYSTEMD_INVOCATION_ID={id}");
+            Command::new("journalctl").args(["--quiet", "--no-pager", "--output=cat", &only]).output()
+        })
+        .ok()?;
+    let text = String::from_utf8_lossy(&lines.stdout);
+    let said = text
+        .lines()
+        .rev()
+        .find_map(|line| line.strip_prefix("appfw ready: ").or_else(|| line.strip_prefix("appfw inside: ")));
+    said.map(|sentence| anyhow::Error::msg(sentence.to_owned()))
+}

@@ -1,0 +1,52 @@
+//! `appfw unit`: programs confined by units that last, as files of systemd's.
+//!
+//! ```text
+//! install: args ── settled ── rendering ── files ─▶ reload, enable, start
+//! start:   mark ── the same rendering ── compared with the files and with systemd ─▶ order ─▶ inside
+//! ```
+
+mod files;
+mod install;
+mod list;
+mod order;
+mod ready;
+mod rendering;
+mod settled;
+mod update;
+
+use std::path::Path;
+
+use anyhow::Result;
+
+use crate::cli::UnitCommand;
+
+pub use files::shown;
+pub use order::{Outside, Standing};
+pub use ready::ready;
+pub use rendering::{Directories, Rendering, command};
+
+/// `appfw unit …`.
+///
+/// # Errors
+/// It was not done, or not as a whole.
+pub fn run(command: UnitCommand) -> Result<()> {
+    match command {
+        UnitCommand::Show(args) => block_on(install::show(&args)),
+        UnitCommand::Install(args) => block_on(install::install(&args)),
+        UnitCommand::Remove(args) => block_on(install::remove(&args.name)),
+        UnitCommand::Update(args) => block_on(update::update(&args)),
+        UnitCommand::List(args) => block_on(list::list(&args)),
+    }
+}
+
+fn block_on(story: impl Future<Output = Result<()>>) -> Result<()> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(story)
+}
+
+/// The root of the file system, where everything is.
+const ROOT: &str = "/";
+
+/// Where this host's files are.
+fn directories() -> Directories {
+    Directories::of_system(Path::new(ROOT))
+}

@@ -1,0 +1,123 @@
+//! What the command line leaves open is settled once, when a unit is installed: each start must find the same.
+
+use std::ffi::OsString;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use super::ROOT;
+use super::rendering::{Directories, Rendering};
+use crate::cli::LaunchArgs;
+use crate::destination::Host as Name;
+use crate::host::Host;
+use crate::installed::Wanted;
+use crate::launch::way_out;
+use crate::plan::ADDRESS;
+use crate::say::Say;
+use crate::via::{Endpoint, Via};
+use crate::{address, tor};
+
+/// A command line that means the same at any time.
+pub struct Settled {
+    /// It.
+    pub args: LaunchArgs,
+    /// Its way out.
+    pub via: Via,
+    /// The file of a via with a password.
+    pub credential: Option<Wanted>,
+}
+
+/// Settles the command line of a unit, which has the address `kept` already if it was installed before.
+///
+/// # Errors
+/// A file or program that it names isn't there; no address is to be had.
+pub fn settle(
+    name: &str,
+    args: &LaunchArgs,
+    kept: Option<String>,
+    host: &Host,
+    directories: &Directories,
+    say: &Say,
+) -> Result<Settled> {
+    let mut args = args.clone();
+    args.refuse_of_launches()?;
+    let (via, credential) = way(name, &mut args, directories, say)?;
+    let here = |path: &Path| host.directory.as_deref().unwrap_or(Path::new(ROOT)).join(path);
+    args.workdir = args.workdir.as_deref().map(here);
+    args.env = args.env.iter().filter_map(|word| with_value(word, host)).collect();
+    if let Some(program) = args.command.first_mut() {
+        *program = absolute(program, host, here)?;
+    }
+    let planned = Rendering::new(name, &args, via.clone(), host, directories)?.plan;
+    if planned.has_forwarder() && planned.address.ip().is_unspecified() {
+        args.address = Some(match kept {
+            Some(address) => address,
+            None => free_address(planned.address.port(), host.random)?,
+        });
+    }
+    Ok(Settled { args, via, credential })
+}
+
+/// The way out with the place of Tor in it, and where its password is.
+fn way(name: &str, args: &mut LaunchArgs, directories: &Directories, say: &Say) -> Result<(Via, Option<Wanted>)> {
+    let mut via = way_out(args, say)?;
+    let wants_tor = via.wants_tor();
+    if wants_tor {
+        via.settle_tor(local_tor(say));
+    }
+    if !via.has_secret() {
+        args.via = via.secret_specs();
+        return Ok((via, None));
+    }
+    if let ([only], false) = (&args.via[..], wants_tor)
+        && let Some(file) = only.strip_prefix('@')
+    {
+        let file = std::path::absolute(file).with_context(|| format!("cannot tell where {file} is"))?;
+        args.via = vec![format!("@{}", file.display())];
+        return Ok((via, None));
+    }
+    let path = directories.credentials.join(name);
+    args.via = vec![format!("@{}", path.display())];
+    let text = via.secret_specs().join("\n") + "\n";
+    Ok((via, Some(Wanted { path, text, mode: 0o600 })))
+}
+
+/// Where Tor is, or will be.
+fn local_tor(say: &Say) -> Endpoint {
+    tor::find_tor(Path::new(ROOT)).unwrap_or_else(|_| {
+        let place = Endpoint::Tcp { host: Name::Ip(Ipv4Addr::LOCALHOST.into()), port: 9050 };
+        say.plain(&format!("no Tor was found here yet: the unit will look for it at {place}"));
+        place
+    })
+}
+
+/// `--env K` stands for the value that the caller has now, if any.
+fn with_value(word: &str, host: &Host) -> Option<String> {
+    if word.contains('=') {
+        return Some(word.to_owned());
+    }
+    host.variable(word).map(|value| format!("{word}={}", value.to_string_lossy()))
+}
+
+/// The program by its path: who starts the unit may look for it elsewhere, or for another.
+fn absolute(program: &OsString, host: &Host, here: impl Fn(&Path) -> PathBuf) -> Result<OsString> {
+    let path = Path::new(program);
+    if path.components().count() > 1 || path.is_absolute() {
+        return Ok(here(path).into_os_string());
+    }
+    let places = host.variable("PATH").unwrap_or_default();
+    let found = std::env::split_paths(places).map(|place| here(&place.join(path))).find(|file| file.is_file());
+    match found {
+        Some(file) => Ok(file.into_os_string()),
+        None => bail!("{} was not found in PATH: name the program by its path", path.display()),
+    }
+}
+
+/// The fixed address of permanent units if it is free, else another.
+fn free_address(port: u16, seed: u32) -> Result<String> {
+    let fixed = SocketAddrV4::new(*ADDRESS.ip(), port);
+    let reserved = address::reserve(fixed, seed)
+        .or_else(|_| address::reserve(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port), seed))?;
+    Ok(reserved.address.to_string())
+}

@@ -1,0 +1,380 @@
+"""appfw confine: services that are installed already, put behind a wall and out of it again; seen from the world."""
+
+import json
+
+import pytest
+
+from confining import drop_in, service, tree, trying
+from launching import SOCKS, unique
+from waiting import wait_until
+from world_map import ORIGIN, TOR_RELAYS, UPSTREAM
+
+HELD = {"proxy": 200, "tcp": "OSError", "udp": "OSError", "bus": "PermissionError",
+        "private": "FileNotFoundError"}
+FREE = {"proxy": 200, "tcp": "open", "udp": "sent", "bus": "open", "private": "open"}
+UPSTREAMS = [(UPSTREAM, 1080)]
+
+
+def ways(found):
+    """How the ways out went, without who tried."""
+    return {way: result for way, result in found.items() if way != "uid"}
+
+
+def test_a_service_goes_through_the_proxy_alone_and_is_as_before_when_it_is_let_go(lab, world):
+    lines = ["User=bob", "ExecCondition=/bin/true", "ExecStopPost=/bin/echo over", "ExecStartPre=-+/bin/false",
+             'ExecStartPre=/bin/echo "a b" 100%% $HOME ; /bin/echo two']
+    with service(lab, trying(lab, *lines)) as svc:
+        svc.start()
+        with world.watch() as w:
+            svc.restart()
+            assert ways(svc.found()) | {"private": "-"} == FREE | {"private": "-"}
+        assert w.foreign(UPSTREAMS), "nothing arrives even without a wall"
+        before, text = tree(lab), svc.cat()
+
+        said = svc.confine("--via", SOCKS)
+        assert lab.run(["systemd-analyze", "verify", svc.name]).stderr == b""
+        assert f"systemctl restart {svc.name}" in said
+        assert not svc.is_proven()
+        with world.watch() as w:
+            svc.restart()
+            assert ways(svc.found()) == HELD
+        assert svc.found()["uid"] == int(lab.run(["id", "-u", "bob"]).stdout)
+        assert w.foreign(UPSTREAMS) == []
+        assert [event["name"] for event in w.events(server="socks5", kind="socks")] == ["web.test"]
+        assert svc.is_proven()
+        journal = lab.journal(svc.name)
+        assert "a b 100% /home/bob\n" in journal.rpartition("Stopped")[2]
+        # Its last commands as well, before there was a wall.
+        assert journal.count("over\n") == 2 and "status=125" not in journal
+
+        # The same again is no change.
+        after = tree(lab)
+        assert "nothing to do" in svc.confine("--via", SOCKS, "--now")
+        assert tree(lab) == after
+        svc.systemctl("daemon-reload")
+        assert "nothing to do" in svc.confine("--via", SOCKS, "--now")
+        # By itself, and by hand.
+        first = svc.show("MainPID")
+        with world.watch() as w:
+            drop_in(svc, "a.conf", "[Service]\nRestart=on-failure\n")
+            svc.systemctl("kill", "--signal=KILL", svc.name)
+            wait_until(lambda: svc.show("MainPID") not in (first, "0") and svc.is_active(), 10, "another start")
+            assert ways(svc.found()) == HELD and svc.is_proven()
+        assert w.foreign(UPSTREAMS) == []
+        lab.path(f"/etc/systemd/system/{svc.name}.d/a.conf").unlink()
+
+        svc.unconfine("--now")
+        assert (tree(lab), svc.cat()) == (before, text)
+        assert ways(svc.found()) | {"private": "-"} == FREE | {"private": "-"}
+        units = lab.run(["systemctl", "list-units", "--all", "--no-legend", f"appfw-{svc.stem}*"]).stdout
+        assert units == b""
+        assert "nothing to do" in svc.unconfine()
+
+
+def test_a_service_goes_through_tor(lab, world, tor):
+    with service(lab, trying(lab, "User=bob")) as svc:
+        with world.watch() as w:
+            svc.confine("--via=tor", "--now")
+            assert ways(svc.found()) == HELD
+        assert w.foreign() == []
+        assert {event["peer"] for event in w.events(server="http", kind="request")} <= set(TOR_RELAYS)
+        assert svc.listed()["via"] == ["tor://127.0.0.1:9050"]
+        assert "tor@default.service" in svc.show("After")
+
+
+@pytest.mark.parametrize("wall", ["namespace", "address"])
+def test_other_walls(lab, world, wall):
+    more = ["--allow=10.0.0.0/24"] if wall == "address" else []
+    with service(lab, trying(lab, "DynamicUser=yes")) as svc:
+        svc.confine("--via", SOCKS, f"--wall={wall}", *more, "--now")
+        with world.watch() as w:
+            svc.restart()
+            found = svc.found()
+        assert found["proxy"] == 200
+        # Captured, it goes to the same place.
+        assert w.foreign(UPSTREAMS) == [], found
+        assert svc.is_proven()
+        # Its address on the host's loopback stays its own.
+        assert "nothing to do" in svc.confine("--via", SOCKS, f"--wall={wall}", *more, "--now")
+
+
+def test_what_a_later_drop_in_opens_does_not_start(lab, world):
+    with service(lab, trying(lab, "User=bob")) as svc:
+        svc.confine("--via", SOCKS, "--now")
+        later = drop_in(svc, "zzz.conf", "[Service]\nIPAddressAllow=any\n")
+        with world.watch() as w:
+            lab.run(["systemctl", "restart", svc.name])
+        assert not svc.is_active()
+        assert w.packets() == [] or w.foreign() == []
+        journal = lab.journal(svc.name)
+        assert "status=125" in journal
+        sentence = next(line for line in journal.splitlines() if "appfw ready: " in line)
+        for part in "IPAddressAllow=", "zzz.conf", f"appfw unconfine {svc.name}":
+            assert part in sentence
+        assert "zzz.conf" in svc.confine("--via", SOCKS, code=125)
+        later.unlink()
+        # Read again by itself.
+        svc.confine("--via", SOCKS, "--now")
+        assert ways(svc.found()) == HELD
+
+
+def test_a_file_of_ours_that_was_changed_does_not_start(lab):
+    with service(lab, trying(lab, "User=bob")) as svc:
+        svc.confine("--via", SOCKS, "--now")
+        file = lab.path(f"/etc/systemd/system/appfw-{svc.stem}-forward.service")
+        file.write_text(file.read_text().replace(SOCKS, "direct"))
+        svc.systemctl("daemon-reload")
+        lab.run(["systemctl", "restart", svc.name])
+        assert not svc.is_active()
+        assert file.name in lab.journal(svc.name)
+        svc.confine("--via", SOCKS, "--now")
+        assert svc.is_proven()
+
+
+def test_a_password_stands_in_one_file_that_is_roots(lab, world):
+    with service(lab, trying(lab, "User=bob")) as svc:
+        svc.confine("--via", f"socks5h://lab:secret@{UPSTREAM}:1081", "--now")
+        assert svc.found()["proxy"] == 200
+        holders = lab.run(["grep", "-rl", "lab:secret", "/etc/systemd", "/etc/appfw", "/run/systemd"]).stdout.decode()
+        assert holders.split() == [f"/etc/appfw/credentials/{svc.stem}"]
+        assert lab.path(f"/etc/appfw/credentials/{svc.stem}").stat().st_mode & 0o777 == 0o600
+        assert "secret" not in svc.confine("--via", f"socks5h://lab:secret@{UPSTREAM}:1081", "--verbose")
+        assert "nothing to do" in svc.confine("--via", f"@/etc/appfw/credentials/{svc.stem}", "--now")
+        svc.restart()
+        assert svc.found()["proxy"] == 200
+
+
+FILES = f"""[Service]
+User=bob
+ExecStart=/usr/bin/python3 -m http.server 8123 --bind 0.0.0.0 --directory /etc/systemd
+"""
+
+
+def serves(world, source, target, port=8123):
+    """Whether the world's SOURCE gets an answer from the lab's TARGET."""
+    try:
+        return world.connect(source, target, port, payload=b"GET / HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.0 200")
+    except (TimeoutError, ConnectionError):
+        return False
+
+
+def test_a_file_server_serves_its_network_alone(lab, world):
+    with service(lab, FILES) as svc:
+        svc.start()
+        wait_until(lambda: serves(world, ORIGIN, "203.0.113.2"), 10, "the server")
+        before = tree(lab)
+        said = svc.confine("--via", SOCKS, code=125)
+        assert "listens at TCP 0.0.0.0:8123 (python3, process" in said and "--publish 0.0.0.0:8123" in said
+        assert tree(lab) == before
+        svc.confine("--via=none", "--deny=any", "--allow=localhost", "--allow=10.0.0.0/24", "--now")
+        assert svc.is_proven()
+        for _ in range(2):
+            wait_until(lambda: serves(world, "10.0.0.7", "10.0.0.2"), 10, "the server behind its rules")
+            assert not serves(world, ORIGIN, "203.0.113.2")
+            assert lab.run(["curl", "-sS", "--max-time", "2", "http://127.0.0.1:8123/"]).returncode == 0
+            svc.systemctl("daemon-reload")
+            svc.restart()
+        svc.unconfine("--now")
+        wait_until(lambda: serves(world, ORIGIN, "203.0.113.2"), 10, f"the server as before: {lab.journal(svc.name)}"
+                   + lab.run(["systemctl", "status", svc.name]).stdout.decode())
+        assert tree(lab) == before
+
+
+DNSMASQ = """[Service]
+Type=forking
+PIDFile=/run/@NAME@/pid
+RuntimeDirectory=@NAME@
+ExecStartPre=/usr/sbin/dnsmasq --test
+ExecStart=/usr/sbin/dnsmasq --pid-file=/run/@NAME@/pid --conf-file=/dev/null --port=5355 --listen-address=127.0.0.1 \
+  --bind-interfaces --no-resolv --no-hosts --cache-size=0 --all-servers --server=8.8.8.8 --server=1.1.1.1 --user=nobody
+"""
+ASK = """
+import socket, struct
+question = struct.pack(">6H", 7, 0x100, 1, 0, 0, 0) + b"\\3web\\4test\\0" + struct.pack(">2H", 1, 1)
+client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+client.settimeout(3)
+client.sendto(question, ("127.0.0.1", 5355))
+print(len(client.recv(512)))
+"""
+
+
+def test_a_resolver_asks_the_servers_that_it_may(lab, world):
+    def asked():
+        with world.watch() as w:
+            answered = lab.run(["/usr/bin/python3", "-c", ASK])
+        assert answered.returncode == 0, answered.stderr
+        return {packet["dst"] for packet in w.packets(proto="udp", dport=53)} & {"8.8.8.8", "1.1.1.1", "9.9.9.9"}
+
+    with service(lab, DNSMASQ) as svc:
+        svc.start()
+        assert asked() == {"8.8.8.8", "1.1.1.1"}
+        svc.confine("--via=none", "--deny=8.8.8.8", "--allow=1.1.1.1", "--allow=9.9.9.9", "--now")
+        assert svc.is_proven()
+        assert asked() == {"1.1.1.1"}
+        svc.systemctl("daemon-reload")
+        svc.restart()
+        assert asked() == {"1.1.1.1"}
+
+
+def test_a_kernel_that_lies_starts_nothing(lying_lab):
+    with service(lying_lab, trying(lying_lab, "User=bob")) as svc:
+        said = svc.confine("--via", SOCKS, "--now", code=125)
+        assert f"appfw unconfine {svc.name}" in said
+        assert not svc.is_active()
+        assert "status=125" in lying_lab.journal(svc.name)
+        assert not lying_lab.path(f"/run/{svc.stem}/found").exists()
+        svc.unconfine("--now")
+        svc.restart()
+        assert svc.found()["tcp"] == "open"
+
+
+ELSEWHERE = "[Service]\nExecStart=/bin/sleep 1000\n"
+
+
+@pytest.mark.parametrize("lines, sentence", [
+    ("PAMName=login", "PAMName=login"),
+    ("Delegate=yes", "Delegate="),
+    ("AmbientCapabilities=CAP_NET_RAW", "CAP_NET_RAW"),
+    ("ExecStart=\nExecStart=+/bin/sleep 1000", "full privileges"),
+    ("NetworkNamespacePath=/run/netns/x", "NetworkNamespacePath=/run/netns/x"),
+    ("[Unit]\nJoinsNamespaceOf=dbus.service", "JoinsNamespaceOf=dbus.service"),
+    ("Type=dbus\nBusName=org.example.x", "Type=dbus"),
+])
+def test_what_no_wall_would_hold_is_refused(lab, lines, sentence):
+    with service(lab, ELSEWHERE + lines + "\n") as svc:
+        before = tree(lab)
+        assert sentence in svc.confine("--via", SOCKS, code=125)
+        assert tree(lab) == before
+
+
+def test_names_that_are_none_are_refused(lab):
+    for words, sentence in [
+        (["nosuch"], "there is no service nosuch.service"),
+        (["dbus"], "dbus.socket"),
+        (["foo@"], "is a template"),
+        (["tor"], "is masked"),
+        (["a b"], "no name of a service"),
+        (["../evil"], "no name of a service"),
+        (["x.timer"], "services alone"),
+        (["user@0"], "PAMName="),
+        (["dbus", "extra"], "extra"),
+        (["dbus", "--uid", "bob"], "--uid"),
+    ]:
+        before = tree(lab)
+        done = lab.run(["appfw", "confine", "--via", SOCKS, *words])
+        assert (done.returncode, sentence in done.stderr.decode()) == (125, True), (words, done.stderr)
+        assert tree(lab) == before
+
+
+def test_what_is_not_ours_is_in_the_way_and_stays(lab):
+    with service(lab, trying(lab, "User=bob")) as svc:
+        foreign = drop_in(svc, "zz-appfw.conf", "[Service]\nNice=5\n")
+        before = tree(lab)
+        assert f"{svc.name}.d/zz-appfw.conf is not ours" in svc.confine("--via", SOCKS, code=125)
+        done = lab.run(["appfw", "unconfine", svc.name])
+        assert done.returncode == 125 and b"is not ours" in done.stderr
+        foreign.unlink()
+        foreign.symlink_to("/etc/passwd")
+        assert "a symbolic link" in svc.confine("--via", SOCKS, code=125)
+        foreign.unlink()
+        foreign.write_text("[Service]\nNice=5\n")
+        assert tree(lab) == before
+        foreign.unlink()
+        foreign.parent.rmdir()
+        done = lab.run(["appfw", "confine", svc.name, "--via", SOCKS], user="bob")
+        assert done.returncode == 125 and b"root" in done.stderr
+        # A service whose units would have the same names.
+        with service(lab, ELSEWHERE, f"{svc.stem}@x") as one, service(lab, ELSEWHERE, f"{svc.stem}_x") as other:
+            one.confine("--via", SOCKS)
+            before = tree(lab)
+            assert f"appfw confine {one.name}" in other.confine("--via", SOCKS, code=125)
+            assert "nothing to do" in other.unconfine()
+            assert tree(lab) == before
+
+
+def test_a_full_disk_leaves_nothing_half_written(lab):
+    with service(lab, trying(lab, "User=bob")) as svc:
+        directory = lab.path(f"/etc/systemd/system/{svc.name}.d")
+        directory.mkdir()
+        mount = f"/etc/systemd/system/{svc.name}.d"
+        lab.run(["mount", "-t", "tmpfs", "-o", "size=4k,mode=755", "tmpfs", mount], check=True)
+        try:
+            directory.joinpath("other").write_bytes(bytes(4096))
+            before = tree(lab)
+            said = svc.confine("--via", SOCKS, code=125)
+            assert "nothing was changed" in said, said
+            assert tree(lab) == before
+        finally:
+            lab.run(["umount", mount], check=True)
+            directory.rmdir()
+
+
+def test_who_is_killed_half_way_has_broken_nothing_and_may_try_again(lab):
+    with service(lab, trying(lab, "User=bob")) as svc:
+        before, stages = tree(lab), set()
+        for delay in range(4, 44, 8):
+            lab.run(["timeout", "--signal=KILL", f"0.0{delay:02}", "appfw", "confine", svc.name, "--via", SOCKS])
+            new = set(tree(lab)) - set(before)
+            stages.add(len(new))
+            # What the service reads is the last to come.
+            if any(path.endswith("zz-appfw.conf") for path in new):
+                assert any(path.endswith("-forward.socket") for path in new), new
+            svc.confine("--via", SOCKS)
+            svc.unconfine()
+            assert tree(lab) == before
+        assert {0} < stages, stages
+
+
+def test_the_list_as_json(lab):
+    with service(lab, trying(lab, "User=bob")) as svc:
+        svc.confine("--via", SOCKS)
+        entry = svc.listed()
+        assert entry["command"] == ["confine", svc.name, f"--via={SOCKS}"]
+        assert (entry["wall"], entry["state"], entry["proven"], entry["stale"]) == ("strict", "inactive", False, False)
+        assert json.dumps(entry)
+
+
+NGINX = """
+events {}
+pid /run/nginx.pid;
+http {
+    access_log off;
+    resolver 127.100.90.50 valid=1s ipv6=off;
+    server {
+        listen 80;
+        set $origin web.test;
+        location / { proxy_pass http://$origin; }
+    }
+}
+"""
+
+
+def test_nginx_is_reached_from_the_world_and_reaches_its_origin_through_the_proxy(lab, world):
+    with service(lab, lab.path("/lib/systemd/system/nginx.service").read_text(), "nginx") as nginx:
+        configuration = lab.path("/etc/nginx/nginx.conf")
+        configuration.write_text(NGINX)
+        nginx.start()
+        before = tree(lab)
+        said = nginx.confine("--via", SOCKS, code=125)
+        assert "TCP 0.0.0.0:80 (nginx, process" in said
+        nginx.confine("--via", SOCKS, "--wall=namespace", "--publish=0.0.0.0:80", "--now")
+        assert nginx.is_proven()
+
+        def asked(address="203.0.113.2"):
+            answer = world.connect(ORIGIN, address, 80,
+                                   payload=b"GET / HTTP/1.0\r\nHost: web.test\r\n\r\n", timeout=5)
+            # By itself it would be seen as 203.0.113.2.
+            return b"world 203.0.113.10 sees" in answer and b"sees 203.0.113.2\n" not in answer
+
+        for _ in range(2):
+            with world.watch() as w:
+                wait_until(asked, 10, lab.journal(nginx.name)[-1000:])
+            # Its answers to the world, and what it asks for by the proxy.
+            assert w.foreign([*UPSTREAMS, (ORIGIN, None)]) == []
+            assert [p for p in w.packets(dst=ORIGIN) if p.get("sport") != 80] == []
+            nginx.systemctl("daemon-reload")
+            nginx.restart()
+        assert nginx.is_proven()
+        nginx.unconfine("--now")
+        assert tree(lab) == before
+        assert nginx.is_active()
