@@ -251,6 +251,8 @@ pub struct Order {
     pub directories: Vec<PathBuf>,
     /// Descriptors 0-2 of the program; they travel beside the bytes. None: those of the unit.
     pub descriptors: usize,
+    /// Which socket among them is the launcher's own log, where it has one (systemd.exec(5), `$JOURNAL_STREAM`).
+    pub journal: Option<String>,
     /// What the program sees of the file system.
     pub view: View,
     /// The capabilities that it may ever have.
@@ -265,6 +267,7 @@ struct Head {
     environment: usize,
     directories: usize,
     descriptors: usize,
+    journal: Option<String>,
 }
 
 impl Order {
@@ -277,6 +280,7 @@ impl Order {
             bounding: confinement::bounding(),
             command: plan.command.clone(),
             descriptors,
+            journal: host.variable("JOURNAL_STREAM").map(|stream| stream.to_string_lossy().into_owned()),
             environment: app_environment(plan, &host.environment),
             directories: match &plan.directory {
                 Directory::Asked(directory) => vec![directory.clone()],
@@ -297,6 +301,7 @@ impl Order {
             environment: self.environment.len(),
             directories: self.directories.len(),
             descriptors: self.descriptors,
+            journal: self.journal.clone(),
         };
         let mut bytes = serde_json::to_vec(&head).context("cannot say what is to be hidden from the app")?;
         bytes.push(b'\n');
@@ -342,8 +347,8 @@ impl Order {
         let command = strings(head.command)?;
         let environment = strings(head.environment)?.into_iter().map(split_variable).collect::<Result<_>>()?;
         let directories = strings(head.directories)?.into_iter().map(PathBuf::from).collect();
-        let Head { view, bounding, descriptors, .. } = head;
-        Ok(Self { command, environment, directories, descriptors, view, bounding })
+        let Head { view, bounding, descriptors, journal, .. } = head;
+        Ok(Self { command, environment, directories, descriptors, journal, view, bounding })
     }
 }
 
@@ -369,6 +374,7 @@ mod tests {
             environment: vec![("A".into(), "=1\n2".into()), ("=x".into(), "".into())],
             directories: vec!["/".into()],
             descriptors: 3,
+            journal: Some("9:1234".into()),
             view: View { hidden: vec!["/a\nb".into()], ..View::default() },
             bounding: 1 << 63 | 1,
         }

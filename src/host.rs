@@ -67,6 +67,7 @@ impl From<unistd::User> for User {
 }
 
 /// The machine and the caller, as the plan sees them.
+#[derive(Clone)]
 pub struct Host {
     /// The caller.
     pub caller: User,

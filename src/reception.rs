@@ -334,6 +334,7 @@ mod tests {
             environment,
             directories: vec!["/".into()],
             descriptors: 1,
+            journal: None,
             view: View::default(),
             bounding: 0,
         }

@@ -288,7 +288,10 @@ fn remove_stale(base: &Path, uid: u32) {
         // Only what we wrote: a launch's directory has its name, and a plan in it.
         let name = directory.file_name().and_then(|name| LaunchName::new(name.to_str()?).ok());
         let Some(name) = name.filter(|_| directory.join("plan.json").is_file()) else { continue };
-        let running = [name.cgroup_directory(), name.cgroup_of_user(uid)].iter().any(|path| Path::new(path).is_dir());
+        // A launcher without a systemd ends with all of its launch: it may be a unit of that name itself.
+        let is_standalone = supervisor(base, &name) == Some(Supervisor::Standalone);
+        let cgroups = [name.cgroup_directory(), name.cgroup_of_user(uid)];
+        let running = !is_standalone && cgroups.iter().any(|path| Path::new(path).is_dir());
         if !running && matches!(lock(&directory), Ok(Some(_))) {
             let _ = fs::remove_dir_all(&directory);
         }

@@ -73,7 +73,9 @@ fn input() -> Result<OwnedFd> {
 }
 
 fn own(name: &str, stream: impl AsFd) -> Result<OwnedFd> {
-    refuse_way_out(name, stream.as_fd(), None)?;
+    // Where this process is a unit's itself.
+    let journal = std::env::var("JOURNAL_STREAM").ok();
+    refuse_way_out(name, stream.as_fd(), journal.as_deref())?;
     duplicate(stream)
 }
 

@@ -64,7 +64,10 @@ fn permanent(directory: PathBuf, name: &str, args: &[String], host: Host) -> Cas
     let secret = fs::read_to_string(directory.join("via")).ok();
     let specs = secret.map_or_else(|| args.via.clone(), |text| text.lines().map(str::to_owned).collect());
     let via = Via::parse(&specs).unwrap();
-    let directories = Directories::of_system(Path::new("/"));
+    let directories = match host.caller.is_root() {
+        true => Directories::of_system(Path::new("/")),
+        false => Directories::of_user(&host, Path::new("/")).unwrap(),
+    };
     let rendering = Rendering::new(name, &args, via, &host.for_units(), &directories)
         .unwrap_or_else(|error| panic!("{}: {error:#}", directory.display()));
     let text = permanent::shown(&rendering.files(), &permanent::command(name, &args).unwrap()).unwrap();
@@ -245,7 +248,13 @@ fn from_text(directive: &str, values: &[String]) -> Vec<String> {
             let command = command.strip_prefix("+:").expect("as root, and `$` is not expanded");
             [vec!["privileged".to_owned()], split(command, "")].concat()
         }
-        "ExecStart" => split(one().strip_prefix(':').expect("`$` is not expanded"), ""),
+        "ExecStart" => match one().strip_prefix(':') {
+            Some(command) => split(command, ""),
+            None => {
+                assert!(!one().contains('$'), "`$` is not expanded");
+                split(&one(), "")
+            }
+        },
         _ => all(""),
     }
 }

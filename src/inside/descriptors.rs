@@ -54,9 +54,10 @@ pub fn install(order: &Order, streams: Vec<OwnedFd>) -> Result<()> {
         Err(none) if none.is_empty() => return Ok(()),
         Err(_) => bail!("the launcher sent another number of descriptors than three"),
     };
-    refuse_way_out("input", input.as_fd(), None)?;
-    refuse_way_out("output", output.as_fd(), None)?;
-    refuse_way_out("error", error.as_fd(), None)?;
+    let journal = order.journal.as_deref();
+    refuse_way_out("input", input.as_fd(), journal)?;
+    refuse_way_out("output", output.as_fd(), journal)?;
+    refuse_way_out("error", error.as_fd(), journal)?;
     let failed = "cannot take over the caller's descriptors";
     dup2_stdin(input).context(failed)?;
     dup2_stdout(output).context(failed)?;
@@ -64,7 +65,8 @@ pub fn install(order: &Order, streams: Vec<OwnedFd>) -> Result<()> {
 }
 
 /// The rule for one descriptor, in the launcher before it hands it over as well. `journal` is the
-/// stream that systemd itself made for the unit's output (systemd.exec(5), `$JOURNAL_STREAM`).
+/// stream that systemd itself made for the output of the unit, or of the one that the launcher is
+/// in (systemd.exec(5), `$JOURNAL_STREAM`): journald reads it, and never answers.
 ///
 /// # Errors
 /// It is a socket, a directory, or something else that may lead to what is outside.
@@ -154,6 +156,11 @@ mod tests {
         }
         let process = pidfd_open(getpid(), PidfdFlags::empty()).unwrap();
         assert!(refused(process).unwrap().contains("kernel object opened"));
-        assert!(refused(UnixStream::pair().unwrap().0).unwrap().contains("socket made"));
+        let (socket, other) = UnixStream::pair().unwrap();
+        assert!(refused(&socket).unwrap().contains("socket made"));
+        let stat = fstat(&socket).unwrap();
+        let journal = format!("{}:{}", stat.st_dev, stat.st_ino);
+        refuse_way_out("output", socket.as_fd(), Some(&journal)).unwrap();
+        assert!(refuse_way_out("output", other.as_fd(), Some(&journal)).is_err());
     }
 }

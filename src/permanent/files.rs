@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 
+use super::realm::Realm;
 use super::rendering::{Directories, Rendering};
 use crate::cli::{Appfw, Subcommand, UnitCommand, UnitInstallArgs};
-use crate::host::Host;
 use crate::installed::{self, Change, Mark, Wanted};
 use crate::name::LaunchName;
 use crate::say::Say;
@@ -28,10 +28,10 @@ impl Made {
     ///
     /// # Errors
     /// It could not: something that it needs is gone, or this version does not know its command.
-    pub fn again(mark: &Mark, host: &Host, directories: &Directories) -> Result<Self> {
+    pub fn again(mark: &Mark, realm: &Realm) -> Result<Self> {
         let UnitInstallArgs { name, launch, .. } = arguments(mark)?;
         let via = Via::from_args(&launch.via)?;
-        let rendering = Rendering::new(&name, &launch, via, host, directories)?;
+        let rendering = Rendering::new(&name, &launch, via, &realm.host.clone().for_units(), &realm.directories)?;
         Ok(Self { files: rendering.files(), rendering, command: mark.command.clone() })
     }
 }

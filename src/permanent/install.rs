@@ -2,21 +2,22 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use super::ROOT;
 use super::files::{Made, all_files, differences, shown, tell};
+use super::realm::Realm;
 use super::rendering::{Directories, Rendering, command};
 use super::settled::{Settled, settle};
-use super::{ROOT, directories};
 use crate::cli::{LaunchArgs, UnitInstallArgs, UnitShowArgs};
 use crate::exit::{self, Ended};
-use crate::host::Host;
 use crate::installed;
-use crate::manager::{self, Kind, Life, Manager, is_transient};
+use crate::manager::{Kind, Life, Manager, is_transient};
 use crate::name::LaunchName;
+use crate::profile;
 use crate::say::Say;
 
 /// How long the app may take from its start to its execution.
@@ -29,7 +30,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// Those of `install` before it writes.
 pub async fn show(args: &UnitShowArgs) -> Result<()> {
     let say = Say::of_appfw(args.launch.quiet, args.launch.verbose);
-    let made = make(&args.name, &args.launch, &say).await?;
+    let made = make(&Realm::of_caller().await?, &args.name, &args.launch, &say)?;
     let all = shown(&made.files, &made.command)?;
     std::io::stdout().write_all(all.as_bytes()).context("cannot print the unit")
 }
@@ -40,12 +41,14 @@ pub async fn show(args: &UnitShowArgs) -> Result<()> {
 /// Nothing was written; or all was, and the start failed.
 pub async fn install(args: &UnitInstallArgs) -> Result<()> {
     let say = Say::of_appfw(args.launch.quiet, args.launch.verbose);
-    let made = make(&args.name, &args.launch, &say).await?;
-    let bus = manager::connect().await?;
-    let manager = Manager::new(&bus).await?;
+    let realm = Realm::of_caller().await?;
+    realm.expect_own_program()?;
+    let made = make(&realm, &args.name, &args.launch, &say)?;
+    let bus = realm.connect().await?;
+    let manager = realm.manager(&bus).await?;
     let name = &made.rendering.plan.name;
     refuse_launch(&manager, name).await?;
-    let changes = differences(&made, &directories())?;
+    let changes = differences(&made, &realm.directories)?;
     let unit = name.app();
     let is_changed = changes.iter().any(|change| !change.is_none());
     if is_changed {
@@ -61,11 +64,11 @@ pub async fn install(args: &UnitInstallArgs) -> Result<()> {
         manager.reload().await?;
     }
     if args.now {
-        return start(&manager, &unit, is_changed, &say).await;
+        return start(&realm, &manager, &unit, is_changed, &say).await;
     }
     say.plain(&match (is_changed, is_new) {
         (false, false) => format!("nothing to do: {unit} is installed"),
-        _ => format!("{unit} is written and enabled; systemctl restart {unit} starts it now"),
+        _ => format!("{unit} is written and enabled; {} restart {unit} starts it now", realm.systemctl()),
     });
     Ok(())
 }
@@ -76,15 +79,16 @@ pub async fn install(args: &UnitInstallArgs) -> Result<()> {
 /// There is no such unit of ours; systemd refuses.
 pub async fn remove(name: &str) -> Result<()> {
     let name = LaunchName::new(name)?;
-    let directories = directories();
-    let paths: Vec<PathBuf> = all_files(&name, &directories).collect();
+    let realm = Realm::of_caller().await?;
+    let directories = &realm.directories;
+    let paths: Vec<PathBuf> = all_files(&name, directories).collect();
     let changes = installed::removals(&paths)?;
     let unit = name.app();
     if changes.is_empty() {
         bail!("there is no unit {name}: {} does not exist", directories.units.join(&unit).display());
     }
-    let bus = manager::connect().await?;
-    let manager = Manager::new(&bus).await?;
+    let bus = realm.connect().await?;
+    let manager = realm.manager(&bus).await?;
     manager.stop(&unit).await?;
     manager.disable(&unit).await?;
     installed::apply(&changes)?;
@@ -111,23 +115,28 @@ fn drop_ins(units: &[PathBuf]) -> impl Iterator<Item = PathBuf> {
 }
 
 /// Decides and renders, for this host as it is.
-async fn make(name: &str, args: &LaunchArgs, say: &Say) -> Result<Made> {
-    let mut host = Host::read(Path::new(ROOT))?;
-    if !host.caller.is_root() {
-        bail!("units are root's, and run their programs as --uid USER: sudo appfw unit …");
+fn make(realm: &Realm, name: &str, args: &LaunchArgs, say: &Say) -> Result<Made> {
+    let Realm { host, directories } = realm;
+    // Profiles and the configuration are settled, too: what they say later is taken by installing the unit again.
+    let (args, applied) = profile::complete(args, Path::new(ROOT), host)?;
+    if let Some(profile) = applied.describe() {
+        say.detail(&profile);
     }
-    if let Ok(bus) = manager::connect().await {
-        host.systemd = manager::version(&bus).await;
+    let made = || {
+        let kept = kept_address(&LaunchName::new(name)?, directories)?;
+        let Settled { args, via, credential } = settle(name, &args, kept, host, directories, say)?;
+        let rendering = Rendering::new(name, &args, via, &host.clone().for_units(), directories)?;
+        let files = credential.into_iter().chain(rendering.files()).collect();
+        Ok(Made { rendering, files, command: command(name, &args)? })
+    };
+    let made = made().map_err(|error| applied.explain(error))?;
+    for opening in applied.openings(&args, &made.rendering.plan) {
+        say.plain(&opening);
     }
-    let directories = directories();
-    let kept = kept_address(&LaunchName::new(name)?, &directories)?;
-    let Settled { args, via, credential } = settle(name, args, kept, &host, &directories, say)?;
-    let rendering = Rendering::new(name, &args, via, &host.for_units(), &directories)?;
-    if let Some(warning) = rendering.plan.warning() {
+    if let Some(warning) = made.rendering.plan.warning() {
         say.warning(&warning);
     }
-    let files = credential.into_iter().chain(rendering.files()).collect();
-    Ok(Made { rendering, files, command: command(name, &args)? })
+    Ok(made)
 }
 
 /// The address that the unit was installed with.
@@ -147,7 +156,7 @@ async fn refuse_launch(manager: &Manager<'_>, name: &LaunchName) -> Result<()> {
 }
 
 /// Starts it, or anew what has changed, and waits until the app is executed.
-pub(super) async fn start(manager: &Manager<'_>, unit: &str, is_changed: bool, say: &Say) -> Result<()> {
+pub(super) async fn start(realm: &Realm, manager: &Manager<'_>, unit: &str, is_changed: bool, say: &Say) -> Result<()> {
     let runs = manager.property(unit, Kind::Unit, "ActiveState").await?;
     if !is_changed && <&str>::try_from(&runs) == Ok("active") {
         say.plain(&format!("nothing to do: {unit} is installed and runs"));
@@ -165,18 +174,19 @@ pub(super) async fn start(manager: &Manager<'_>, unit: &str, is_changed: bool, s
             {
                 return Err(error);
             }
-            return ended_at_once(unit, ended, say);
+            return ended_at_once(realm, manager, unit, ended, say);
         }
         let processes = manager.processes(unit).await.unwrap_or_default();
         if processes.iter().any(|(pid, _)| is_the_apps(*pid)) {
-            say.plain(&format!("{unit} runs, and is started at every boot"));
+            say.plain(&format!("{unit} runs, and {}", realm.when()));
             return Ok(());
         }
         tokio::time::sleep(PAUSE).await;
     }
     bail!(
-        "{unit} was started, and did not execute its program within {} s; see: journalctl -u {unit}",
-        PATIENCE.as_secs()
+        "{unit} was started, and did not execute its program within {} s; see: {} {unit}",
+        PATIENCE.as_secs(),
+        manager.journal()
     )
 }
 
@@ -186,17 +196,17 @@ fn is_the_apps(pid: u32) -> bool {
     let program = std::fs::read_link(format!("/proc/{pid}/exe"));
     program.is_ok_and(|program| {
         let name = program.file_name().unwrap_or_default().to_string_lossy();
-        !["appfw", "systemd", "systemd-executor"].contains(&&*name)
+        !["appfw", "appfw-run", "systemd", "systemd-executor"].contains(&&*name)
     })
 }
 
-fn ended_at_once(unit: &str, ended: Ended, say: &Say) -> Result<()> {
+fn ended_at_once(realm: &Realm, manager: &Manager<'_>, unit: &str, ended: Ended, say: &Say) -> Result<()> {
     match ended.code() {
         0 => {
-            say.plain(&format!("{unit} has run, and is started at every boot"));
+            say.plain(&format!("{unit} has run, and {}", realm.when()));
             Ok(())
         }
-        code => bail!("{unit} was started and ended with {code}; see: journalctl -u {unit}"),
+        code => bail!("{unit} was started and ended with {code}; see: {} {unit}", manager.journal()),
     }
 }
 
@@ -207,6 +217,8 @@ async fn refusal(manager: &Manager<'_>, unit: &str) -> Option<anyhow::Error> {
     let id: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
     let lines = Command::new("journalctl")
         .args(["--sync"])
+        // Root alone may ask for it; else what was said is there a moment later.
+        .stderr(Stdio::null())
         .status()
         .and_then(|_| {
             let only = format!("_SYSTEMD_INVOCATION_ID={id}");
@@ -214,9 +226,7 @@ async fn refusal(manager: &Manager<'_>, unit: &str) -> Option<anyhow::Error> {
         })
         .ok()?;
     let text = String::from_utf8_lossy(&lines.stdout);
-    let said = text
-        .lines()
-        .rev()
-        .find_map(|line| line.strip_prefix("appfw ready: ").or_else(|| line.strip_prefix("appfw inside: ")));
+    let ours = ["appfw ready: ", "appfw inside: ", "appfw-run: "];
+    let said = text.lines().rev().find_map(|line| ours.iter().find_map(|who| line.strip_prefix(who)));
     said.map(|sentence| anyhow::Error::msg(sentence.to_owned()))
 }

@@ -1,17 +1,15 @@
 //! `appfw unit list`.
 
 use std::io::Write;
-use std::path::Path;
 
 use anyhow::{Context, Result};
 use serde::Serialize;
 
 use super::files::{Made, all_units, differences};
-use super::{ROOT, directories};
+use super::realm::Realm;
 use crate::cli::UnitListArgs;
-use crate::host::Host;
 use crate::installed::Mark;
-use crate::manager::{self, Kind, Manager};
+use crate::manager::Kind;
 use crate::name::LaunchName;
 use crate::plan::Plan;
 
@@ -31,10 +29,9 @@ struct Listed {
 }
 
 impl Listed {
-    fn new(name: &LaunchName, mark: &Mark, host: &Host, state: String) -> Self {
-        let directories = directories();
-        let made = Made::again(mark, host, &directories).and_then(|made| {
-            let is_changed = differences(&made, &directories)?.iter().any(|change| !change.is_none());
+    fn new(name: &LaunchName, mark: &Mark, realm: &Realm, state: String) -> Self {
+        let made = Made::again(mark, realm).and_then(|made| {
+            let is_changed = differences(&made, &realm.directories)?.iter().any(|change| !change.is_none());
             Ok((made.rendering.plan, is_changed))
         });
         let unknown = || "?".to_owned();
@@ -42,7 +39,15 @@ impl Listed {
         let (wall, via) = made.as_ref().map_or_else(|_| (unknown(), unknown()), |(plan, _)| shown(plan));
         let stale = mark.is_stale() || made.as_ref().map_or(true, |(_, is_changed)| *is_changed);
         let error = made.err().map(|error| format!("{error:#}"));
-        Self { name: name.to_string(), manager: "system", wall, via, state, stale, error }
+        Self {
+            name: name.to_string(),
+            manager: if realm.is_systems() { "system" } else { "user" },
+            wall,
+            via,
+            state,
+            stale,
+            error,
+        }
     }
 
     fn line(&self) -> String {
@@ -61,15 +66,14 @@ impl Listed {
 /// # Errors
 /// The directory cannot be read.
 pub async fn list(args: &UnitListArgs) -> Result<()> {
-    let bus = manager::connect().await?;
-    let manager = Manager::new(&bus).await?;
-    let mut host = Host::read(Path::new(ROOT))?.for_units();
-    host.systemd = manager::version(&bus).await;
+    let realm = Realm::of_caller().await?;
+    let bus = realm.connect().await?;
+    let manager = realm.manager(&bus).await?;
     let mut listed = Vec::new();
-    for (name, mark) in all_units(&directories())? {
+    for (name, mark) in all_units(&realm.directories)? {
         let state = manager.property(&name.app(), Kind::Unit, "ActiveState").await;
         let state = state.ok().and_then(|state| String::try_from(state).ok()).unwrap_or_default();
-        listed.push(Listed::new(&name, &mark, &host, state));
+        listed.push(Listed::new(&name, &mark, &realm, state));
     }
     let text = match args.json {
         true => serde_json::to_string_pretty(&listed)? + "\n",

@@ -10,11 +10,10 @@ mod install;
 mod list;
 mod order;
 mod ready;
+mod realm;
 mod rendering;
 mod settled;
 mod update;
-
-use std::path::Path;
 
 use anyhow::Result;
 
@@ -45,8 +44,3 @@ fn block_on(story: impl Future<Output = Result<()>>) -> Result<()> {
 
 /// The root of the file system, where everything is.
 const ROOT: &str = "/";
-
-/// Where this host's files are.
-fn directories() -> Directories {
-    Directories::of_system(Path::new(ROOT))
-}

@@ -2,12 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
-use crate::cli::LaunchArgs;
+use crate::cli::{Isolate, LaunchArgs};
 use crate::host::Host;
 use crate::installed::Wanted;
 use crate::plan::{Identity, Plan, Supervisor, Tenure};
+use crate::state;
 use crate::units::{Places, Unit, Units, text};
 use crate::via::Via;
 
@@ -32,6 +33,20 @@ impl Directories {
             state: root.join("run/appfw"),
         }
     }
+
+    /// Those of the caller's own manager (systemd.unit(5)).
+    ///
+    /// # Errors
+    /// The caller's directories have no names that could be used.
+    pub fn of_user(host: &Host, root: &Path) -> Result<Self> {
+        let given = host.variable("XDG_CONFIG_HOME").map(PathBuf::from).filter(|directory| directory.is_absolute());
+        let configuration = given.unwrap_or_else(|| host.caller.home.join(".config"));
+        Ok(Self {
+            units: configuration.join("systemd/user"),
+            credentials: configuration.join("appfw/credentials"),
+            state: state::base(root, host)?,
+        })
+    }
 }
 
 /// A unit that lasts.
@@ -52,13 +67,18 @@ impl Rendering {
     /// Those of [`Plan::new`], and a launch's options.
     pub fn new(name: &str, args: &LaunchArgs, via: Via, host: &Host, directories: &Directories) -> Result<Self> {
         args.refuse_of_launches()?;
-        // Nobody is at its terminal, and nobody waits for it.
         let mut args = args.clone();
         args.unit = Some(name.to_owned());
-        args.detach = true;
+        // Nobody is at the terminal of a unit of root's, and nobody waits for it; a user's has its launcher.
+        let is_systems = host.caller.is_root();
+        args.detach = is_systems;
+        args.user |= !is_systems;
+        if args.system && !is_systems {
+            bail!("units of the system are root's: sudo appfw unit …");
+        }
         let mut plan = Plan::new(&args, via, host)?;
         plan.tenure = Tenure::Permanent;
-        if plan.supervisor == Supervisor::System {
+        if is_systems {
             // Whoever installs it, it starts with nobody's environment.
             plan.app = Identity::Other(plan.app.user().clone());
         }
@@ -68,7 +88,10 @@ impl Rendering {
             _ => own,
         };
         let places = Places { credential, units: directories.units.clone(), ..Places::new(&directories.state, &plan) };
-        let units = Units::new(&plan, host, &places);
+        let units = match plan.supervisor {
+            Supervisor::System => Units::new(&plan, host, &places),
+            Supervisor::User | Supervisor::Standalone => Units::of_launcher(&plan, host, &places, launching(&args)?),
+        };
         Ok(Self { plan, units, places })
     }
 
@@ -81,15 +104,28 @@ impl Rendering {
     }
 }
 
+/// The arguments of the launcher that is a user's unit. Its options are settled: of profiles it takes no more than the
+/// circuits that are shared.
+fn launching(args: &LaunchArgs) -> Result<Vec<String>> {
+    let mut own = LaunchArgs { user: false, property: Vec::new(), ..args.clone() };
+    let by_profile = own.isolate == Some(Isolate::Profile);
+    own.profile = own.profile.filter(|_| by_profile);
+    let without = (!by_profile).then(|| "--no-profile".to_owned());
+    Ok(without.into_iter().chain(texts(&own)?).collect())
+}
+
 /// The arguments of `appfw` that make a unit, for its mark.
 ///
 /// # Errors
 /// A word that is no text.
 pub fn command(name: &str, args: &LaunchArgs) -> Result<Vec<String>> {
+    Ok(["unit", "install", name].into_iter().map(str::to_owned).chain(texts(args)?).collect())
+}
+
+fn texts(args: &LaunchArgs) -> Result<Vec<String>> {
     let words = args.words().into_iter().map(|word| {
         let text = word.into_string();
         text.map_err(|word| anyhow::anyhow!("{}: no UTF-8, and a unit file takes no other text", word.display()))
     });
-    let words = words.collect::<Result<Vec<_>>>().context("the command cannot be kept in a file")?;
-    Ok(["unit", "install", name].into_iter().map(str::to_owned).chain(words).collect())
+    words.collect::<Result<Vec<_>>>().context("the command cannot be kept in a file")
 }

@@ -1,16 +1,12 @@
 //! `appfw unit update`: files written again as this version, on this machine, makes them.
 
-use std::path::Path;
-
 use anyhow::{Context, Result, bail};
 
 use super::files::{Made, all_units, differences, tell};
 use super::install::start;
-use super::{ROOT, directories};
+use super::realm::Realm;
 use crate::cli::UnitUpdateArgs;
-use crate::host::Host;
 use crate::installed;
-use crate::manager::{self, Manager};
 use crate::name::LaunchName;
 use crate::say::Say;
 
@@ -20,8 +16,9 @@ use crate::say::Say;
 /// There is no such unit; one of them cannot be made any more: those before it are done.
 pub async fn update(args: &UnitUpdateArgs) -> Result<()> {
     let say = Say::of_appfw(false, args.verbose);
-    let directories = directories();
-    let mut units = all_units(&directories)?;
+    let realm = Realm::of_caller().await?;
+    realm.expect_own_program()?;
+    let mut units = all_units(&realm.directories)?;
     if let Some(name) = &args.name {
         let name = LaunchName::new(name)?;
         units.retain(|(found, _)| *found == name);
@@ -29,15 +26,13 @@ pub async fn update(args: &UnitUpdateArgs) -> Result<()> {
             bail!("there is no unit {name}; appfw unit list names those that there are");
         }
     }
-    let bus = manager::connect().await?;
-    let manager = Manager::new(&bus).await?;
-    let mut host = Host::read(Path::new(ROOT))?.for_units();
-    host.systemd = manager::version(&bus).await;
+    let bus = realm.connect().await?;
+    let manager = realm.manager(&bus).await?;
     let mut changed = Vec::new();
     for (name, mark) in units {
         let failed = || format!("the unit {name} cannot be made again");
-        let made = Made::again(&mark, &host, &directories).with_context(failed)?;
-        let changes = differences(&made, &directories)?;
+        let made = Made::again(&mark, &realm).with_context(failed)?;
+        let changes = differences(&made, &realm.directories)?;
         let unit = name.app();
         if changes.iter().any(|change| !change.is_none()) {
             installed::apply(&changes)?;
@@ -54,8 +49,10 @@ pub async fn update(args: &UnitUpdateArgs) -> Result<()> {
     manager.reload().await?;
     for unit in changed {
         match (manager.is_active(&unit).await, args.now) {
-            (true, true) => start(&manager, &unit, true, &say).await?,
-            (true, false) => say.plain(&format!("{unit} runs as before: systemctl restart {unit} applies it")),
+            (true, true) => start(&realm, &manager, &unit, true, &say).await?,
+            (true, false) => {
+                say.plain(&format!("{unit} runs as before: {} restart {unit} applies it", realm.systemctl()))
+            }
             (false, _) => {}
         }
     }

@@ -104,7 +104,7 @@ pub(super) fn unit(plan: &Plan, host: &Host, places: &Places) -> Unit {
 }
 
 /// What no launcher starts, or starts again.
-fn lasts(unit: &mut Unit, plan: &Plan) {
+pub(super) fn lasts(unit: &mut Unit, plan: &Plan) {
     unit.kind("Restart", word("on-failure"));
     // What keeps the app from running does not go away by another try.
     unit.kind("RestartPreventExitStatus", Value::ExitCode(exit::OURS));

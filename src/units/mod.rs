@@ -6,6 +6,7 @@ pub mod transient;
 
 mod app;
 mod forwarder;
+mod launcher;
 mod lifeline;
 mod publisher;
 mod socket;
@@ -231,6 +232,20 @@ impl Units {
             publisher_socket: plan.has_publisher_socket().then(|| publisher::socket(plan)),
             publisher: (!plan.publish.is_empty()).then(|| publisher::unit(plan, host, places)),
             app: app::unit(plan, host, places),
+            view: View::new(plan, host, places),
+        }
+    }
+
+    /// The unit of an ordinary user that lasts: the launcher with these arguments.
+    #[must_use]
+    pub fn of_launcher(plan: &Plan, host: &Host, places: &Places, words: Vec<String>) -> Self {
+        Self {
+            lifeline: None,
+            socket: None,
+            forwarder: None,
+            publisher_socket: None,
+            publisher: None,
+            app: launcher::unit(plan, host, words),
             view: View::new(plan, host, places),
         }
     }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Setting, Unit, Units, Value};
+use super::{Setting, Unit, Units, Value, transient};
 use crate::confinement::capability_names;
 use crate::view::View;
 
@@ -106,7 +106,8 @@ pub(crate) fn lines(setting: &Setting) -> Vec<String> {
         Value::Listen(addresses) => {
             addresses.iter().map(|one| format!("Listen{}={}", one.kind.as_str(), one.address)).collect()
         }
-        // `:` switches off expansion of `$`; specifiers have no switch.
+        // `:` switches off expansion of `$`, where there is one; specifiers have no switch.
+        Value::Exec(command) if transient::flags(command).is_empty() => vec![assign(line(command))],
         Value::Exec(command) => vec![assign(format!(":{}", line(command)))],
         Value::Privileged(command) => vec![assign(format!("+:{}", line(command)))],
         Value::ExitCode(code) => vec![assign(code.to_string())],

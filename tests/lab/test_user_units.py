@@ -1,0 +1,233 @@
+"""Units of an ordinary user that last: the user's own systemd keeps them, and has no part in the wall."""
+
+import contextlib
+import json
+
+import pytest
+
+from conftest import VERSIONS, boot
+from launching import SOCKS, script, unique
+from test_units import appfw, unit
+from waiting import wait_until
+from world_map import DNS, ORIGIN, PASSWORD, UPSTREAM
+
+OURS = 125
+UNITS = "/home/bob/.config/systemd/user"
+# What a launch must not reach, tried at each start, and by name what it may.
+TRIES = f"""#!/usr/bin/python3
+import json, os, socket, sys, time, urllib.request
+
+def ends(attempt):
+    try:
+        return attempt()
+    except Exception as error:
+        return type(error).__name__
+
+def by_unix(path):
+    with socket.socket(socket.AF_UNIX) as stream:
+        return stream.connect(path)
+
+def by_udp():
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagram:
+        return datagram.sendto(b"out", ("{DNS}", 9))
+
+runtime = f"/run/user/{{os.getuid()}}"
+found = {{
+    "variable": ends(lambda: urllib.request.urlopen("http://web.test/", timeout=9).status),
+    "captured": ends(lambda: socket.create_connection(("web.test", 80), timeout=9).getpeername()[1]),
+    "udp": ends(by_udp),
+    "system bus": ends(lambda: by_unix("/run/dbus/system_bus_socket")),
+    "bus": ends(lambda: by_unix(f"{{runtime}}/bus")),
+    "manager": ends(lambda: by_unix(f"{{runtime}}/systemd/private")),
+    "state": ends(lambda: os.listdir(f"{{runtime}}/appfw")),
+    "arguments": sys.argv[1:],
+}}
+print(json.dumps(found), flush=True)
+time.sleep(1000)
+"""
+HIDDEN = ["system bus", "bus", "manager"]
+
+
+def systemctl(lab, *words, code=0):
+    done = lab.run(["systemctl", "--user", *words], user="bob")
+    assert code is None or done.returncode == code, done.stderr
+    return done.stdout.decode()
+
+
+def of_bob(lab, *words, **options):
+    return appfw(lab, "unit", *words, user="bob", **options)
+
+
+def tree(lab):
+    return {str(path): path.read_bytes() if path.is_file() and not path.is_symlink() else None
+            for path in lab.path("/home/bob/.config").rglob("*")}
+
+
+def journal(lab, name):
+    lab.run(["journalctl", "--sync"])
+    words = ["journalctl", "--quiet", "--no-pager", "--output=cat", f"_SYSTEMD_USER_UNIT={unit(name)}"]
+    return lab.run(words).stdout.decode()
+
+
+def said(lab, name):
+    return [json.loads(line) for line in journal(lab, name).splitlines() if line.startswith("{")]
+
+
+def next_start(lab, name, since):
+    return wait_until(lambda: said(lab, name)[since:], 20, f"a start of {name}")[0]
+
+
+def state(lab, name):
+    return systemctl(lab, "show", "--property=ActiveState", "--value", unit(name)).strip()
+
+
+@contextlib.contextmanager
+def installed(lab, *words, name=None, now=True, command=None):
+    name = name or unique("own")
+    try:
+        command = command or [script(lab, "tries", TRIES), "a b", "%n $HOME;"]
+        of_bob(lab, "install", name, *["--now"][:now], *words, "--", *command)
+        yield name
+    finally:
+        lab.run(["appfw", "unit", "remove", name], user="bob")
+
+
+def is_confined(found):
+    assert (found["variable"], found["captured"]) == (200, 80), found
+    assert all(found[way] in ("PermissionError", "FileNotFoundError", "ConnectionRefusedError") for way in HIDDEN), found
+    assert found["state"] in ([], "PermissionError", "FileNotFoundError"), found
+    assert found["arguments"] == ["a b", "%n $HOME;"]
+
+
+def test_a_users_unit_is_confined_at_each_start_and_leaves_nothing(lab, world):
+    lab.run(["mkdir", "-p", UNITS], user="bob", check=True)
+    before = tree(lab)
+    with world.watch() as w, installed(lab, f"--via={SOCKS}") as name:
+        is_confined(next_start(lab, name, 0))
+        systemctl(lab, "daemon-reload")
+        systemctl(lab, "restart", unit(name))
+        is_confined(next_start(lab, name, 1))
+        # Who serves it comes back; who keeps it takes it along, and is started again with it.
+        lab.run(["pkill", "-KILL", "-f", f"appfw-run --standalone --unit={name}"], check=True)
+        is_confined(next_start(lab, name, 2))
+        listed = json.loads(of_bob(lab, "list", "--json"))
+        assert {"name": name, "manager": "user", "wall": "namespace", "via": SOCKS, "state": "active",
+                "stale": False} in listed
+        systemctl(lab, "stop", unit(name))
+        assert state(lab, name) == "inactive"
+        assert "enabled" in systemctl(lab, "is-enabled", unit(name))
+    assert [packet for packet in w.foreign() if UPSTREAM not in (packet["dst"], packet.get("src"))] == []
+    assert tree(lab) == before
+    assert "not-found" in systemctl(lab, "show", "--property=LoadState", unit(name))
+
+
+def test_what_is_shown_is_what_is_written_and_the_same_again_changes_nothing(lab):
+    words, command = [f"--via={SOCKS}"], ["--", script(lab, "tries", TRIES), "a b", "%n $HOME;"]
+    name = unique("own")
+    shown = of_bob(lab, "show", name, *words, *command)
+    file = f"{UNITS}/{unit(name)}"
+    with installed(lab, *words, name=name, command=command[1:]):
+        assert shown == f"# {file}\n{lab.path(file).read_text()}"
+        lab.run(["systemd-analyze", "verify", "--user", file], user="bob", check=True)
+        assert "nothing to do" in of_bob(lab, "install", name, *words, *command)
+        assert "nothing to do" in of_bob(lab, "install", name, "--now", *words, *command)
+        changed = of_bob(lab, "install", name, *words, "--only=web.test", *command)
+        assert "changed: " in changed and f"systemctl --user restart {unit(name)}" in changed
+        assert "nothing to do" in of_bob(lab, "update", "--all")
+
+
+def test_a_users_password_stands_in_a_private_file_alone(lab):
+    user, password = PASSWORD
+    with installed(lab, f"--via=socks5h://{user}:{password}@{UPSTREAM}:1081") as name:
+        is_confined(next_start(lab, name, 0))
+        credential = lab.path(f"/home/bob/.config/appfw/credentials/{name}")
+        assert credential.stat().st_mode & 0o777 == 0o600 and password in credential.read_text()
+        assert password not in lab.path(f"{UNITS}/{unit(name)}").read_text()
+        shown = lab.run(["sh", "-c", f"systemctl --user show 'appfw-{name}*'; cat /proc/*/cmdline"], user="bob").stdout
+        assert f":{password}@".encode() not in shown + journal(lab, name).encode()
+
+
+def test_a_property_limits_it_and_what_is_published_is_reached(lab, world):
+    serve = script(lab, "serve", """#!/usr/bin/python3
+import socket
+server = socket.create_server(("127.0.0.1", 8080))
+while True:
+    server.accept()[0].sendall(b"served")
+""")
+    words = [f"--via={SOCKS}", "--publish=203.0.113.2:7310=8080", "-pTasksMax=50"]
+    with installed(lab, *words, command=[serve]) as name:
+        def is_served():
+            with contextlib.suppress(OSError):
+                return world.connect(ORIGIN, "203.0.113.2", 7310, "tcp") == b"served"
+
+        wait_until(is_served, 10, "the published port")
+        assert systemctl(lab, "show", "--property=TasksMax", unit(name)) == "TasksMax=50\n"
+        systemctl(lab, "restart", unit(name))
+        wait_until(is_served, 10, "the published port")
+
+
+def test_a_program_that_ends_is_told_and_a_wall_that_does_not_stand_runs_nothing(lab):
+    with installed(lab, "--via=none", command=["/bin/true"], now=False) as name:
+        assert "has run" in of_bob(lab, "install", name, "--now", "--via=none", "--", "/bin/true")
+        told = of_bob(lab, "install", name, "--now", "--via=none", "--", "/bin/false", code=OURS)
+        assert "ended with 1" in told and "journalctl --user -u" in told
+    # No way out is written down that another could read.
+    before = tree(lab)
+    told = of_bob(lab, "install", "x", "--now", "--via=@/no/such", "--", "/bin/true", code=OURS)
+    assert "/no/such" in told and tree(lab) == before
+
+
+def test_a_profile_is_settled_when_the_unit_is_installed(lab):
+    profiles = lab.path("/home/bob/.config/appfw/profiles")
+    lab.run(["mkdir", "-p", "/home/bob/.config/appfw/profiles"], user="bob", check=True)
+    (profiles / "lab-unit.toml").write_text(f'commands = ["lab-unit"]\nvia = "{SOCKS}"\nonly = ["web.test"]\n')
+    lab.run(["chown", "-R", "bob", "/home/bob/.config/appfw"], check=True)
+    try:
+        with installed(lab, "--profile=lab-unit", command=["/bin/sleep", "60"]) as name:
+            text = lab.path(f"{UNITS}/{unit(name)}").read_text()
+            assert f"--via={SOCKS} --only=web.test" in text and "--no-profile" in text
+            (profiles / "lab-unit.toml").write_text(f'commands = ["lab-unit"]\nvia = "{SOCKS}"\n')
+            assert "nothing to do" in of_bob(lab, "update", name)
+            of_bob(lab, "install", name, "--profile=lab-unit", "--", "/bin/sleep", "60")
+            assert "--only" not in lab.path(f"{UNITS}/{unit(name)}").read_text()
+    finally:
+        lab.run(["rm", "-r", "/home/bob/.config/appfw"], check=True)
+
+
+def test_where_nobody_lingers_it_is_said_when_it_runs(lab):
+    linger = lab.path("/var/lib/systemd/linger/bob")
+    linger.rename(linger.with_name(".bob"))
+    try:
+        with installed(lab, "--via=none", command=["/bin/sleep", "60"], now=False) as name:
+            told = of_bob(lab, "install", name, "--now", "--via=none", "--", "/bin/sleep", "60")
+            assert "loginctl enable-linger bob" in told
+    finally:
+        linger.with_name(".bob").rename(linger)
+
+
+def test_what_is_not_ours_stays_as_it_is(lab):
+    name = unique("foreign")
+    lab.run(["mkdir", "-p", UNITS], user="bob", check=True)
+    file = lab.path(f"{UNITS}/{unit(name)}")
+    for make in (lambda: file.write_text("[Unit]\n"), lambda: file.symlink_to("/etc/passwd")):
+        make()
+        lab.run(["chown", "-h", "bob", f"{UNITS}/{unit(name)}"], check=True)
+        before = tree(lab)
+        assert "is not ours" in of_bob(lab, "install", name, "--via=direct", "id", code=OURS)
+        assert "is not ours" in of_bob(lab, "remove", name, code=OURS)
+        assert tree(lab) == before
+        file.unlink()
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_users_unit_is_there_after_a_boot(version):
+    lab = boot(version)
+    try:
+        program = lab.path("/usr/local/bin/tries")
+        program.write_text(TRIES)
+        program.chmod(0o755)
+        of_bob(lab, "install", "kept", f"--via={SOCKS}", "--", "/usr/local/bin/tries", "a b", "%n $HOME;")
+        lab.reboot()
+        is_confined(next_start(lab, "kept", 0))
+    finally:
+        lab.stop()
