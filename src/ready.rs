@@ -46,8 +46,13 @@ fn ready(args: &ReadyArgs) -> Result<()> {
     })?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match parsed.subcommand {
-        Subcommand::Unit(UnitCommand::Install(install)) => runtime.block_on(permanent::ready(&made, install)),
-        Subcommand::Confine(by) => runtime.block_on(confine::ready(&made, *by)),
-        _ => bail!("{path} was made by appfw {}, which makes no units", made.mark.command.join(" ")),
+        Subcommand::Confine(by) => return runtime.block_on(confine::ready(&made, *by)),
+        Subcommand::Unit(command) => {
+            if let UnitCommand::Install(install) = *command {
+                return runtime.block_on(permanent::ready(&made, install));
+            }
+        }
+        _ => {}
     }
+    bail!("{path} was made by appfw {}, which makes no units", made.mark.command.join(" "))
 }

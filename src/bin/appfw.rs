@@ -18,7 +18,7 @@ fn main() -> ExitCode {
         Subcommand::Forward(args) => forward::run(args),
         Subcommand::Publish(args) => publish::run(&args),
         Subcommand::Profile(command) => profile::manage::run(&command),
-        Subcommand::Unit(command) => permanent::run(command),
+        Subcommand::Unit(command) => permanent::run(*command),
         Subcommand::Confine(args) => confine::run(*args),
         Subcommand::Unconfine(args) => confine::undo(&args),
         Subcommand::Stop { name } => stop::run(&name),

@@ -31,7 +31,7 @@ pub enum Subcommand {
     Profile(ProfileCommand),
     /// Confine programs by units that last
     #[command(subcommand)]
-    Unit(UnitCommand),
+    Unit(Box<UnitCommand>),
     /// Put a service that is installed behind a wall, by a drop-in
     #[command(
         override_usage = "appfw confine SERVICE [OPTIONS] [--dry-run] [--now]\n       appfw confine --list [--json]"

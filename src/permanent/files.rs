@@ -79,10 +79,12 @@ fn unit_at(file: &Path) -> Option<(LaunchName, Mark)> {
 
 fn arguments(mark: &Mark) -> Result<UnitInstallArgs> {
     let words = std::iter::once("appfw").chain(mark.command.iter().map(String::as_str));
-    match Appfw::try_parse_from(words).map(|parsed| parsed.subcommand) {
-        Ok(Subcommand::Unit(UnitCommand::Install(install))) => Ok(install),
-        _ => bail!("made by a command that this version does not know: appfw {}", mark.command.join(" ")),
+    if let Ok(Subcommand::Unit(command)) = Appfw::try_parse_from(words).map(|parsed| parsed.subcommand)
+        && let UnitCommand::Install(install) = *command
+    {
+        return Ok(install);
     }
+    bail!("made by a command that this version does not know: appfw {}", mark.command.join(" "))
 }
 
 /// Every file that a unit of this name may have, the app's first: what needs others goes before them.

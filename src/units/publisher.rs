@@ -15,7 +15,8 @@ pub(super) fn unit(plan: &Plan, host: &Host, places: &Places) -> Unit {
     if plan.is_permanent() {
         // Its first connection starts it.
         unit.unit("PartOf", words([&plan.name.publisher_socket()]));
-        unit.unit("After", words([&plan.name.publisher_socket()]));
+        // Where all is started again, it would else join the namespace of before, and keep it.
+        unit.unit("After", words([&plan.name.publisher_socket(), &plan.app_unit()]));
     } else {
         // It stops with the app, which wants it, and does not start that one again, as one that requires it could.
         unit.unit("StopWhenUnneeded", Value::Bool(true));

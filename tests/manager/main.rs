@@ -253,7 +253,7 @@ async fn received(script: Script, stranger: bool) -> (Result<Reached>, Option<St
         environment: vec![],
         directories: vec![],
         descriptors: 0,
-            journal: None,
+        journal: None,
         view: View::default(),
         bounding: 0,
     };
