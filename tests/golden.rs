@@ -1,6 +1,6 @@
 //! Golden tests: `tests/golden/NN-name/` holds a command line and the units that follow from it.
 //!
-//! - `args`: one argument a line, `\n` in it for a line break; or `example`: a script of `units/`
+//! - `args`: one argument a line, `\n` in it for a line break
 //! - `unit` (optional): the name of a permanent unit, which these are the arguments of
 //! - `host` (optional): what differs from the fake host, `key=value` a line: `user`, `terminal`
 //!   (which of `in`, `out`, `err` are terminals), `appfw`, `public` (whether everybody can execute that), `replaceable`
@@ -15,15 +15,19 @@ mod fixture;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use appfw::cli::WallKind;
+use appfw::destination::Host as Name;
 use appfw::host::Host;
+use appfw::installed::Mark;
 use appfw::permanent::{self, Directories, Rendering};
+use appfw::plan::ADDRESS;
 use appfw::units::{Unit, Units, Value, text, transient};
-use appfw::via::Via;
+use appfw::via::{Endpoint, Via};
 use zbus::zvariant::Value as Variant;
 
 struct Case {
@@ -41,13 +45,8 @@ fn cases() -> Vec<Case> {
 }
 
 fn case(directory: PathBuf) -> Case {
-    let args: Vec<String> = match fs::read_to_string(directory.join("example")) {
-        Ok(name) => example(name.trim()),
-        Err(_) => {
-            let args = fs::read_to_string(directory.join("args")).unwrap();
-            args.lines().map(|line| line.replace("\\n", "\n")).collect()
-        }
-    };
+    let args = fs::read_to_string(directory.join("args")).unwrap();
+    let args: Vec<String> = args.lines().map(|line| line.replace("\\n", "\n")).collect();
     let host = host(&fs::read_to_string(directory.join("host")).unwrap_or_default());
     if let Ok(name) = fs::read_to_string(directory.join("unit")) {
         return permanent(directory, name.trim(), &args, host);
@@ -74,26 +73,54 @@ fn permanent(directory: PathBuf, name: &str, args: &[String], host: Host) -> Cas
     Case { directory, units: rendering.units, text: text.replace(env!("CARGO_PKG_VERSION"), "VERSION") }
 }
 
-fn examples() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("units")
+/// The rows of the table in units/examples/README.md: a name, options, and a program.
+fn examples() -> Vec<(String, Vec<String>)> {
+    let text = fs::read_to_string(examples_directory().join("README.md")).unwrap();
+    let cells = |line: &str| -> Option<[String; 3]> {
+        let cells = line.strip_prefix("| `")?.strip_suffix("` |")?.split("` | `");
+        cells.map(str::to_owned).collect::<Vec<_>>().try_into().ok()
+    };
+    let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+    let rows = text.lines().filter_map(cells);
+    rows.map(|[name, options, program]| (name, [words(&options), vec!["--".to_owned()], words(&program)].concat()))
+        .collect()
 }
 
-/// The command line of a shipped example, its program being `true`.
-fn example(name: &str) -> Vec<String> {
-    let script = fs::read_to_string(examples().join(name)).unwrap();
-    let line = script.lines().find_map(|line| line.strip_prefix("exec appfw-run ")).unwrap();
-    line.strip_suffix(" \"$@\"").unwrap().split(' ').chain(["true"]).map(str::to_owned).collect()
+fn examples_directory() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("units/examples")
 }
 
 #[test]
-fn every_shipped_example_is_a_case() {
-    let is_named = |name: &str| cases().iter().any(|case| case.directory.to_string_lossy().ends_with(name));
-    for entry in fs::read_dir(examples()).unwrap() {
-        let name = entry.unwrap().file_name().into_string().unwrap();
-        assert!(
-            ["README.md", "apparmor", "examples"].contains(&name.as_str()) || is_named(&format!("-example-{name}")),
-            "{name}"
-        );
+fn the_shipped_examples_are_what_their_commands_render() {
+    let host = host("public=yes").for_units();
+    let examples = examples();
+    assert!(examples.len() >= 6, "examples are missing");
+    for (name, words) in examples {
+        let mut args = fixture::parse(&words).unwrap();
+        let mut via = Via::parse(&args.via).unwrap();
+        if via.wants_tor() {
+            via.settle_tor(Endpoint::Tcp { host: Name::Ip(Ipv4Addr::LOCALHOST.into()), port: 9050 });
+        }
+        args.via = via.secret_specs();
+        let keeps_address = args.wall == Some(WallKind::Address) && via != Via::None;
+        args.address = args.address.or(keeps_address.then(|| ADDRESS.to_string()));
+        let rendering = Rendering::new(&name, &args, via, &host, &Directories::of_system(Path::new("/"))).unwrap();
+        let mark = Mark::new(&permanent::command(&name, &args).unwrap()).lines().unwrap();
+        let directory = examples_directory().join(&name);
+        let files: BTreeMap<PathBuf, String> = rendering
+            .files()
+            .into_iter()
+            .map(|file| (directory.join(file.path.file_name().unwrap()), format!("{mark}{}", file.text)))
+            .collect();
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            let _ = fs::remove_dir_all(&directory);
+            fs::create_dir(&directory).unwrap();
+            files.iter().for_each(|(path, text)| fs::write(path, text).unwrap());
+        }
+        let found = fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().path());
+        let found: BTreeMap<PathBuf, String> =
+            found.map(|path| (path.clone(), fs::read_to_string(path).unwrap())).collect();
+        assert_eq!(found, files, "{name}");
     }
 }
 

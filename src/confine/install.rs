@@ -10,13 +10,15 @@ use super::files::{self, Files};
 use super::proven::{self, Start};
 use super::refuse::{self, full_name};
 use super::service::Service;
-use super::{drop_in_path, list, listeners, name_of, options};
+use super::{drop_in_path, list, listeners, name_of, options, own};
 use crate::cli::{ConfineArgs, LaunchArgs, UnconfineArgs, WallKind};
 use crate::host::Host;
 use crate::installed::{self, Change};
 use crate::manager::{self, Kind, Manager};
 use crate::name::LaunchName;
+use crate::permanent::Realm;
 use crate::plan::{ADDRESS, PORT};
+use crate::profile::{self, Applied};
 use crate::say::Say;
 use crate::via::Via;
 use crate::{address, tor};
@@ -44,18 +46,26 @@ fn wait_for(story: impl Future<Output = Result<()>>) -> Result<()> {
 async fn confine(args: ConfineArgs) -> Result<()> {
     let say = Say::of_appfw(args.launch.quiet, args.launch.verbose);
     if args.list {
-        return list::print(args.json).await;
+        return list::print(&Realm::of_caller().await?, args.json).await;
     }
     let Some(word) = &args.service else { bail!("which service? appfw confine SERVICE --via tor") };
+    if let Some(word) = args.launch.command.first() {
+        bail!("appfw confine takes one service and its options; what is {:?}?", word.to_string_lossy());
+    }
     let (now, dry_run) = (args.now, args.launch.dry_run);
-    options::refuse(&args.launch)?;
-    let host = Host::read(Path::new("/"))?.for_units();
+    let realm = Realm::of_caller().await?;
+    let (launch, applied) = settings(args.launch, word, &realm.host)?;
+    options::refuse(&launch, realm.is_systems()).map_err(|error| applied.explain(error))?;
+    if !realm.is_systems() {
+        return own::confine(&realm, word, now, launch, &say).await.map_err(|error| applied.explain(error));
+    }
+    let host = realm.host.for_units();
     refuse_caller(&host, dry_run)?;
     let bus = manager::connect().await?;
     let manager = Manager::new(&bus).await?;
     let service = Service::read(&manager, &full_name(word)?).await?;
     let name = name_of(&service.name)?;
-    let mut options = args.launch;
+    let mut options = launch;
     files::make_absolute(&mut options)?;
     refuse::refuse_missing(&service)?;
     let via = way_out(&options, &service, &say)?;
@@ -68,7 +78,7 @@ async fn confine(args: ConfineArgs) -> Result<()> {
     }
     refuse_slices(&manager, &service).await?;
     if files.plan.wall != WallKind::Address && !publishes {
-        refuse_listeners(&manager, &service, &say).await?;
+        refuse_listeners(&manager, &service, &drop_in_path(&service.name), &say).await?;
     }
     let all = files::all(&service.name, &name);
     refuse_others(&all, &service.name)?;
@@ -78,7 +88,7 @@ async fn confine(args: ConfineArgs) -> Result<()> {
     let mut changes = installed::changes(&wanted, &files.command)?;
     changes.extend(installed::removals(&obsolete)?);
     if dry_run {
-        return print(&changes);
+        return print(&changes, Path::new(super::CREDENTIALS));
     }
     let is_new = !changes.iter().all(Change::is_none);
     let known = Start::of(&name, &service.invocation);
@@ -108,10 +118,14 @@ async fn confine(args: ConfineArgs) -> Result<()> {
 
 async fn unconfine(args: &UnconfineArgs) -> Result<()> {
     let say = Say::of_appfw(args.quiet, false);
-    refuse_caller(&Host::read(Path::new("/"))?, args.dry_run)?;
+    let realm = Realm::of_caller().await?;
+    if !realm.is_systems() {
+        return own::unconfine(&realm, args, &say).await;
+    }
+    refuse_caller(&realm.host, args.dry_run)?;
     let services = match (&args.service, args.all) {
         (Some(word), false) => vec![full_name(word)?],
-        (None, true) => list::services()?,
+        (None, true) => list::services(Path::new(super::UNITS))?,
         _ => bail!("which service? appfw unconfine SERVICE, or --all"),
     };
     let bus = manager::connect().await?;
@@ -124,7 +138,7 @@ async fn unconfine(args: &UnconfineArgs) -> Result<()> {
         if changes.is_empty() {
             say.plain(&format!("nothing to do: {service} is not confined"));
         } else if args.dry_run {
-            print(&changes)?;
+            print(&changes, Path::new(super::CREDENTIALS))?;
         } else {
             // Before what a start that is under way binds in is gone, which fails then.
             let runs = manager.is_active(&service).await;
@@ -169,15 +183,20 @@ async fn free(manager: &Manager<'_>, service: &str, name: &LaunchName, runs: boo
     if runs { manager.restart(service).await } else { Ok(()) }
 }
 
+/// The command line with what a profile that it names, and the configuration, add to it.
+fn settings(launch: LaunchArgs, service: &str, host: &Host) -> Result<(LaunchArgs, Applied)> {
+    // Profiles are for commands, and a service is none.
+    let asked = LaunchArgs { no_profile: launch.profile.is_none(), command: vec![service.into()], ..launch };
+    let (completed, applied) = profile::complete(&asked, Path::new("/"), host)?;
+    Ok((LaunchArgs { command: Vec::new(), ..completed }, applied))
+}
+
 fn refuse_caller(host: &Host, dry_run: bool) -> Result<()> {
     if !host.booted {
         bail!("no systemd is booted here, and services are its");
     }
     if dry_run {
         return Ok(());
-    }
-    if !host.caller.is_root() {
-        bail!("services of the system are root's to confine: sudo appfw confine …");
     }
     // It is run as root at each start of the service.
     crate::host::refuse_writable(&host.appfw)
@@ -225,7 +244,12 @@ async fn refuse_slices(manager: &Manager<'_>, service: &Service) -> Result<()> {
 }
 
 /// A wall that is a network of its own takes a service away from its clients.
-async fn refuse_listeners(manager: &Manager<'_>, service: &Service, say: &Say) -> Result<()> {
+pub(super) async fn refuse_listeners(
+    manager: &Manager<'_>,
+    service: &Service,
+    drop_in: &Path,
+    say: &Say,
+) -> Result<()> {
     if !service.is_active {
         say.plain(&format!(
             "{} does not run, so whether it listens could not be seen: what does needs --publish or --wall address",
@@ -233,7 +257,7 @@ async fn refuse_listeners(manager: &Manager<'_>, service: &Service, say: &Say) -
         ));
         return Ok(());
     }
-    if installed::find(&drop_in_path(&service.name))?.is_some() {
+    if installed::find(drop_in)?.is_some() {
         // Where it listens now, nobody finds it anyway.
         return Ok(());
     }
@@ -250,7 +274,7 @@ async fn refuse_listeners(manager: &Manager<'_>, service: &Service, say: &Say) -
 }
 
 /// Files of ours that another command made: a unit or another service of the same name.
-fn refuse_others(paths: &[PathBuf], service: &str) -> Result<()> {
+pub(super) fn refuse_others(paths: &[PathBuf], service: &str) -> Result<()> {
     for path in paths {
         if let Some((_, mark)) = installed::find(path)?
             && !is_made_for(&mark.command, service)
@@ -279,7 +303,7 @@ async fn check(manager: &Manager<'_>, service: &Service, files: &Files) -> Resul
         Some(setting) => bail!(
             "{}: {setting}= is not as written, so the wall would not stand: look at {}, or appfw unconfine {0}",
             service.name,
-            service.others().join(", ")
+            service.others(&drop_in_path(&service.name)).join(", ")
         ),
     }
 }
@@ -300,7 +324,7 @@ async fn stop_servants(manager: &Manager<'_>, name: &LaunchName) {
     }
 }
 
-fn tell(say: &Say, changes: &[Change]) {
+pub(super) fn tell(say: &Say, changes: &[Change]) {
     for change in changes.iter().filter(|change| !change.is_none()) {
         let what = match (&change.before, &change.after) {
             (None, _) => "new",
@@ -313,11 +337,11 @@ fn tell(say: &Say, changes: &[Change]) {
 }
 
 /// The files as they would be, a password's left out.
-fn print(changes: &[Change]) -> Result<()> {
+pub(super) fn print(changes: &[Change], credentials: &Path) -> Result<()> {
     let text = changes.iter().map(|change| {
         let path = change.path.display();
         match &change.after {
-            Some(_) if change.path.starts_with(super::CREDENTIALS) => {
+            Some(_) if change.path.starts_with(credentials) => {
                 format!("# {path}: the upstream with its password\n")
             }
             Some(text) => format!("# {path}\n{text}"),

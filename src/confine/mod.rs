@@ -18,6 +18,7 @@ pub mod service;
 mod files;
 mod install;
 mod list;
+mod own;
 mod proven;
 mod ready;
 mod servants;
@@ -60,7 +61,12 @@ pub fn name_of(service: &str) -> Result<LaunchName> {
 /// The drop-in of `service`.
 #[must_use]
 pub fn drop_in_path(service: &str) -> PathBuf {
-    Path::new(UNITS).join(format!("{service}.d")).join(DROP_IN)
+    drop_in_in(Path::new(UNITS), service)
+}
+
+/// The same below another directory of units.
+fn drop_in_in(units: &Path, service: &str) -> PathBuf {
+    units.join(format!("{service}.d")).join(DROP_IN)
 }
 
 /// The directory of the files that what is called so sees in the place of the host's.

@@ -9,15 +9,13 @@ use crate::cli::{Bus, LaunchArgs};
 
 /// # Errors
 /// An option says what the service's own unit says.
-pub fn refuse(args: &LaunchArgs) -> Result<()> {
-    if let Some(word) = args.command.first() {
-        bail!("appfw confine takes one service and its options; what is {:?}?", word.to_string_lossy());
-    }
+pub fn refuse(args: &LaunchArgs, is_systems: bool) -> Result<()> {
     let edit = "the service's own unit says that: systemctl edit";
     let never = "it goes with launches alone";
     for (given, option, instead) in [
         (args.standalone, "--standalone", "a service is its systemd's"),
-        (args.user, "--user", "services of users cannot be confined yet: appfw-run starts programs for them"),
+        (args.user && is_systems, "--user", "a user's services are that user's to confine"),
+        (args.system && !is_systems, "--system", "services of the system are root's to confine: sudo appfw confine …"),
         (args.uid.is_some(), "--uid", edit),
         (!args.env.is_empty(), "--env", edit),
         (args.workdir.is_some(), "--workdir", edit),

@@ -48,7 +48,7 @@ async fn prepare(made: &Made<'_>, by: ConfineArgs, name: &str) -> Result<()> {
     read_back(&manager, &service, &files).await?;
     compare(&files, &service, mark)?;
     prove(&files, &service)?;
-    if service.has_changed() {
+    if service.has_changed(&drop_in_path(&service.name)) {
         say::failure(
             "appfw ready",
             &anyhow!(
@@ -87,7 +87,7 @@ async fn read_back(manager: &Manager<'_>, service: &Service, files: &Files) -> R
         bail!(
             "systemd holds another {setting}= than {} says: look at {}",
             drop_in_path(&service.name).display(),
-            service.others().join(", ")
+            service.others(&drop_in_path(&service.name)).join(", ")
         );
     }
     for slice in service.slices() {

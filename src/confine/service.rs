@@ -1,7 +1,7 @@
 //! What an existing service is, as systemd holds it. Pure, but for [`Service::read`].
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use zbus::zvariant::Value as Variant;
@@ -118,18 +118,17 @@ impl Service {
 
     /// Files that may say something else than our drop-in.
     #[must_use]
-    pub fn others(&self) -> Vec<String> {
-        let own = super::drop_in_path(&self.name);
+    pub fn others(&self, own: &Path) -> Vec<String> {
         let files = self.fragment.iter().chain(&self.drop_ins).filter(|path| **path != own);
         files.map(|path| path.display().to_string()).collect()
     }
 
     /// Whether another of its files is newer than our drop-in, which repeats commands of theirs.
     #[must_use]
-    pub fn has_changed(&self) -> bool {
-        let changed = |path: &std::path::Path| path.metadata().and_then(|found| found.modified());
-        let Ok(own) = changed(&super::drop_in_path(&self.name)) else { return false };
-        self.others().iter().any(|path| changed(path.as_ref()).is_ok_and(|other| other > own))
+    pub fn has_changed(&self, own: &Path) -> bool {
+        let changed = |path: &Path| path.metadata().and_then(|found| found.modified());
+        let Ok(written) = changed(own) else { return false };
+        self.others(own).iter().any(|path| changed(path.as_ref()).is_ok_and(|other| other > written))
     }
 
     /// Whether it runs as root.

@@ -22,7 +22,9 @@ use crate::cli::UnitCommand;
 pub use files::shown;
 pub use order::{Outside, Standing};
 pub use ready::ready;
+pub use realm::Realm;
 pub use rendering::{Directories, Rendering, command};
+pub use settled::{Settled, settle};
 
 /// `appfw unit …`.
 ///

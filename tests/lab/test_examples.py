@@ -14,14 +14,14 @@ import pytest
 
 import bpf_programs
 from bpf_programs import datagrams_to, drops_packets, streams_from
-from launching import launched, script, started, text_of, variables
+from launching import launched, script, started, text_of, unique, variables
 from namespaces import network_namespace
 from test_filters import PORT, came_in, sent
 from waiting import wait_until
 from world_map import ORIGIN, ORIGIN6
 
 README = pathlib.Path(__file__).parents[2] / "units/examples/README.md"
-EXAMPLES = dict(re.findall(r"^\| `([\w-]+)` \| `(.*)` \|$", README.read_text(), re.MULTILINE))
+EXAMPLES = dict(re.findall(r"^\| `([\w-]+)` \| `(.*)` \| `.*` \|$", README.read_text(), re.MULTILINE))
 PORTS = itertools.count(7300)
 GOOGLE, OTHERS = ["8.8.8.8", "2001:4860:4860::8888"], ["1.1.1.1", "9.9.9.9", "2606:4700:4700::1111", "2620:fe::fe"]
 LIMIT = 1.5  # seconds for an answer; on a veth it takes microseconds, on a busy machine more
@@ -58,30 +58,45 @@ def ask(lab, port, name):
         return client.recv(512)
 
 
-def asked_by(lab, command):
+def plain(lab, program):
+    return started(lab, program, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+@contextlib.contextmanager
+def installed(lab, program, *words):
+    """The same as a unit."""
+    name = unique("example")
+    try:
+        lab.run(["appfw", "unit", "install", name, "--now", *words, "--", *program], check=True)
+        yield None
+    finally:
+        lab.run(["appfw", "unit", "remove", name], check=True)
+
+
+def asked_by(lab, run):
     """Which servers of dnsmasq's the world saw a question come to, and where else anything went."""
     port = next(PORTS)
-    with lab.world.watch() as w, started(lab, [*command, *dnsmasq(port)], stdin=subprocess.DEVNULL,
-                                         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+    with lab.world.watch() as w, run(dnsmasq(port)):
         def answered():
             with contextlib.suppress(OSError):
                 return ask(lab, port, "v4.test")
 
         assert socket.inet_aton(ORIGIN) in wait_until(answered, 10, "an answer")
-        process.terminate()
-        process.wait(20)
     servers = {event["at"] for event in w.events(server="dns", name="v4.test")}
     return servers, {packet["dst"] for packet in w.foreign()} - servers
 
 
 def test_unconfined_it_asks_them_all(lab):
-    assert asked_by(lab, []) == ({*GOOGLE, *OTHERS}, set())
+    assert asked_by(lab, lambda program: plain(lab, program)) == ({*GOOGLE, *OTHERS}, set())
 
 
 @pytest.mark.parametrize("name", ["resolver", "resolver-only"])
 @pytest.mark.parametrize("user", ["root", "bob"])
 def test_resolver_asks_those_it_may_and_never_the_denied(lab, name, user):
-    assert asked_by(lab, ["appfw-run", *options(name), f"--uid={user}", "--"]) == (set(OTHERS), set())
+    words = [*options(name), f"--uid={user}"]
+    for run in (lambda program: plain(lab, ["appfw-run", *words, "--", *program]),
+                lambda program: installed(lab, program, *words)):
+        assert asked_by(lab, run) == (set(OTHERS), set())
 
 
 # The file server
@@ -124,8 +139,9 @@ def served_by(lab, command):
         with concurrent.futures.ThreadPoolExecutor(len(COMERS)) as pool:
             results = pool.map(lambda comer: fetched(lab, *comer, port), COMERS)
         served = {source for (source, _), was in zip(COMERS, results) if was}
-        process.terminate()
-        process.wait(20)
+        if process:
+            process.terminate()
+            process.wait(20)
     answered = {packet["dst"] for packet in w.foreign() if packet.get("sport") == port}
     reached = {packet["dst"] for packet in w.foreign() if packet.get("dport") == 80}
     return served, answered, reached
@@ -139,9 +155,11 @@ def test_unconfined_it_serves_and_reaches_everyone(lab):
 
 
 def test_file_server_serves_its_networks_and_reaches_nothing_else(lab):
-    served, answered, reached = served_by(
-        lab, lambda program: launched(lab, *options("fileserver"), "--uid=bob", "--", program))
-    assert (served, answered, reached) == ({"10.0.0.7", "10.0.0.9", "fd00::7"},) * 2 + ({"10.0.0.7", "fd00::7"},)
+    words = [*options("fileserver"), "--uid=bob"]
+    for command in (lambda program: launched(lab, *words, "--", program),
+                    lambda program: installed(lab, [program], *words)):
+        served, answered, reached = served_by(lab, command)
+        assert (served, answered, reached) == ({"10.0.0.7", "10.0.0.9", "fd00::7"},) * 2 + ({"10.0.0.7", "fd00::7"},)
 
 
 # The service behind Tor

@@ -43,6 +43,10 @@ found = {{
     "arguments": sys.argv[1:],
 }}
 print(json.dumps(found), flush=True)
+if "NOTIFY_SOCKET" in os.environ:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.connect(os.environ["NOTIFY_SOCKET"])
+        manager.send(b"READY=1")
 time.sleep(1000)
 """
 HIDDEN = ["system bus", "bus", "manager"]
@@ -63,10 +67,14 @@ def tree(lab):
             for path in lab.path("/home/bob/.config").rglob("*")}
 
 
-def journal(lab, name):
+def journal_of(lab, service):
     lab.run(["journalctl", "--sync"])
-    words = ["journalctl", "--quiet", "--no-pager", "--output=cat", f"_SYSTEMD_USER_UNIT={unit(name)}"]
+    words = ["journalctl", "--quiet", "--no-pager", "--output=cat", f"_SYSTEMD_USER_UNIT={service}"]
     return lab.run(words).stdout.decode()
+
+
+def journal(lab, name):
+    return journal_of(lab, unit(name))
 
 
 def said(lab, name):
@@ -77,8 +85,8 @@ def next_start(lab, name, since):
     return wait_until(lambda: said(lab, name)[since:], 20, f"a start of {name}")[0]
 
 
-def state(lab, name):
-    return systemctl(lab, "show", "--property=ActiveState", "--value", unit(name)).strip()
+def state_of(lab, service):
+    return systemctl(lab, "show", "--property=ActiveState", "--value", service).strip()
 
 
 @contextlib.contextmanager
@@ -114,7 +122,7 @@ def test_a_users_unit_is_confined_at_each_start_and_leaves_nothing(lab, world):
         assert {"name": name, "manager": "user", "wall": "namespace", "via": SOCKS, "state": "active",
                 "stale": False} in listed
         systemctl(lab, "stop", unit(name))
-        assert state(lab, name) == "inactive"
+        assert state_of(lab, unit(name)) == "inactive"
         assert "enabled" in systemctl(lab, "is-enabled", unit(name))
     assert [packet for packet in w.foreign() if UPSTREAM not in (packet["dst"], packet.get("src"))] == []
     assert tree(lab) == before

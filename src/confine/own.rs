@@ -1,0 +1,239 @@
+//! Services of an ordinary user: their main process is started by the launcher, which builds the wall and proves it at
+//! each start. The user's systemd has no part in that (facts: docs/services.md), so that none of a service's other
+//! commands could be behind it.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+
+use super::exec::Exec;
+use super::install::{print, refuse_listeners, refuse_others, tell};
+use super::refuse::{self, full_name};
+use super::service::{GUARDED, Service};
+use super::{drop_in_in, list, name_of, options};
+use crate::cli::{LaunchArgs, UnconfineArgs};
+use crate::exit;
+use crate::installed::{self, Change, Wanted};
+use crate::manager::{Kind, Manager};
+use crate::name::LaunchName;
+use crate::permanent::{Realm, Rendering, Settled, settle};
+use crate::say::Say;
+use crate::units::Value;
+use crate::units::text::quoted;
+
+/// Commands beside the main process, less those of [`GUARDED`].
+const OTHERS: [&str; 3] = ["ExecStartPost", "ExecReload", "ExecStop"];
+
+/// The drop-in, and the file of a way out with a password, of what is called so.
+fn files(realm: &Realm, service: &str, name: &LaunchName) -> [PathBuf; 2] {
+    [drop_in_in(&realm.directories.units, service), realm.directories.credentials.join(name.to_string())]
+}
+
+/// `appfw confine SERVICE …`.
+///
+/// # Errors
+/// The service cannot be confined so: then nothing was written. Or systemd does not hold what was.
+pub(super) async fn confine(realm: &Realm, word: &str, now: bool, options: LaunchArgs, say: &Say) -> Result<()> {
+    let bus = realm.connect().await?;
+    let manager = realm.manager(&bus).await?;
+    let service = Service::read(&manager, &full_name(word)?).await?;
+    refuse::refuse_missing(&service)?;
+    refuse_kind(&service)?;
+    let name = name_of(&service.name)?;
+    let own = own_command(&service, &name)?;
+    refuse_commands(&manager, &service).await?;
+    let dry_run = options.dry_run;
+    let asked = LaunchArgs { command: vec![own.path.clone().into()], dry_run: false, ..options };
+    let Settled { args, via, credential } =
+        settle(&name.to_string(), &asked, None, &realm.host, &realm.directories, say)?;
+    let host = realm.host.clone().for_units();
+    let rendering = Rendering::new(&name.to_string(), &args, via, &host, &realm.directories)?;
+    refuse::refuse(&service, &rendering.plan.buses)?;
+    if let Some(warning) = rendering.plan.warning() {
+        say.warning(&warning);
+    }
+    let [drop_in, secret] = files(realm, &service.name, &name);
+    if args.publish.is_empty() {
+        refuse_listeners(&manager, &service, &drop_in, say).await?;
+    }
+    refuse_others(&[drop_in.clone(), secret.clone()], &service.name)?;
+    let text = text(&launcher_of(&rendering), &own);
+    let has_secret = credential.is_some() || rendering.plan.via.has_secret() && rendering.places.credential == secret;
+    let wanted: Vec<Wanted> =
+        credential.into_iter().chain([Wanted { path: drop_in.clone(), text, mode: 0o644 }]).collect();
+    let command = [vec!["confine".to_owned(), service.name.clone()], options::words(&args)?].concat();
+    let mut changes = installed::changes(&wanted, &command)?;
+    if !has_secret {
+        changes.extend(installed::removals(&[secret])?);
+    }
+    if dry_run {
+        return print(&changes, &realm.directories.credentials);
+    }
+    let is_new = !changes.iter().all(Change::is_none);
+    if is_new {
+        tell(say, &changes);
+        installed::apply(&changes)?;
+    }
+    if is_new || service.needs_reload {
+        manager.reload().await?;
+    }
+    let held = Service::read(&manager, &service.name).await?;
+    if !matches!(&held.start[..], [only] if within(only, &name).is_some()) {
+        bail!(
+            "{}: ExecStart= is not as written, so the wall would not stand: look at {}, or appfw unconfine {0}",
+            service.name,
+            held.others(&drop_in).join(", ")
+        );
+    }
+    let systemctl = realm.systemctl();
+    match (is_new || !is_behind(&manager, &service.name).await, service.is_active, now) {
+        (false, true, _) => say.plain(&format!("nothing to do: {} is confined so already", service.name)),
+        (.., true) => manager.restart(&service.name).await?,
+        (_, true, false) => {
+            say.plain(&format!("written; restart {0} to apply: {systemctl} restart {0}", service.name));
+        }
+        (_, false, false) => say.plain(&format!("written; {} starts behind its wall from now on", service.name)),
+    }
+    Ok(())
+}
+
+/// `appfw unconfine …`.
+///
+/// # Errors
+/// Something of it could not be removed.
+pub(super) async fn unconfine(realm: &Realm, args: &UnconfineArgs, say: &Say) -> Result<()> {
+    let services = match (&args.service, args.all) {
+        (Some(word), false) => vec![full_name(word)?],
+        (None, true) => list::services(&realm.directories.units)?,
+        _ => bail!("which service? appfw unconfine SERVICE, or --all"),
+    };
+    let bus = realm.connect().await?;
+    let manager = realm.manager(&bus).await?;
+    for service in &services {
+        let changes = installed::removals(&files(realm, service, &name_of(service)?))?;
+        if changes.is_empty() {
+            say.plain(&format!("nothing to do: {service} is not confined"));
+        } else if args.dry_run {
+            print(&changes, &realm.directories.credentials)?;
+        } else {
+            tell(say, &changes);
+            installed::apply(&changes)?;
+            for directory in realm.directories.credentials.ancestors().take(2) {
+                // Others' files keep it.
+                let _ = std::fs::remove_dir(directory);
+            }
+            manager.reload().await?;
+            match (manager.is_active(service).await, args.now) {
+                (true, true) => manager.restart(service).await?,
+                (true, false) => {
+                    say.plain(&format!("removed; restart {service} to apply: {} restart {service}", realm.systemctl()))
+                }
+                (false, _) => {}
+            }
+        }
+    }
+    if services.is_empty() {
+        say.plain("nothing to do: no service is confined");
+    }
+    Ok(())
+}
+
+/// Whether it runs by the launcher.
+pub(super) async fn is_behind(manager: &Manager<'_>, service: &str) -> bool {
+    let processes = manager.processes(service).await.unwrap_or_default();
+    let program = |pid: u32| std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
+    processes.iter().any(|(pid, _)| program(*pid).file_name().is_some_and(|name| name == "appfw-run"))
+}
+
+/// # Errors
+/// Its main process isn't the launcher's to start.
+fn refuse_kind(service: &Service) -> Result<()> {
+    match service.kind.as_str() {
+        "simple" | "exec" | "notify" => Ok(()),
+        kind => bail!(
+            "{} has Type={kind}: a user's service can be confined if it is simple, exec or notify, as the launcher is its main process then",
+            service.name
+        ),
+    }
+}
+
+/// The command of the service itself, whether it is confined already or not.
+fn own_command(service: &Service, name: &LaunchName) -> Result<Exec> {
+    let Service { name: unit, start, .. } = service;
+    let [only] = &start[..] else {
+        bail!("{unit} has {} commands in ExecStart=, and the launcher starts one", start.len());
+    };
+    let own = within(only, name).unwrap_or_else(|| only.clone());
+    if let Some(flag) = own.flags.iter().find(|flag| !["ignore-failure", "no-env-expand"].contains(&flag.as_str())) {
+        bail!(
+            "{unit} runs {} with the prefix for {flag} (systemd.service(5)), which the launcher cannot keep",
+            own.path
+        );
+    }
+    let called = own.argv.first().map(String::as_str).unwrap_or_default();
+    if called != own.path && Path::new(called).file_name() != Path::new(&own.path).file_name() {
+        bail!("{unit} runs {} under the name {called} (`@`), which the launcher cannot keep", own.path);
+    }
+    Ok(own)
+}
+
+/// The command that a launcher of ours starts.
+fn within(exec: &Exec, name: &LaunchName) -> Option<Exec> {
+    let [_, standalone, unit, rest @ ..] = &exec.argv[..] else { return None };
+    if standalone != "--standalone" || *unit != format!("--unit={name}") {
+        return None;
+    }
+    let end = rest.iter().position(|word| word == "--")?;
+    let argv = rest[end + 1..].to_vec();
+    Some(Exec { path: argv.first()?.clone(), argv, flags: exec.flags.clone() })
+}
+
+/// # Errors
+/// The service has commands that would run outside of the wall.
+async fn refuse_commands(manager: &Manager<'_>, service: &Service) -> Result<()> {
+    let mut commands: Vec<(&str, Exec)> = Vec::new();
+    for (directive, list) in GUARDED.iter().zip(&service.guarded) {
+        commands.extend(list.iter().map(|exec| (*directive, exec.clone())));
+    }
+    for directive in OTHERS {
+        let held = manager.property(&service.name, Kind::Service, &format!("{directive}Ex")).await?;
+        commands.extend(Exec::list(directive, &held)?.into_iter().map(|exec| (directive, exec)));
+    }
+    // It signals, and the launcher passes signals on.
+    let outside = commands.iter().find(|(_, exec)| Path::new(&exec.path).file_name().is_none_or(|name| name != "kill"));
+    match outside {
+        Some((directive, exec)) => bail!(
+            "{} has {directive}={}, which would run outside of the wall: only the main process of a user's service is behind it; take that out by a drop-in first, or confine a service of the system",
+            service.name,
+            exec.path
+        ),
+        None => Ok(()),
+    }
+}
+
+/// The launcher's words before the service's own.
+fn launcher_of(rendering: &Rendering) -> Vec<String> {
+    let command = match rendering.units.app.get("ExecStart") {
+        Some(Value::Exec(command)) => &command[..],
+        _ => &[],
+    };
+    let end = command.iter().position(|word| word == "--").unwrap_or(command.len());
+    command[..end].iter().cloned().chain(["--".to_owned()]).collect()
+}
+
+fn text(launcher: &[String], own: &Exec) -> String {
+    let is_set = |flag: &str| own.flags.iter().any(|set| set == flag);
+    let expands = !is_set("no-env-expand");
+    // A service that tells when it is ready (Type=notify) is so when it is executed: the socket to tell it by is one of
+    // the user's systemd, which no app reaches.
+    let text = format!(
+        "[Service]\nType=exec\nWatchdogSec=0\nKillMode=mixed\nSuccessExitStatus=143\nRestartPreventExitStatus={}\nExecStart=\nExecStart={}{}",
+        exit::OURS,
+        if is_set("ignore-failure") { "-" } else { "" },
+        if expands { "" } else { ":" },
+    );
+    let ours = launcher.iter().map(|word| if expands { quoted(&word.replace('$', "$$")) } else { quoted(word) });
+    let command: Vec<String> =
+        ours.chain([quoted(&own.path)]).chain(own.argv.iter().skip(1).map(|word| quoted(word))).collect();
+    text + &command.join(" ") + "\n"
+}

@@ -1,0 +1,165 @@
+"""Services of an ordinary user, confined: the launcher is their main process."""
+
+import contextlib
+import json
+
+import pytest
+
+from conftest import VERSIONS, boot
+from launching import SOCKS, script, unique
+from test_units import appfw
+from test_user_units import HIDDEN, OURS, TRIES, UNITS, journal_of, state_of, systemctl, tree
+from waiting import wait_until
+from world_map import ORIGIN, PASSWORD, UPSTREAM
+
+KINDS = {"notify": "WatchdogSec=300\n", "simple": "", "exec": "ExecReload=/bin/kill -HUP $MAINPID\n"}
+
+
+def write(lab, name, text):
+    lab.run(["mkdir", "-p", UNITS], user="bob", check=True)
+    lab.path(f"{UNITS}/{name}").write_text(text)
+    lab.run(["chown", "-R", "bob", "/home/bob/.config"], check=True)
+    systemctl(lab, "daemon-reload")
+
+
+@contextlib.contextmanager
+def service(lab, kind="simple", more="", command=None, start=True):
+    """A service of bob's own."""
+    name = f"{unique('mine')}.service"
+    command = command or f"{script(lab, 'tries', TRIES)} $WORD \"a b\" %%n"
+    write(lab, name, f"[Service]\nType={kind}\nEnvironment=WORD=from-the-unit\n{more}ExecStart={command}\n")
+    try:
+        if start:
+            lab.run(["systemctl", "--user", "--no-block", "start", name], user="bob", check=True)
+        yield name
+    finally:
+        lab.run(["appfw", "unconfine", name], user="bob")
+        lab.run(["systemctl", "--user", "stop", name], user="bob")
+        lab.path(f"{UNITS}/{name}").unlink()
+        systemctl(lab, "daemon-reload")
+
+
+def of_bob(lab, *words, **options):
+    return appfw(lab, *words, user="bob", **options)
+
+
+def next_start(lab, name, since):
+    def said():
+        return [json.loads(line) for line in journal_of(lab, name).splitlines() if line.startswith("{")][since:]
+
+    return wait_until(said, 20, f"a start of {name}")[0]
+
+
+def is_confined(found):
+    assert (found["variable"], found["captured"]) == (200, 80), found
+    assert all(found[way] in ("PermissionError", "FileNotFoundError", "ConnectionRefusedError") for way in HIDDEN), found
+    assert found["arguments"] == ["from-the-unit", "a b", "%n"], found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_users_service_is_confined_and_as_before_when_it_is_let_go(lab, world, kind):
+    with service(lab, kind, KINDS[kind]) as name:
+        assert next_start(lab, name, 0)["bus"] is None
+        before, shown = tree(lab), systemctl(lab, "cat", name)
+        assert f"systemctl --user restart {name}" in of_bob(lab, "confine", name, f"--via={SOCKS}")
+        with world.watch() as w:
+            assert "nothing to do" not in of_bob(lab, "confine", name, f"--via={SOCKS}", "--now")
+            is_confined(next_start(lab, name, 1))
+            assert "nothing to do" in of_bob(lab, "confine", name, f"--via={SOCKS}", "--now")
+            listed = [one for one in json.loads(of_bob(lab, "confine", "--list", "--json")) if one["service"] == name]
+            assert [(one["wall"], one["state"], one["proven"], one["stale"]) for one in listed] == [
+                ("namespace", "active", True, False)]
+            systemctl(lab, "daemon-reload")
+            systemctl(lab, "restart", name)
+            is_confined(next_start(lab, name, 2))
+        assert {packet["dst"] for packet in w.foreign()} == {UPSTREAM}
+        of_bob(lab, "unconfine", name, "--now")
+        assert (tree(lab), systemctl(lab, "cat", name)) == (before, shown)
+        assert next_start(lab, name, 3)["bus"] is None
+
+
+def test_a_users_services_password_stands_in_one_private_file(lab):
+    user, password = PASSWORD
+    with service(lab, start=False) as name:
+        before = tree(lab)
+        of_bob(lab, "confine", name, f"--via=socks5h://{user}:{password}@{UPSTREAM}:1081", "--now")
+        is_confined(next_start(lab, name, 0))
+        holders = [path for path in lab.path("/home/bob/.config").rglob("*")
+                   if path.is_file() and password.encode() in path.read_bytes()]
+        assert len(holders) == 1 and holders[0].stat().st_mode & 0o777 == 0o600
+        of_bob(lab, "unconfine", "--all")
+        assert tree(lab) == before
+
+
+def test_a_way_out_that_is_gone_and_a_wall_that_is_not_to_be_had_start_nothing(lab, world):
+    with service(lab, start=False) as name, world.watch() as w:
+        lab.path("/home/bob/way").write_text(f"socks5h://{':'.join(PASSWORD)}@{UPSTREAM}:1081\n")
+        lab.path("/home/bob/way").chmod(0o600)
+        lab.run(["chown", "bob", "/home/bob/way"], check=True)
+        of_bob(lab, "confine", name, "--via=@/home/bob/way")
+        lab.path("/home/bob/way").unlink()
+        systemctl(lab, "start", name, code=None)
+        wait_until(lambda: "/home/bob/way" in journal_of(lab, name), 10, "a refusal")
+        assert state_of(lab, name) == "failed" and '"variable"' not in journal_of(lab, name)
+    assert w.foreign() == []
+
+
+LISTENS = "/usr/bin/python3 -c 'import socket; s = socket.create_server((\"127.0.0.1\", 7421)); s.accept()'"
+REFUSED = {
+    "it is of no kind that the launcher can start": ({"kind": "oneshot", "start": False}, [], "Type=oneshot"),
+    "a command before it": ({"more": "ExecStartPre=/bin/echo x\n"}, [], "ExecStartPre=/bin/echo"),
+    "a command after it": ({"more": "ExecStopPost=-/usr/bin/curl x\n"}, [], "ExecStopPost=/usr/bin/curl"),
+    "another name for it": ({"command": "@/bin/sleep other 60"}, [], "under the name other"),
+    "it listens": ({"command": LISTENS}, [], "127.0.0.1:7421"),
+    "another wall": ({}, ["--wall=strict"], "--wall strict"),
+    "the system's": ({}, ["--system"], "sudo appfw confine"),
+    "an option of the unit's": ({}, ["--workdir=/"], "--workdir"),
+    "a command": ({}, ["--", "curl"], "takes one service"),
+}
+
+
+@pytest.mark.parametrize("why", REFUSED)
+def test_what_cannot_be_confined_is_refused_and_nothing_written(lab, why):
+    options, words, phrase = REFUSED[why]
+    with service(lab, **options) as name:
+        wait_until(lambda: state_of(lab, name) in ("active", "inactive"), 5, "its start")
+        if why == "it listens":
+            wait_until(lambda: b"7421" in lab.run(["ss", "-Hltn"]).stdout, 5, "its listener")
+        before = tree(lab)
+        told = of_bob(lab, "confine", name, f"--via={SOCKS}", *words, code=OURS)
+        assert phrase in told and len(told.splitlines()) == 1, told
+        assert tree(lab) == before
+
+
+def test_what_is_not_ours_stays_as_it_is(lab):
+    with service(lab, start=False) as name:
+        file = lab.path(f"{UNITS}/{name}.d/zz-appfw.conf")
+        lab.run(["mkdir", f"{UNITS}/{name}.d"], user="bob", check=True)
+        for make in (lambda: file.write_text("[Unit]\n"), lambda: file.symlink_to("/etc/passwd")):
+            make()
+            lab.run(["chown", "-h", "bob", f"{UNITS}/{name}.d/zz-appfw.conf"], check=True)
+            before = tree(lab)
+            assert "is not ours" in of_bob(lab, "confine", name, f"--via={SOCKS}", code=OURS)
+            assert "is not ours" in of_bob(lab, "unconfine", name, code=OURS)
+            assert tree(lab) == before
+            file.unlink()
+        file.parent.rmdir()
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_users_service_is_confined_after_a_boot(version):
+    lab = boot(version)
+    try:
+        program = lab.path("/usr/local/bin/tries")
+        program.write_text(TRIES)
+        program.chmod(0o755)
+        text = "[Service]\nEnvironment=WORD=from-the-unit\nExecStart=/usr/local/bin/tries $WORD \"a b\" %%n\n"
+        write(lab, "kept.service", text + "[Install]\nWantedBy=default.target\n")
+        systemctl(lab, "enable", "kept.service")
+        of_bob(lab, "confine", "kept", f"--via={SOCKS}")
+        lab.reboot()
+        with lab.world.watch() as w:
+            is_confined(next_start(lab, "kept.service", 0))
+        assert ORIGIN not in {packet["dst"] for packet in w.foreign()}
+    finally:
+        lab.stop()
