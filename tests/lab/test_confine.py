@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from confining import drop_in, service, tree, trying
+from confining import TRIES, Service, drop_in, service, tree, trying
+from conftest import VERSIONS, boot
 from launching import SOCKS, unique
 from waiting import wait_until
 from world_map import ORIGIN, TOR_RELAYS, UPSTREAM
@@ -13,6 +14,7 @@ HELD = {"proxy": 200, "tcp": "OSError", "udp": "OSError", "bus": "PermissionErro
         "private": "FileNotFoundError"}
 FREE = {"proxy": 200, "tcp": "open", "udp": "sent", "bus": "open", "private": "open"}
 UPSTREAMS = [(UPSTREAM, 1080)]
+TRIES_AT = "/usr/local/bin/tries.py"
 
 
 def ways(found):
@@ -198,22 +200,24 @@ print(len(client.recv(512)))
 """
 
 
-def test_a_resolver_asks_the_servers_that_it_may(lab, world):
-    def asked():
-        with world.watch() as w:
-            answered = lab.run(["/usr/bin/python3", "-c", ASK])
-        assert answered.returncode == 0, answered.stderr
-        return {packet["dst"] for packet in w.packets(proto="udp", dport=53)} & {"8.8.8.8", "1.1.1.1", "9.9.9.9"}
+def asked_by(lab):
+    """Which of the servers dnsmasq asks."""
+    with lab.world.watch() as w:
+        answered = lab.run(["/usr/bin/python3", "-c", ASK])
+    assert answered.returncode == 0, answered.stderr
+    return {packet["dst"] for packet in w.packets(proto="udp", dport=53)} & {"8.8.8.8", "1.1.1.1", "9.9.9.9"}
 
+
+def test_a_resolver_asks_the_servers_that_it_may(lab):
     with service(lab, DNSMASQ) as svc:
         svc.start()
-        assert asked() == {"8.8.8.8", "1.1.1.1"}
+        assert asked_by(lab) == {"8.8.8.8", "1.1.1.1"}
         svc.confine("--via=none", "--deny=8.8.8.8", "--allow=1.1.1.1", "--allow=9.9.9.9", "--now")
         assert svc.is_proven()
-        assert asked() == {"1.1.1.1"}
+        assert asked_by(lab) == {"1.1.1.1"}
         svc.systemctl("daemon-reload")
         svc.restart()
-        assert asked() == {"1.1.1.1"}
+        assert asked_by(lab) == {"1.1.1.1"}
 
 
 def test_a_kernel_that_lies_starts_nothing(lying_lab):
@@ -349,6 +353,13 @@ http {
 """
 
 
+def passes_on(world):
+    """Whether nginx answers the world with what the origin said to it, by the proxy."""
+    answer = world.connect(ORIGIN, "203.0.113.2", 80, payload=b"GET / HTTP/1.0\r\nHost: web.test\r\n\r\n", timeout=5)
+    # By itself it would be seen as 203.0.113.2.
+    return b"world 203.0.113.10 sees" in answer and b"sees 203.0.113.2\n" not in answer
+
+
 def test_nginx_is_reached_from_the_world_and_reaches_its_origin_through_the_proxy(lab, world):
     with service(lab, lab.path("/lib/systemd/system/nginx.service").read_text(), "nginx") as nginx:
         configuration = lab.path("/etc/nginx/nginx.conf")
@@ -360,15 +371,9 @@ def test_nginx_is_reached_from_the_world_and_reaches_its_origin_through_the_prox
         nginx.confine("--via", SOCKS, "--wall=namespace", "--publish=0.0.0.0:80", "--now")
         assert nginx.is_proven()
 
-        def asked(address="203.0.113.2"):
-            answer = world.connect(ORIGIN, address, 80,
-                                   payload=b"GET / HTTP/1.0\r\nHost: web.test\r\n\r\n", timeout=5)
-            # By itself it would be seen as 203.0.113.2.
-            return b"world 203.0.113.10 sees" in answer and b"sees 203.0.113.2\n" not in answer
-
         for _ in range(2):
             with world.watch() as w:
-                wait_until(asked, 10, lab.journal(nginx.name)[-1000:])
+                wait_until(lambda: passes_on(world), 10, lab.journal(nginx.name)[-1000:])
             # Its answers to the world, and what it asks for by the proxy.
             assert w.foreign([*UPSTREAMS, (ORIGIN, None)]) == []
             assert [p for p in w.packets(dst=ORIGIN) if p.get("sport") != 80] == []
@@ -378,3 +383,43 @@ def test_nginx_is_reached_from_the_world_and_reaches_its_origin_through_the_prox
         nginx.unconfine("--now")
         assert tree(lab) == before
         assert nginx.is_active()
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_services_are_confined_after_a_boot_and_proven_at_it(version):
+    lab = boot(version)
+    try:
+        lab.path(TRIES_AT).write_text(TRIES)
+        lab.path("/etc/nginx/nginx.conf").write_text(NGINX)
+        tries = f"[Service]\nType=notify\nRuntimeDirectory=@NAME@\nUser=bob\nExecStart=/usr/bin/python3 -u {TRIES_AT}\n"
+        at_boot = "\n[Install]\nWantedBy=multi-user.target\n"
+        plain = {"files": (FILES, ["--via=none", "--deny=any", "--allow=localhost", "--allow=10.0.0.0/24"]),
+                 "asks": (DNSMASQ, ["--via=none", "--deny=8.8.8.8", "--allow=1.1.1.1", "--allow=9.9.9.9"]),
+                 "tries": (tries, ["--via", SOCKS])}
+        services = {name: Service(lab, text + at_boot, name) for name, (text, _) in plain.items()}
+        services["nginx"] = Service(lab, lab.path("/lib/systemd/system/nginx.service").read_text(), "nginx")
+        captured = ["--via", SOCKS, "--wall=namespace", "--publish=0.0.0.0:80"]
+        for name, made in services.items():
+            # systemctl enable would have update-rc.d look after nginx.
+            lab.path(f"/etc/systemd/system/multi-user.target.wants/{made.name}").symlink_to(f"../{made.name}")
+            made.confine(*(captured if name == "nginx" else plain[name][1]))
+
+        lab.reboot()
+        world = lab.world
+        wait_until(lambda: all(made.is_proven() for made in services.values()), 20, "all of them, proven")
+        assert ways(services["tries"].found()) == HELD
+        assert serves(world, "10.0.0.7", "10.0.0.2") and not serves(world, ORIGIN, "203.0.113.2")
+        assert asked_by(lab) == {"1.1.1.1"}
+        wait_until(lambda: passes_on(world), 10, "nginx")
+
+        lab.reboot(bpf=False)
+        with lab.world.watch() as w:
+            for name in plain:
+                wait_until(lambda: services[name].show("ActiveState") == "failed", 20, f"{name} to fail")
+                assert "so it was not started" in lab.journal(f"{name}.service").replace(f"{name}.service", "it")
+            wait_until(lambda: passes_on(lab.world), 10, "nginx, which needs no filter")
+            assert not serves(lab.world, "10.0.0.7", "10.0.0.2")
+        assert w.foreign([*UPSTREAMS, (ORIGIN, None), ("10.0.0.7", None)]) == []
+        assert not lab.path("/run/tries/found").exists()
+    finally:
+        lab.stop()
