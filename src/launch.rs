@@ -190,7 +190,10 @@ async fn by_processes(
 
 /// What `--property` asks for takes cgroup controllers and limits that a manager may not have, and systemd does
 /// without, saying nothing.
-fn expect_properties(plan: &Plan, host: &Host) -> Result<()> {
+///
+/// # Errors
+/// Names the property that would do nothing.
+pub(crate) fn expect_properties(plan: &Plan, host: &Host) -> Result<()> {
     let directory = match plan.supervisor {
         Supervisor::User => manager_of_user(host.caller.uid),
         Supervisor::System | Supervisor::Standalone => "/sys/fs/cgroup".to_owned(),

@@ -3,6 +3,7 @@
 //! ```text
 //! argv ── cli ─┬─ plan ─┬─ confinement, view ─┬─ units ─┬─ transient (D-Bus) ─▶ launch ─▶ exit code
 //!    profile ──┘        └─ environment ───────┘         └─ text    (--dry-run)
+//!    permanent, confine: the same plan and units as files ── ready (at each start) ─▶ inside
 //!        app ─▶ forward (listener ─▶ peer ─▶ request ─▶ admission ─▶ upstream ─▶ relay)
 //! ```
 //!

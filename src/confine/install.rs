@@ -102,6 +102,11 @@ async fn confine(args: ConfineArgs) -> Result<()> {
     if is_new || service.needs_reload {
         manager.reload().await?;
     }
+    // As in unconfine.
+    let gone = changes.iter().filter(|change| change.before.is_some() && change.after.is_none());
+    for unit in gone.filter_map(|change| change.path.file_name()?.to_str()).filter(|name| name.starts_with("appfw-")) {
+        let _ = manager.stop(unit).await;
+    }
     check(&manager, &service, &files).await?;
     let is_behind_it = !is_new && service.is_active && known == Some(Start::Proven);
     match now {
@@ -147,10 +152,20 @@ async fn unconfine(args: &UnconfineArgs) -> Result<()> {
             proven::forget(&name);
             remove_empty();
             manager.reload().await?;
-            if runs && !args.now {
-                say.plain(&format!("removed; restart {service} to apply: systemctl restart {service}"));
-            } else {
-                free(&manager, &service, &name, runs).await?;
+            // What serves it has no file any more: nothing would end it with the service later.
+            if runs && args.now {
+                manager.stop(&service).await?;
+            }
+            let had_servants = stop_servants(&manager, &name).await;
+            match (runs, args.now, had_servants) {
+                (true, true, _) => manager.restart(&service).await?,
+                (true, false, true) => say.plain(&format!(
+                    "removed; restart {service} to apply: systemctl restart {service} (it reaches nothing until then)"
+                )),
+                (true, false, false) => {
+                    say.plain(&format!("removed; restart {service} to apply: systemctl restart {service}"));
+                }
+                (false, ..) => {}
             }
         }
     }
@@ -172,15 +187,6 @@ fn remove_empty() {
 async fn real_name(manager: &Manager<'_>, service: &str) -> String {
     let id = manager.property(service, Kind::Unit, "Id").await.ok();
     id.and_then(|id| <&str>::try_from(&*id).ok().map(str::to_owned)).unwrap_or_else(|| service.to_owned())
-}
-
-/// The service goes on in its namespace until it is started anew; what serves it there is needed as long.
-async fn free(manager: &Manager<'_>, service: &str, name: &LaunchName, runs: bool) -> Result<()> {
-    if runs {
-        manager.stop(service).await?;
-    }
-    stop_servants(manager, name).await;
-    if runs { manager.restart(service).await } else { Ok(()) }
 }
 
 /// The command line with what a profile that it names, and the configuration, add to it.
@@ -317,11 +323,15 @@ async fn restart(manager: &Manager<'_>, service: &str, name: &LaunchName) -> Res
     })
 }
 
-async fn stop_servants(manager: &Manager<'_>, name: &LaunchName) {
+/// Whether there were any.
+async fn stop_servants(manager: &Manager<'_>, name: &LaunchName) -> bool {
+    let mut were_there = false;
     for servant in [name.publisher_socket(), name.publisher(), name.socket(), name.forwarder()] {
+        were_there |= manager.is_active(&servant).await;
         // Not there, or over already.
         let _ = manager.stop(&servant).await;
     }
+    were_there
 }
 
 pub(super) fn tell(say: &Say, changes: &[Change]) {

@@ -37,6 +37,13 @@ pub(super) async fn confine(realm: &Realm, word: &str, now: bool, options: Launc
     let bus = realm.connect().await?;
     let manager = realm.manager(&bus).await?;
     let service = Service::read(&manager, &full_name(word)?).await?;
+    if service.load_state == "not-found" {
+        bail!(
+            "{} has no service {} of their own; services of the system are root's to confine: sudo appfw confine …",
+            realm.host.caller.name,
+            service.name
+        );
+    }
     refuse::refuse_missing(&service)?;
     refuse_kind(&service)?;
     let name = name_of(&service.name)?;

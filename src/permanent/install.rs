@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail};
 
@@ -15,6 +15,7 @@ use super::settled::{Settled, settle};
 use crate::cli::{LaunchArgs, UnitInstallArgs, UnitShowArgs};
 use crate::exit::{self, Ended};
 use crate::installed;
+use crate::launch;
 use crate::manager::{Kind, Life, Manager, is_transient};
 use crate::name::LaunchName;
 use crate::profile;
@@ -23,6 +24,8 @@ use crate::say::Say;
 /// How long the app may take from its start to its execution.
 const PATIENCE: Duration = Duration::from_secs(20);
 const PAUSE: Duration = Duration::from_millis(20);
+/// How long it must go on to be said to run: what ends at once, as for a mistake in its arguments, is to be told.
+const HOLDS: Duration = Duration::from_millis(300);
 
 /// `appfw unit show`: the files as `install` would write them.
 ///
@@ -44,6 +47,7 @@ pub async fn install(args: &UnitInstallArgs) -> Result<()> {
     let realm = Realm::of_caller().await?;
     realm.expect_own_program()?;
     let made = make(&realm, &args.name, &args.launch, &say)?;
+    launch::expect_properties(&made.rendering.plan, &realm.host)?;
     let bus = realm.connect().await?;
     let manager = realm.manager(&bus).await?;
     let name = &made.rendering.plan.name;
@@ -162,15 +166,17 @@ pub(super) async fn start(realm: &Realm, manager: &Manager<'_>, unit: &str, is_c
         say.plain(&format!("nothing to do: {unit} is installed and runs"));
         return Ok(());
     }
+    let began = SystemTime::now();
     if let Err(error) = manager.restart(unit).await {
-        return Err(refusal(manager, unit).await.unwrap_or(error));
+        return Err(refusal(realm, unit, began).unwrap_or(error));
     }
     let deadline = tokio::time::Instant::now() + PATIENCE;
+    let mut executed = None;
     while tokio::time::Instant::now() < deadline {
         let life = Life::of(&manager.properties(unit, Kind::Service).await?);
         if let Some(ended) = life.main {
             if ended.code() == exit::OURS
-                && let Some(error) = refusal(manager, unit).await
+                && let Some(error) = refusal(realm, unit, began)
             {
                 return Err(error);
             }
@@ -178,8 +184,11 @@ pub(super) async fn start(realm: &Realm, manager: &Manager<'_>, unit: &str, is_c
         }
         let processes = manager.processes(unit).await.unwrap_or_default();
         if processes.iter().any(|(pid, _)| is_the_apps(*pid)) {
-            say.plain(&format!("{unit} runs, and {}", realm.when()));
-            return Ok(());
+            let since = *executed.get_or_insert_with(tokio::time::Instant::now);
+            if since.elapsed() >= HOLDS {
+                say.plain(&format!("{unit} runs, and {}", realm.when()));
+                return Ok(());
+            }
         }
         tokio::time::sleep(PAUSE).await;
     }
@@ -210,19 +219,19 @@ fn ended_at_once(realm: &Realm, manager: &Manager<'_>, unit: &str, ended: Ended,
     }
 }
 
-/// Why it did not start, if one of ours said it to the journal.
-async fn refusal(manager: &Manager<'_>, unit: &str) -> Option<anyhow::Error> {
-    let held = manager.property(unit, Kind::Unit, "InvocationID").await.ok()?;
-    let id: Vec<u8> = held.try_into().ok()?;
-    let id: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
+/// Why it did not start, if one of ours has said it to the journal since. Not by the number of the start: journald looks
+/// that up, and finds none of a unit that is over by then.
+fn refusal(realm: &Realm, unit: &str, began: SystemTime) -> Option<anyhow::Error> {
+    let began = began.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_secs();
+    let of_unit = if realm.is_systems() { "--unit" } else { "--user-unit" };
     let lines = Command::new("journalctl")
         .args(["--sync"])
         // Root alone may ask for it; else what was said is there a moment later.
         .stderr(Stdio::null())
         .status()
         .and_then(|_| {
-            let only = format!("_SYSTEMD_INVOCATION_ID={id}");
-            Command::new("journalctl").args(["--quiet", "--no-pager", "--output=cat", &only]).output()
+            let words = ["--quiet", "--no-pager", "--output=cat", &format!("--since=@{began}"), of_unit, unit];
+            Command::new("journalctl").args(words).output()
         })
         .ok()?;
     let text = String::from_utf8_lossy(&lines.stdout);

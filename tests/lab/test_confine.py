@@ -73,6 +73,23 @@ def test_a_service_goes_through_the_proxy_alone_and_is_as_before_when_it_is_let_
         assert "nothing to do" in svc.unconfine()
 
 
+def test_nothing_is_left_of_what_served_a_service_that_is_let_go(lab):
+    def servants():
+        return lab.run(["systemctl", "list-units", "--all", "--plain", "--no-legend", "appfw-svc*"]).stdout.decode()
+
+    with service(lab, trying(lab, "User=bob")) as svc:
+        svc.confine("--via", SOCKS, "--now")
+        assert svc.found()["proxy"] == 200 and f"appfw-{svc.stem}-forward.service" in servants()
+        assert "it reaches nothing until then" in svc.unconfine()
+        assert servants() == ""
+        svc.restart()
+        assert svc.found()["tcp"] == "open" and servants() == ""
+        # Nor where the wall becomes one without a forwarder.
+        svc.confine("--via", SOCKS, "--now")
+        svc.confine("--via=none", "--deny=8.8.8.8")
+        assert servants() == ""
+
+
 def test_a_service_goes_through_tor(lab, world, tor):
     with service(lab, trying(lab, "User=bob")) as svc:
         with world.watch() as w:
@@ -286,7 +303,7 @@ def test_what_is_not_ours_is_in_the_way_and_stays(lab):
         foreign.unlink()
         foreign.parent.rmdir()
         done = lab.run(["appfw", "confine", svc.name, "--via", SOCKS], user="bob")
-        assert done.returncode == 125 and b"root" in done.stderr
+        assert done.returncode == 125 and b"services of the system are root's" in done.stderr
         # A service whose units would have the same names.
         with service(lab, ELSEWHERE, f"{svc.stem}@x") as one, service(lab, ELSEWHERE, f"{svc.stem}_x") as other:
             one.confine("--via", SOCKS)

@@ -162,14 +162,14 @@ server = socket.create_server(("127.0.0.1", 8080))
 while True:
     server.accept()[0].sendall(b"served")
 """)
-    words = [f"--via={SOCKS}", "--publish=203.0.113.2:7310=8080", "-pTasksMax=50"]
+    words = [f"--via={SOCKS}", "--publish=203.0.113.2:7310=8080", "-pLimitNOFILE=512"]
     with installed(lab, *words, command=[serve]) as name:
         def is_served():
             with contextlib.suppress(OSError):
                 return world.connect(ORIGIN, "203.0.113.2", 7310, "tcp") == b"served"
 
         wait_until(is_served, 10, "the published port")
-        assert systemctl(lab, "show", "--property=TasksMax", unit(name)) == "TasksMax=50\n"
+        assert systemctl(lab, "show", "--property=LimitNOFILE", unit(name)) == "LimitNOFILE=512\n"
         systemctl(lab, "restart", unit(name))
         wait_until(is_served, 10, "the published port")
 
@@ -202,15 +202,17 @@ def test_a_profile_is_settled_when_the_unit_is_installed(lab):
         lab.run(["rm", "-r", "/home/bob/.config/appfw"], check=True)
 
 
+# bob, where something else is mounted.
+BY_BOB = """setpriv --reuid=bob --regid=bob --clear-groups env HOME=/home/bob XDG_RUNTIME_DIR=/run/user/$(id -u bob) """
+
+
 def test_where_nobody_lingers_it_is_said_when_it_runs(lab):
-    linger = lab.path("/var/lib/systemd/linger/bob")
-    linger.rename(linger.with_name(".bob"))
-    try:
-        with installed(lab, "--via=none", command=["/bin/sleep", "60"], now=False) as name:
-            told = of_bob(lab, "install", name, "--now", "--via=none", "--", "/bin/sleep", "60")
-            assert "loginctl enable-linger bob" in told
-    finally:
-        linger.with_name(".bob").rename(linger)
+    with installed(lab, "--via=none", command=["/bin/sleep", "60"], now=False) as name:
+        install = f"appfw unit install {name} --now --via=none -- /bin/sleep 60"
+        without = "mount -t tmpfs tmpfs /var/lib/systemd/linger"
+        done = lab.run(["unshare", "--mount", "sh", "-c", f"{without}; {BY_BOB} {install}"])
+        assert done.returncode == 0 and b"loginctl enable-linger bob" in done.stderr, done
+        assert "nothing to do" in of_bob(lab, "install", name, "--now", "--via=none", "--", "/bin/sleep", "60")
 
 
 def test_what_is_not_ours_stays_as_it_is(lab):
@@ -239,3 +241,42 @@ def test_a_users_unit_is_there_after_a_boot(version):
         is_confined(next_start(lab, "kept", 0))
     finally:
         lab.stop()
+
+
+MISTAKES = {
+    "a name with a line break": (["a\nb", "--via=direct", "x"], "launch name"),
+    "a name with a percent sign": (["a%b", "--via=direct", "x"], "launch name"),
+    "a name with a slash": (["../x", "--via=direct", "x"], "launch name"),
+    "no way out": (["x", "id"], "where may"),
+    "a way out that is none": (["x", "--via=sokcs5h://h:1", "id"], "did you mean socks5h"),
+    "a wall of the system's": (["x", "--via=direct", "--wall=strict", "id"], "--wall strict"),
+    "rules": (["x", "--via=none", "--deny=any", "id"], "system manager"),
+    "another user": (["x", "--via=direct", "--uid=eve", "id"], "--uid"),
+    "no such program": (["x", "--via=direct", "no-such-program"], "was not found in PATH"),
+    "a property beyond the user's": (["x", "--via=direct", "-pLimitNOFILE=9999999", "id"], "LimitNOFILE"),
+    "a property not on the list": (["x", "--via=direct", "-pExecStartPre=/bin/x", "id"], "ExecStartPre"),
+    "a filter": (["x", "--via=direct", "--egress-filter=/sys/fs/bpf/x", "id"], "--egress-filter"),
+    "a profile that is none": (["x", "--via=direct", "--profile=fierfox", "id"], "did you mean firefox"),
+    "a command that is no text": (["x", "--via=direct", b"/bin/\xff"], "UTF-8"),
+    "no unit to remove": (None, "there is no unit"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_told_and_nothing_is_written(lab, mistake):
+    words, phrase = MISTAKES[mistake]
+    before = tree(lab)
+    told = of_bob(lab, *(["install", *words] if words else ["remove", "nothing"]), code=OURS)
+    assert phrase in told and len(told.splitlines()) == 1, told
+    assert tree(lab) == before
+
+
+def test_no_permission_and_a_full_disk_change_nothing(lab):
+    lab.run(["mkdir", "-p", UNITS], user="bob", check=True)
+    for option, phrase in ("size=8k", "so nothing was changed"), ("ro", "annot"):
+        fill = f"""mount -t tmpfs -o {option},uid=$(id -u bob),mode=755 tmpfs {UNITS}
+            {BY_BOB} appfw unit install full --via=direct -- /bin/sleep {'9' * 9000}
+            echo $?; ls -A {UNITS}"""
+        done = lab.run(["unshare", "--mount", "sh", "-c", fill])
+        assert done.stdout == f"{OURS}\n".encode() and phrase.encode() in done.stderr, done
+        assert len(done.stderr.splitlines()) == 1
