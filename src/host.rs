@@ -191,7 +191,7 @@ pub fn refuse_writable(program: &Path) -> Result<()> {
         let found = part.metadata().with_context(|| format!("cannot look at {}", part.display()))?;
         if found.uid() != 0 || found.mode() & 0o022 != 0 {
             bail!(
-                "{} would be run as root at each start, and {} can be changed by others: install appfw below /usr",
+                "{} is run at each start, outside of the wall, and {} can be changed by others than root: install appfw below /usr",
                 program.display(),
                 part.display()
             );

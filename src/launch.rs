@@ -40,7 +40,10 @@ use crate::{browser, buses, lifeline, publish, tor, verify};
 pub async fn launch(args: &LaunchArgs) -> Result<u8> {
     let say = Say::new(args.quiet, args.verbose);
     let host = Host::read(Path::new("/"))?;
-    let (args, applied) = &profile::complete(args, Path::new("/"), &host)?;
+    let (args, applied) = &match args.settled {
+        true => (args.clone(), Applied::default()),
+        false => profile::complete(args, Path::new("/"), &host)?,
+    };
     if let Some(profile) = applied.describe() {
         say.detail(&profile);
         if args.dry_run {

@@ -52,7 +52,9 @@ const RESOLVED: &str = "/run/systemd/resolve";
 const NAME_SERVICES: [&str; 2] = ["/run/nscd", "/run/avahi-daemon"];
 
 /// Sockets whose holders act on the network, or as root, for whoever asks.
-const AGENTS: [&str; 30] = [
+const AGENTS: [&str; 31] = [
+    // Ways out, with their passwords.
+    "/etc/appfw/credentials",
     "/run/docker.sock",
     "/run/docker",
     "/run/podman",
@@ -88,7 +90,9 @@ const AGENTS: [&str; 30] = [
 ];
 
 /// Agents below the app's home: gpg's fetch keys over the network (dirmngr).
-const AGENTS_AT_HOME: [&str; 8] = [
+const AGENTS_AT_HOME: [&str; 9] = [
+    // Ways out, with their passwords.
+    ".config/appfw",
     ".ssh/agent",
     ".gnupg/S.keyboxd",
     ".gnupg/S.scdaemon",
@@ -359,7 +363,9 @@ mod tests {
             let plan = plan("--via direct --uid alice x").unwrap();
             let places = Places { state: Path::new(state).join("web"), ..places(&plan, &host) };
             let found: Vec<_> = View::new(&plan, &host, &places).hidden;
-            let found = found.iter().filter(|path| path.starts_with(runtime) && path.ends_with("appfw"));
+            let found = found.iter().filter(|path| {
+                path.starts_with(runtime) && path.ends_with("appfw") && !path.ends_with(".config/appfw")
+            });
             let expected = hidden.iter().filter(|path| path.ends_with("appfw")).map(PathBuf::from);
             assert_eq!(found.cloned().collect::<Vec<_>>(), expected.collect::<Vec<_>>(), "{runtime}");
             let view = View::new(&plan, &host, &places);

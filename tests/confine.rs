@@ -50,6 +50,7 @@ fn plain() -> Service {
         delegate: false,
         triggered_by: Vec::new(),
         joins: Vec::new(),
+        environment: Vec::new(),
         namespace_path: String::new(),
     }
 }

@@ -130,6 +130,9 @@ pub struct LaunchArgs {
     /// Inner part: the launcher that goes on when the one that detaches returns
     #[arg(long, hide = true)]
     pub background: bool,
+    /// Inner part: a unit's launcher, whose command line is whole
+    #[arg(long, hide = true)]
+    pub settled: bool,
     /// End the launch with its main process instead of its last one
     #[arg(long, help_heading = "Program")]
     pub exit_with_main: bool,
@@ -291,7 +294,7 @@ mod tests {
     fn no_option_is_there_beside_the_contract() {
         let known = |name: &str| OPTIONS.iter().any(|option| option.split(' ').next() == Some(name));
         for arg in LaunchArgs::command().get_arguments().filter_map(|arg| arg.get_long()) {
-            assert!(known(arg) || ["help", "version", "background"].contains(&arg), "--{arg}");
+            assert!(known(arg) || ["help", "version", "background", "settled"].contains(&arg), "--{arg}");
         }
     }
 

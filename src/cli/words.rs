@@ -74,8 +74,19 @@ mod tests {
     use crate::fixture::parse;
 
     /// Those that are no part of what a unit is.
-    const LEFT_OUT: [&str; 10] =
-        ["unit", "detach", "background", "dry-run", "quiet", "verbose", "help", "version", "standalone", "no-profile"];
+    const LEFT_OUT: [&str; 11] = [
+        "unit",
+        "detach",
+        "background",
+        "settled",
+        "dry-run",
+        "quiet",
+        "verbose",
+        "help",
+        "version",
+        "standalone",
+        "no-profile",
+    ];
 
     #[test]
     fn every_option_is_written_so_that_it_is_read_as_it_was() {

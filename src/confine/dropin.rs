@@ -14,7 +14,7 @@ use crate::host::Host;
 use crate::manager::Properties;
 use crate::plan::{Plan, Resolver};
 use crate::units::text::{lines, quoted};
-use crate::units::{Setting, TOR, Value, transient};
+use crate::units::{LINKERS, Setting, TOR, Value, transient};
 use crate::verify;
 use crate::view::OfService;
 
@@ -185,14 +185,15 @@ fn privileges(service: &Service) -> Vec<Setting> {
     settings
 }
 
+/// The proof runs in the service's environment, as root: what has other code loaded into a program is not for it.
 fn environment(plan: &Plan) -> Vec<Setting> {
-    if !plan.has_forwarder() {
-        return Vec::new();
-    }
     let is_set = |name: &&str| plan.proxy_variables.iter().any(|(set, _)| set == name);
-    let unset = MISLEADING.into_iter().filter(|name| !is_set(name)).map(str::to_owned).collect();
+    let misleading = MISLEADING.into_iter().filter(|name| plan.has_forwarder() && !is_set(name));
+    let unset =
+        set("UnsetEnvironment", Value::Words(LINKERS.into_iter().chain(misleading).map(str::to_owned).collect()));
     let variables = plan.proxy_variables.iter().map(|(name, value)| format!("{name}={value}")).collect();
-    vec![set("Environment", Value::Words(variables)), set("UnsetEnvironment", Value::Words(unset))]
+    let set = plan.has_forwarder().then(|| set("Environment", Value::Words(variables)));
+    set.into_iter().chain([unset]).collect()
 }
 
 /// Our own resolver configuration in the place of the host's.

@@ -13,7 +13,7 @@ use super::service::Service;
 use super::{drop_in_path, list, listeners, name_of, options, own};
 use crate::cli::{ConfineArgs, LaunchArgs, UnconfineArgs, WallKind};
 use crate::host::Host;
-use crate::installed::{self, Change};
+use crate::installed::{self, Change, Mark};
 use crate::manager::{self, Kind, Manager};
 use crate::name::LaunchName;
 use crate::permanent::Realm;
@@ -57,7 +57,7 @@ async fn confine(args: ConfineArgs) -> Result<()> {
     let (launch, applied) = settings(args.launch, word, &realm.host)?;
     options::refuse(&launch, realm.is_systems()).map_err(|error| applied.explain(error))?;
     if !realm.is_systems() {
-        return own::confine(&realm, word, now, launch, &say).await.map_err(|error| applied.explain(error));
+        return own::confine(&realm, word, now, launch, &applied, &say).await.map_err(|error| applied.explain(error));
     }
     let host = realm.host.for_units();
     refuse_caller(&host, dry_run)?;
@@ -71,7 +71,9 @@ async fn confine(args: ConfineArgs) -> Result<()> {
     let via = way_out(&options, &service, &say)?;
     settle_address(&mut options, &via, &service, &host)?;
     let publishes = !options.publish.is_empty();
-    let files = Files::new(options, via, &host, &service)?;
+    let asked = options.clone();
+    let files = Files::new(options, via, &host, &service).map_err(|error| applied.explain(error))?;
+    applied.openings(&asked, &files.plan).iter().for_each(|opening| say.plain(opening));
     refuse::refuse(&service, &files.plan.buses)?;
     if let Some(warning) = files.plan.warning().or_else(|| files.plan.buses.warning().map(str::to_owned)) {
         say.warning(&warning);
@@ -81,12 +83,11 @@ async fn confine(args: ConfineArgs) -> Result<()> {
         refuse_listeners(&manager, &service, &drop_in_path(&service.name), &say).await?;
     }
     let all = files::all(&service.name, &name);
-    refuse_others(&all, &service.name)?;
     let wanted = files.wanted(&service);
     let kept = |path: &PathBuf| wanted.iter().any(|wanted| wanted.path == *path) || files.uses(path);
     let obsolete: Vec<PathBuf> = all.into_iter().filter(|path| !kept(path)).collect();
     let mut changes = installed::changes(&wanted, &files.command)?;
-    changes.extend(installed::removals(&obsolete)?);
+    changes.extend(installed::removals(&obsolete, Mark::subject(&files.command))?);
     if dry_run {
         return print(&changes, Path::new(super::CREDENTIALS));
     }
@@ -108,7 +109,10 @@ async fn confine(args: ConfineArgs) -> Result<()> {
         let _ = manager.stop(unit).await;
     }
     check(&manager, &service, &files).await?;
-    let is_behind_it = !is_new && service.is_active && known == Some(Start::Proven);
+    let is_behind_it = !is_new
+        && service.is_active
+        && known == Some(Start::Proven)
+        && manager.runs_since(&service.name, installed::written(&wanted)).await;
     match now {
         _ if is_behind_it => say.plain(&format!("nothing to do: {} is confined so already", service.name)),
         true => restart(&manager, &service.name, &name).await?,
@@ -138,8 +142,7 @@ async fn unconfine(args: &UnconfineArgs) -> Result<()> {
     for service in &services {
         let service = real_name(&manager, service).await;
         let name = name_of(&service)?;
-        let ours = files::all(&service, &name).into_iter().filter(|path| is_of(path, &service));
-        let changes = installed::removals(&ours.collect::<Vec<_>>())?;
+        let changes = installed::removals(&files::all(&service, &name), &["confine".to_owned(), service.clone()])?;
         if changes.is_empty() {
             say.plain(&format!("nothing to do: {service} is not confined"));
         } else if args.dry_run {
@@ -184,7 +187,7 @@ fn remove_empty() {
 }
 
 /// A service may be called by an alias; one that is gone has none.
-async fn real_name(manager: &Manager<'_>, service: &str) -> String {
+pub(super) async fn real_name(manager: &Manager<'_>, service: &str) -> String {
     let id = manager.property(service, Kind::Unit, "Id").await.ok();
     id.and_then(|id| <&str>::try_from(&*id).ok().map(str::to_owned)).unwrap_or_else(|| service.to_owned())
 }
@@ -279,27 +282,6 @@ pub(super) async fn refuse_listeners(
     )
 }
 
-/// Files of ours that another command made: a unit or another service of the same name.
-pub(super) fn refuse_others(paths: &[PathBuf], service: &str) -> Result<()> {
-    for path in paths {
-        if let Some((_, mark)) = installed::find(path)?
-            && !is_made_for(&mark.command, service)
-        {
-            bail!("{} belongs to what `appfw {}` made: remove that first", path.display(), mark.command.join(" "));
-        }
-    }
-    Ok(())
-}
-
-fn is_of(path: &Path, service: &str) -> bool {
-    // What isn't ours at all is told when it shall be removed.
-    installed::find(path).map_or(true, |found| found.is_some_and(|(_, mark)| is_made_for(&mark.command, service)))
-}
-
-fn is_made_for(command: &[String], service: &str) -> bool {
-    matches!(command, [confine, name, ..] if confine == "confine" && name == service)
-}
-
 /// Whether systemd holds what was written: a drop-in may come later than ours.
 async fn check(manager: &Manager<'_>, service: &Service, files: &Files) -> Result<()> {
     let held = async |kind| manager.properties(&service.name, kind).await;
@@ -342,7 +324,10 @@ pub(super) fn tell(say: &Say, changes: &[Change]) {
             _ => "changed",
         };
         say.plain(&format!("{what}: {}", change.path.display()));
-        say.detail(&change.diff());
+        // A password's file has no ending.
+        if change.path.extension().is_some() {
+            say.detail(&change.diff());
+        }
     }
 }
 

@@ -4,25 +4,29 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 
 use super::exec::Exec;
-use super::install::{print, refuse_listeners, refuse_others, tell};
+use super::install::{print, real_name, refuse_listeners, tell};
 use super::refuse::{self, full_name};
 use super::service::{GUARDED, Service};
 use super::{drop_in_in, list, name_of, options};
 use crate::cli::{LaunchArgs, UnconfineArgs};
 use crate::exit;
-use crate::installed::{self, Change, Wanted};
+use crate::installed::{self, Change, Mark, Wanted};
 use crate::manager::{Kind, Manager};
 use crate::name::LaunchName;
-use crate::permanent::{Realm, Rendering, Settled, settle};
+use crate::permanent::{Realm, Rendering, Settled, settle, start};
+use crate::profile::Applied;
 use crate::say::Say;
-use crate::units::Value;
 use crate::units::text::quoted;
+use crate::units::{LINKERS, Value};
 
 /// Commands beside the main process, less those of [`GUARDED`].
 const OTHERS: [&str; 3] = ["ExecStartPost", "ExecReload", "ExecStop"];
+
+/// Commands that no user's service that is confined has.
+const EMPTIED: [&str; 5] = ["ExecCondition", "ExecStartPre", "ExecStartPost", "ExecStop", "ExecStopPost"];
 
 /// The drop-in, and the file of a way out with a password, of what is called so.
 fn files(realm: &Realm, service: &str, name: &LaunchName) -> [PathBuf; 2] {
@@ -33,7 +37,15 @@ fn files(realm: &Realm, service: &str, name: &LaunchName) -> [PathBuf; 2] {
 ///
 /// # Errors
 /// The service cannot be confined so: then nothing was written. Or systemd does not hold what was.
-pub(super) async fn confine(realm: &Realm, word: &str, now: bool, options: LaunchArgs, say: &Say) -> Result<()> {
+pub(super) async fn confine(
+    realm: &Realm,
+    word: &str,
+    now: bool,
+    options: LaunchArgs,
+    applied: &Applied,
+    say: &Say,
+) -> Result<()> {
+    realm.expect_own_program()?;
     let bus = realm.connect().await?;
     let manager = realm.manager(&bus).await?;
     let service = Service::read(&manager, &full_name(word)?).await?;
@@ -56,14 +68,14 @@ pub(super) async fn confine(realm: &Realm, word: &str, now: bool, options: Launc
     let host = realm.host.clone().for_units();
     let rendering = Rendering::new(&name.to_string(), &args, via, &host, &realm.directories)?;
     refuse::refuse(&service, &rendering.plan.buses)?;
-    if let Some(warning) = rendering.plan.warning() {
+    applied.openings(&args, &rendering.plan).iter().for_each(|opening| say.plain(opening));
+    if let Some(warning) = rendering.plan.warning().or_else(|| rendering.plan.buses.warning().map(str::to_owned)) {
         say.warning(&warning);
     }
     let [drop_in, secret] = files(realm, &service.name, &name);
     if args.publish.is_empty() {
         refuse_listeners(&manager, &service, &drop_in, say).await?;
     }
-    refuse_others(&[drop_in.clone(), secret.clone()], &service.name)?;
     let text = text(&launcher_of(&rendering), &own);
     let has_secret = credential.is_some() || rendering.plan.via.has_secret() && rendering.places.credential == secret;
     let wanted: Vec<Wanted> =
@@ -71,7 +83,7 @@ pub(super) async fn confine(realm: &Realm, word: &str, now: bool, options: Launc
     let command = [vec!["confine".to_owned(), service.name.clone()], options::words(&args)?].concat();
     let mut changes = installed::changes(&wanted, &command)?;
     if !has_secret {
-        changes.extend(installed::removals(&[secret])?);
+        changes.extend(installed::removals(&[secret], Mark::subject(&command))?);
     }
     if dry_run {
         return print(&changes, &realm.directories.credentials);
@@ -93,9 +105,13 @@ pub(super) async fn confine(realm: &Realm, word: &str, now: bool, options: Launc
         );
     }
     let systemctl = realm.systemctl();
-    match (is_new || !is_behind(&manager, &service.name).await, service.is_active, now) {
-        (false, true, _) => say.plain(&format!("nothing to do: {} is confined so already", service.name)),
-        (.., true) => manager.restart(&service.name).await?,
+    let written = installed::written(&wanted);
+    let is_behind = !is_new && is_behind(&manager, &service.name).await;
+    match (is_behind && manager.runs_since(&service.name, written).await, service.is_active, now) {
+        (true, true, _) => say.plain(&format!("nothing to do: {} is confined so already", service.name)),
+        (.., true) => start(realm, &manager, &service.name, written, "is behind its wall", say)
+            .await
+            .map_err(|error| anyhow!("{error:#}; appfw unconfine {} takes its wall away", service.name))?,
         (_, true, false) => {
             say.plain(&format!("written; restart {0} to apply: {systemctl} restart {0}", service.name));
         }
@@ -117,7 +133,9 @@ pub(super) async fn unconfine(realm: &Realm, args: &UnconfineArgs, say: &Say) ->
     let bus = realm.connect().await?;
     let manager = realm.manager(&bus).await?;
     for service in &services {
-        let changes = installed::removals(&files(realm, service, &name_of(service)?))?;
+        let service = &real_name(&manager, service).await;
+        let subject = ["confine".to_owned(), service.clone()];
+        let changes = installed::removals(&files(realm, service, &name_of(service)?), &subject)?;
         if changes.is_empty() {
             say.plain(&format!("nothing to do: {service} is not confined"));
         } else if args.dry_run {
@@ -192,7 +210,9 @@ fn within(exec: &Exec, name: &LaunchName) -> Option<Exec> {
     }
     let end = rest.iter().position(|word| word == "--")?;
     let argv = rest[end + 1..].to_vec();
-    Some(Exec { path: argv.first()?.clone(), argv, flags: exec.flags.clone() })
+    let expands = !exec.flags.iter().any(|flag| flag == "no-env-expand");
+    let path = if expands { argv.first()?.replace("$$", "$") } else { argv.first()?.clone() };
+    Some(Exec { path: path.clone(), argv: [vec![path], argv[1..].to_vec()].concat(), flags: exec.flags.clone() })
 }
 
 /// # Errors
@@ -207,7 +227,10 @@ async fn refuse_commands(manager: &Manager<'_>, service: &Service) -> Result<()>
         commands.extend(Exec::list(directive, &held)?.into_iter().map(|exec| (directive, exec)));
     }
     // It signals, and the launcher passes signals on.
-    let outside = commands.iter().find(|(_, exec)| Path::new(&exec.path).file_name().is_none_or(|name| name != "kill"));
+    let signals = |directive: &str, exec: &Exec| {
+        directive == "ExecReload" && ["/bin/kill", "/usr/bin/kill"].contains(&exec.path.as_str())
+    };
+    let outside = commands.iter().find(|(directive, exec)| !signals(directive, exec));
     match outside {
         Some((directive, exec)) => bail!(
             "{} has {directive}={}, which would run outside of the wall: only the main process of a user's service is behind it; take that out by a drop-in first, or confine a service of the system",
@@ -234,13 +257,18 @@ fn text(launcher: &[String], own: &Exec) -> String {
     // A service that tells when it is ready (Type=notify) is so when it is executed: the socket to tell it by is one of
     // the user's systemd, which no app reaches.
     let text = format!(
-        "[Service]\nType=exec\nWatchdogSec=0\nKillMode=mixed\nSuccessExitStatus=143\nRestartPreventExitStatus={}\nExecStart=\nExecStart={}{}",
+        "[Service]\nUnsetEnvironment={}\n{}Type=exec\nWatchdogSec=0\nKillMode=mixed\nSuccessExitStatus=143\nRestartPreventExitStatus={}\nExecStart=\nExecStart={}{}",
+        LINKERS.join(" "),
+        // What a new version of its file brings would run outside.
+        EMPTIED.map(|directive| format!("{directive}=\n")).concat(),
         exit::OURS,
         if is_set("ignore-failure") { "-" } else { "" },
         if expands { "" } else { ":" },
     );
     let ours = launcher.iter().map(|word| if expands { quoted(&word.replace('$', "$$")) } else { quoted(word) });
+    // Which program is started is not expanded; an argument is.
+    let program = if expands { own.path.replace('$', "$$") } else { own.path.clone() };
     let command: Vec<String> =
-        ours.chain([quoted(&own.path)]).chain(own.argv.iter().skip(1).map(|word| quoted(word))).collect();
+        ours.chain([quoted(&program)]).chain(own.argv.iter().skip(1).map(|word| quoted(word))).collect();
     text + &command.join(" ") + "\n"
 }

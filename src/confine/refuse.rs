@@ -6,9 +6,10 @@ use super::service::Service;
 use crate::buses::Buses;
 use crate::confinement::OPENING;
 use crate::name::SLICE;
+use crate::units::LINKERS;
 
 /// Where systemd's generators put units, and where transient ones are: no file of a package's or the user's.
-const GENERATED: [&str; 2] = ["/run/systemd/generator", "/run/systemd/transient"];
+const GENERATED: [&str; 2] = ["/systemd/generator", "/systemd/transient"];
 
 /// The name of a service as the user may write it: in full.
 ///
@@ -55,8 +56,10 @@ pub fn refuse(service: &Service, buses: &Buses) -> Result<()> {
         bail!("{name} is a unit of appfw's own, which has its wall already");
     }
     if let Some(fragment) = &service.fragment
-        && let Some(place) = GENERATED.iter().find(|place| fragment.to_string_lossy().starts_with(**place))
+        && fragment.starts_with("/run")
+        && GENERATED.iter().any(|place| fragment.to_string_lossy().contains(place))
     {
+        let place = fragment.parent().unwrap_or(fragment).display();
         bail!(
             "{name} is made anew at each boot, in {place}: write a unit file for it first (systemctl edit --full --force {name})"
         );
@@ -93,6 +96,12 @@ pub fn refuse(service: &Service, buses: &Buses) -> Result<()> {
 /// Settings by which its processes are elsewhere, or exempt.
 fn past_the_wall(service: &Service) -> Result<()> {
     let name = &service.name;
+    let set = |linker: &&str| service.environment.iter().any(|variable| variable.split('=').next() == Some(linker));
+    if let Some(linker) = LINKERS.iter().find(|linker| set(linker)) {
+        bail!(
+            "{name} sets {linker}, which would have its code loaded into the proof of its wall as well: have a script that it starts set that"
+        );
+    }
     if !service.pam_name.is_empty() {
         bail!(
             "{name} has PAMName={}: PAM moves its processes into a session's cgroup, which has no wall",

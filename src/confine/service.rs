@@ -53,6 +53,8 @@ pub struct Service {
     pub triggered_by: Vec<String>,
     /// `JoinsNamespaceOf=`.
     pub joins: Vec<String>,
+    /// `Environment=`: what it holds of a file is read at each start alone.
+    pub environment: Vec<String>,
     /// `NetworkNamespacePath=`.
     pub namespace_path: String,
 }
@@ -111,6 +113,7 @@ impl Service {
             delegate: flag(service, "Delegate")?,
             triggered_by: words(unit, "TriggeredBy")?,
             joins: words(unit, "JoinsNamespaceOf")?.into_iter().filter(|joined| !is_our_servant(joined)).collect(),
+            environment: words(service, "Environment")?,
             namespace_path: text(service, "NetworkNamespacePath")?,
             name,
         })

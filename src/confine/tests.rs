@@ -25,6 +25,7 @@ fn service() -> Service {
         delegate: false,
         triggered_by: Vec::new(),
         joins: Vec::new(),
+        environment: Vec::new(),
         namespace_path: String::new(),
     }
 }
@@ -64,6 +65,7 @@ fn what_leads_past_a_wall_is_refused_by_its_name() {
         (refusal(|service| service.start = vec![exec(&["privileged"])]), "/usr/bin/web with full privileges"),
         (refusal(|service| service.guarded[2] = vec![exec(&["privileged"])]), "with full privileges"),
         (refusal(|service| service.joins = vec!["x.service".into()]), "JoinsNamespaceOf=x.service"),
+        (refusal(|service| service.environment = vec!["LD_PRELOAD=/x.so".into()]), "sets LD_PRELOAD"),
         (refusal(|service| service.namespace_path = "/run/netns/x".into()), "NetworkNamespacePath=/run/netns/x"),
         (refusal(|service| service.triggered_by = vec!["web.socket".into()]), "from web.socket"),
         (refusal(|service| service.kind = "dbus".into()), "Type=dbus"),

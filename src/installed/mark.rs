@@ -25,6 +25,14 @@ impl Mark {
         Self { version: env!("CARGO_PKG_VERSION").to_owned(), command: command.to_vec(), made_directory: false }
     }
 
+    /// What a command is for: a unit, or a service that is confined. A file of another is not its to write or to remove.
+    #[must_use]
+    pub fn subject(command: &[String]) -> &[String] {
+        // `unit install NAME`, `confine SERVICE`
+        let words = if command.first().is_some_and(|word| word == "unit") { 3 } else { 2 };
+        &command[..words.min(command.len())]
+    }
+
     /// The mark in the first lines of a file.
     #[must_use]
     pub fn read(text: &str) -> Option<Self> {

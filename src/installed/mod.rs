@@ -7,6 +7,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use anyhow::{Context, Result, bail};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
@@ -92,9 +93,17 @@ pub fn find(path: &Path) -> Result<Option<(String, Mark)>> {
 pub fn changes(wanted: &[Wanted], command: &[String]) -> Result<Vec<Change>> {
     let change = |Wanted { path, text, mode }: &Wanted| {
         let found = find(path)?;
+        if let Some((_, mark)) = &found
+            && Mark::subject(&mark.command) != Mark::subject(command)
+        {
+            bail!("{} belongs to what `appfw {}` made: remove that first", path.display(), mark.command.join(" "));
+        }
         let made_directory = match &found {
             Some((_, mark)) => mark.made_directory,
-            None => !path.parent().is_some_and(Path::is_dir),
+            // One that is empty is most likely of a writer that was killed.
+            None => {
+                path.parent().and_then(|directory| directory.read_dir().ok()).is_none_or(|mut all| all.next().is_none())
+            }
         };
         let mark = Mark { made_directory, ..Mark::new(command) };
         let lines = mark.lines().with_context(|| format!("cannot mark {}", path.display()))?;
@@ -103,13 +112,21 @@ pub fn changes(wanted: &[Wanted], command: &[String]) -> Result<Vec<Change>> {
     wanted.iter().map(change).collect()
 }
 
-/// What has to be done for these files to be gone. Those that are gone already are left out.
+/// When the last of these was written; the beginning of time for what isn't there.
+#[must_use]
+pub fn written(wanted: &[Wanted]) -> SystemTime {
+    let times = wanted.iter().filter_map(|wanted| wanted.path.metadata().and_then(|found| found.modified()).ok());
+    times.max().unwrap_or(SystemTime::UNIX_EPOCH)
+}
+
+/// What has to be done for these files of `subject` ([`Mark::subject`]) to be gone. Those that are gone already, and
+/// those of other commands, are left out.
 ///
 /// # Errors
 /// One isn't ours.
-pub fn removals(paths: &[PathBuf]) -> Result<Vec<Change>> {
+pub fn removals(paths: &[PathBuf], subject: &[String]) -> Result<Vec<Change>> {
     let removal = |path: &PathBuf| {
-        let found = find(path)?;
+        let found = find(path)?.filter(|(_, mark)| Mark::subject(&mark.command) == subject);
         Ok(found.map(|(text, _)| Change { path: path.clone(), before: Some(text), after: None, mode: 0 }))
     };
     paths.iter().filter_map(|path| removal(path).transpose()).collect()

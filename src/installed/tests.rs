@@ -20,7 +20,7 @@ impl Place {
     }
 
     fn install(&self, wanted: &[Wanted]) -> Result<()> {
-        apply(&changes(wanted, &["unit".to_owned(), "install".to_owned()])?)
+        apply(&changes(wanted, &own())?)
     }
 
     /// Every file and directory with what it holds.
@@ -43,6 +43,23 @@ impl Place {
     }
 }
 
+/// What makes the files here.
+fn own() -> Vec<String> {
+    ["unit", "install", "x"].map(str::to_owned).to_vec()
+}
+
+#[test]
+fn what_another_command_made_is_neither_written_nor_removed() {
+    let place = Place::new();
+    let wanted = [place.wanted("a.service", "[Service]\n")];
+    apply(&changes(&wanted, &["confine".to_owned(), "a.service".to_owned()]).unwrap()).unwrap();
+    let before = place.all();
+    let message = place.install(&wanted).unwrap_err().to_string();
+    assert!(message.ends_with("belongs to what `appfw confine a.service` made: remove that first"), "{message}");
+    assert!(removals(&[place.path("a.service")], &own()).unwrap().is_empty());
+    assert_eq!(place.all(), before);
+}
+
 #[test]
 fn what_is_installed_is_found_replaced_and_gone_again() {
     let place = Place::new();
@@ -52,16 +69,17 @@ fn what_is_installed_is_found_replaced_and_gone_again() {
     assert!(text.ends_with("}\n[Service]\n") && !mark.is_stale() && !mark.made_directory, "{text}");
     assert!(find(&place.path("a.service.d/x.conf")).unwrap().unwrap().1.made_directory);
 
-    let same =
-        changes(&[place.wanted("b.service", "[Service]\n")], &["unit".to_owned(), "install".to_owned()]).unwrap();
+    let same = changes(&[place.wanted("b.service", "[Service]\n")], &own()).unwrap();
     assert!(same[0].is_none());
-    let other = changes(&[place.wanted("b.service", "[Service]\nType=exec\n")], &["other".to_owned()]).unwrap();
+    let other =
+        changes(&[place.wanted("b.service", "[Service]\nType=exec\n")], &[own(), vec!["--other".to_owned()]].concat())
+            .unwrap();
     assert!(other[0].diff().contains("+Type=exec\n"), "{}", other[0].diff());
     apply(&other).unwrap();
     assert!(find(&place.path("b.service")).unwrap().unwrap().0.contains("Type=exec"));
 
     let paths = ["a.service.d/x.conf", "b.service", "never.service"].map(|name| place.path(name));
-    apply(&removals(&paths).unwrap()).unwrap();
+    apply(&removals(&paths, &own()).unwrap()).unwrap();
     assert_eq!(place.all(), before);
 }
 
@@ -71,7 +89,7 @@ fn a_directory_that_was_there_or_holds_something_else_stays() {
     fs::create_dir(place.path("old.d")).unwrap();
     place.install(&[place.wanted("old.d/x.conf", "x\n"), place.wanted("new.d/x.conf", "x\n")]).unwrap();
     fs::write(place.path("new.d/users.conf"), "[Service]\n").unwrap();
-    apply(&removals(&[place.path("old.d/x.conf"), place.path("new.d/x.conf")]).unwrap()).unwrap();
+    apply(&removals(&[place.path("old.d/x.conf"), place.path("new.d/x.conf")], &own()).unwrap()).unwrap();
     assert!(place.path("old.d").is_dir() && place.path("new.d/users.conf").is_file());
 }
 
@@ -91,7 +109,7 @@ fn nothing_that_others_wrote_is_touched() {
     ] {
         for failure in [
             place.install(&[place.wanted("new.service", "x\n"), place.wanted(name, "x\n")]).unwrap_err(),
-            removals(&[place.path(name)]).unwrap_err(),
+            removals(&[place.path(name)], &own()).unwrap_err(),
         ] {
             let message = format!("{failure:#}");
             assert!(message.contains(what) && message.contains(name), "{message}");
@@ -106,7 +124,7 @@ fn a_file_that_came_meanwhile_stays_and_what_was_done_before_is_undone() {
     place.install(&[place.wanted("a.service", "old\n")]).unwrap();
     let wanted =
         [place.wanted("a.service", "new\n"), place.wanted("c.d/c.conf", "new\n"), place.wanted("b.service", "new\n")];
-    let changes = changes(&wanted, &[]).unwrap();
+    let changes = changes(&wanted, &own()).unwrap();
     fs::write(place.path("b.service"), "the user's\n").unwrap();
     let before = place.all();
     assert!(format!("{:#}", apply(&changes).unwrap_err()).contains("b.service"));
@@ -123,8 +141,8 @@ fn what_is_put_back_is_the_very_file() {
         (found.ino(), found.mode() & 0o777)
     };
     let before = [identity("a"), identity("b")];
-    let mut all = removals(&[place.path("a")]).unwrap();
-    all.extend(changes(&[place.wanted("b", "new\n"), place.wanted("c", "new\n")], &[]).unwrap());
+    let mut all = removals(&[place.path("a")], &own()).unwrap();
+    all.extend(changes(&[place.wanted("b", "new\n"), place.wanted("c", "new\n")], &own()).unwrap());
     fs::write(place.path("c"), "the user's\n").unwrap();
     apply(&all).unwrap_err();
     assert_eq!([identity("a"), identity("b")], before);

@@ -1,6 +1,7 @@
 //! What is asked of a manager about units that are files.
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail};
 
@@ -55,6 +56,14 @@ impl Manager<'_> {
     pub async fn needs_reload(&self, unit: &str) -> bool {
         let needs = self.property(unit, Kind::Unit, "NeedDaemonReload").await;
         needs.is_ok_and(|needs| bool::try_from(needs).unwrap_or(true))
+    }
+
+    /// Whether a unit has been active since then, as by the files that were written until then.
+    pub async fn runs_since(&self, unit: &str, written: SystemTime) -> bool {
+        let began = self.property(unit, Kind::Unit, "ActiveEnterTimestamp").await.ok();
+        let began = began.and_then(|began| u64::try_from(began).ok()).map(Duration::from_micros);
+        let written = written.duration_since(SystemTime::UNIX_EPOCH).ok();
+        began.zip(written).is_some_and(|(began, written)| began >= written)
     }
 
     /// Has it forgotten that a unit failed, if it did.

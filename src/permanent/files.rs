@@ -105,7 +105,7 @@ pub fn differences(made: &Made, directories: &Directories) -> Result<Vec<Change>
         made.files.iter().any(|file| file.path == *path) || plan.via.has_secret() && *path == places.credential
     };
     let left: Vec<PathBuf> = all_files(&plan.name, directories).filter(|path| !is_wanted(path)).collect();
-    changes.extend(installed::removals(&left)?);
+    changes.extend(installed::removals(&left, Mark::subject(&made.command))?);
     Ok(changes)
 }
 

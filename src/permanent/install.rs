@@ -68,7 +68,8 @@ pub async fn install(args: &UnitInstallArgs) -> Result<()> {
         manager.reload().await?;
     }
     if args.now {
-        return start(&realm, &manager, &unit, is_changed, &say).await;
+        let since = installed::written(&made.files);
+        return start(&realm, &manager, &unit, since, &realm.when(), &say).await;
     }
     say.plain(&match (is_changed, is_new) {
         (false, false) => format!("nothing to do: {unit} is installed"),
@@ -86,7 +87,7 @@ pub async fn remove(name: &str) -> Result<()> {
     let realm = Realm::of_caller().await?;
     let directories = &realm.directories;
     let paths: Vec<PathBuf> = all_files(&name, directories).collect();
-    let changes = installed::removals(&paths)?;
+    let changes = installed::removals(&paths, &["unit".to_owned(), "install".to_owned(), name.to_string()])?;
     let unit = name.app();
     if changes.is_empty() {
         bail!("there is no unit {name}: {} does not exist", directories.units.join(&unit).display());
@@ -159,10 +160,20 @@ async fn refuse_launch(manager: &Manager<'_>, name: &LaunchName) -> Result<()> {
     }
 }
 
-/// Starts it, or anew what has changed, and waits until the app is executed.
-pub(super) async fn start(realm: &Realm, manager: &Manager<'_>, unit: &str, is_changed: bool, say: &Say) -> Result<()> {
-    let runs = manager.property(unit, Kind::Unit, "ActiveState").await?;
-    if !is_changed && <&str>::try_from(&runs) == Ok("active") {
+/// Starts it, or anew what has run since before its files were `written`, and waits until the app is executed; `how` is
+/// said of what runs.
+///
+/// # Errors
+/// It did not start, or ended at once; why, if one of ours has told.
+pub async fn start(
+    realm: &Realm,
+    manager: &Manager<'_>,
+    unit: &str,
+    written: SystemTime,
+    how: &str,
+    say: &Say,
+) -> Result<()> {
+    if manager.is_active(unit).await && manager.runs_since(unit, written).await {
         say.plain(&format!("nothing to do: {unit} is installed and runs"));
         return Ok(());
     }
@@ -180,13 +191,13 @@ pub(super) async fn start(realm: &Realm, manager: &Manager<'_>, unit: &str, is_c
             {
                 return Err(error);
             }
-            return ended_at_once(realm, manager, unit, ended, say);
+            return ended_at_once(manager, unit, ended, how, say);
         }
         let processes = manager.processes(unit).await.unwrap_or_default();
         if processes.iter().any(|(pid, _)| is_the_apps(*pid)) {
             let since = *executed.get_or_insert_with(tokio::time::Instant::now);
             if since.elapsed() >= HOLDS {
-                say.plain(&format!("{unit} runs, and {}", realm.when()));
+                say.plain(&format!("{unit} runs, and {how}"));
                 return Ok(());
             }
         }
@@ -209,10 +220,10 @@ fn is_the_apps(pid: u32) -> bool {
     })
 }
 
-fn ended_at_once(realm: &Realm, manager: &Manager<'_>, unit: &str, ended: Ended, say: &Say) -> Result<()> {
+fn ended_at_once(manager: &Manager<'_>, unit: &str, ended: Ended, how: &str, say: &Say) -> Result<()> {
     match ended.code() {
         0 => {
-            say.plain(&format!("{unit} has run, and {}", realm.when()));
+            say.plain(&format!("{unit} has run, and {how}"));
             Ok(())
         }
         code => bail!("{unit} was started and ended with {code}; see: {} {unit}", manager.journal()),

@@ -20,6 +20,7 @@ use anyhow::Result;
 use crate::cli::UnitCommand;
 
 pub use files::shown;
+pub use install::start;
 pub use order::{Outside, Standing};
 pub use ready::ready;
 pub use realm::Realm;

@@ -41,12 +41,13 @@ impl Realm {
         self.host.caller.is_root()
     }
 
-    /// What writes is run at each start: by PID 1 as root.
+    /// What is run at each start: by PID 1 as root; of a user before the wall, where the app of the start before could
+    /// have put another program in its place.
     ///
     /// # Errors
-    /// Somebody else could put another program in its place.
+    /// Somebody else could, or the app.
     pub fn expect_own_program(&self) -> Result<()> {
-        if self.is_systems() { refuse_writable(&self.host.appfw) } else { Ok(()) }
+        refuse_writable(&self.host.appfw)
     }
 
     /// The bus that its systemd is on.

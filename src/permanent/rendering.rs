@@ -104,14 +104,11 @@ impl Rendering {
     }
 }
 
-/// The arguments of the launcher that is a user's unit. Its options are settled: of profiles it takes no more than the
-/// circuits that are shared.
+/// The arguments of the launcher that is a user's unit. They are settled: no profile and no configuration adds to them.
 fn launching(args: &LaunchArgs) -> Result<Vec<String>> {
-    let mut own = LaunchArgs { user: false, property: Vec::new(), ..args.clone() };
-    let by_profile = own.isolate == Some(Isolate::Profile);
-    own.profile = own.profile.filter(|_| by_profile);
-    let without = (!by_profile).then(|| "--no-profile".to_owned());
-    Ok(without.into_iter().chain(texts(&own)?).collect())
+    let own = LaunchArgs { user: false, property: Vec::new(), ..args.clone() };
+    let own = LaunchArgs { profile: own.profile.filter(|_| own.isolate == Some(Isolate::Profile)), ..own };
+    Ok(["--settled".to_owned()].into_iter().chain(texts(&own)?).collect())
 }
 
 /// The arguments of `appfw` that make a unit, for its mark.

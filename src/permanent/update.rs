@@ -6,7 +6,8 @@ use super::files::{Made, all_units, differences, tell};
 use super::install::start;
 use super::realm::Realm;
 use crate::cli::UnitUpdateArgs;
-use crate::installed;
+use crate::installed::{self, Wanted};
+use crate::manager::Manager;
 use crate::name::LaunchName;
 use crate::say::Say;
 
@@ -37,9 +38,9 @@ pub async fn update(args: &UnitUpdateArgs) -> Result<()> {
         if changes.iter().any(|change| !change.is_none()) {
             installed::apply(&changes)?;
             tell(&changes, &say);
-            changed.push(unit);
-        } else if manager.needs_reload(&unit).await {
-            changed.push(unit);
+            changed.push((unit, made.files));
+        } else if manager.needs_reload(&unit).await || args.now && is_older(&manager, &unit, &made.files).await {
+            changed.push((unit, made.files));
         }
     }
     if changed.is_empty() {
@@ -47,9 +48,9 @@ pub async fn update(args: &UnitUpdateArgs) -> Result<()> {
         return Ok(());
     }
     manager.reload().await?;
-    for unit in changed {
+    for (unit, files) in changed {
         match (manager.is_active(&unit).await, args.now) {
-            (true, true) => start(&realm, &manager, &unit, true, &say).await?,
+            (true, true) => start(&realm, &manager, &unit, installed::written(&files), &realm.when(), &say).await?,
             (true, false) => {
                 say.plain(&format!("{unit} runs as before: {} restart {unit} applies it", realm.systemctl()))
             }
@@ -57,4 +58,9 @@ pub async fn update(args: &UnitUpdateArgs) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether what runs was started before its files were written.
+async fn is_older(manager: &Manager<'_>, unit: &str, files: &[Wanted]) -> bool {
+    manager.is_active(unit).await && !manager.runs_since(unit, installed::written(files)).await
 }

@@ -94,7 +94,7 @@ fn is_opening(key: &str, args: &LaunchArgs, plan: &Plan) -> bool {
         },
         "capture" => !args.capture && plan.wall == WallKind::Namespace,
         "dbus" => matches!(args.dbus, Some(Bus::Session | Bus::System)),
-        "allow" | "allow-destination" | "publish" => true,
+        "allow" | "allow-destination" | "publish" | "manager" | "uid" => true,
         _ => false,
     }
 }

@@ -15,8 +15,8 @@ use crate::via::Via;
 use crate::{network, profile};
 
 /// Options that are about one launch, or about profiles themselves.
-const NO_KEYS: [&str; 9] =
-    ["profile", "no-profile", "unit", "dry-run", "quiet", "verbose", "help", "version", "background"];
+const NO_KEYS: [&str; 10] =
+    ["profile", "no-profile", "unit", "dry-run", "quiet", "verbose", "help", "version", "background", "settled"];
 /// Who runs it: one key with the option's name as its value.
 const MANAGER: (&str, [&str; 3]) = ("manager", ["system", "user", "standalone"]);
 /// Two options that are one key.

@@ -35,8 +35,13 @@ impl Places {
         let user = (!host.caller.is_root()).then(|| {
             // XDG Base Directory Specification: a relative path is to be ignored.
             let set = host.variable("XDG_CONFIG_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
-            let home = || host.variable("HOME").map_or_else(|| host.caller.home.clone(), PathBuf::from);
-            set.unwrap_or_else(|| home().join(".config")).join("appfw")
+            // `su` and setpriv(1) leave the home of who called them.
+            let is_anothers = |home: &PathBuf| {
+                let looked = home.join(".config/appfw").metadata();
+                looked.is_err_and(|error| error.kind() == ErrorKind::PermissionDenied)
+            };
+            let home = host.variable("HOME").map(PathBuf::from).filter(|home| !is_anothers(home));
+            set.unwrap_or_else(|| home.unwrap_or_else(|| host.caller.home.clone()).join(".config")).join("appfw")
         });
         let machines = ["etc/appfw", "usr/share/appfw"].map(|place| root.join(place));
         Self { directories: user.into_iter().chain(machines).collect(), caller: host.caller.uid }

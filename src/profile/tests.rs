@@ -75,7 +75,7 @@ fn every_option_is_a_key_or_about_one_launch() {
     use clap::CommandFactory;
     let known: Vec<String> = keys::all(false).into_iter().map(|key| key.name).collect();
     let of_one_launch =
-        ["profile", "no-profile", "unit", "dry-run", "quiet", "verbose", "help", "version", "background"];
+        ["profile", "no-profile", "unit", "dry-run", "quiet", "verbose", "help", "version", "background", "settled"];
     for option in LaunchArgs::command().get_arguments().filter_map(|arg| arg.get_long().map(str::to_owned)) {
         let is_key = known.iter().any(|key| keys::options(key).contains(&option.as_str()));
         assert!(is_key != of_one_launch.contains(&option.as_str()), "--{option}");

@@ -10,12 +10,18 @@ use crate::plan::Plan;
 /// 128 + SIGTERM: what the launcher ends with where it is stopped, and its program by that.
 const STOPPED: u8 = 143;
 
+/// Variables by which other code is loaded into a program (ld.so(8)); no app of an ordinary user's gets them.
+pub const LINKERS: [&str; 7] =
+    ["LD_PRELOAD", "LD_AUDIT", "LD_LIBRARY_PATH", "LD_PROFILE", "LD_DEBUG_OUTPUT", "GLIBC_TUNABLES", "GCONV_PATH"];
+
 pub(super) fn unit(plan: &Plan, host: &Host, words: Vec<String>) -> Unit {
     let mut unit = Unit::new(plan, plan.name.app(), plan.whole());
     unit.kind("Type", word("exec"));
     let launcher = host.appfw.with_file_name("appfw-run").display().to_string();
     let own = [launcher, "--standalone".to_owned(), format!("--unit={}", plan.name)];
     unit.kind("ExecStart", Value::Exec(own.into_iter().chain(words).collect()));
+    // What a program's own environment says to the dynamic linker is not for what builds its wall.
+    unit.kind("UnsetEnvironment", Value::Words(LINKERS.map(str::to_owned).to_vec()));
     // The launcher alone is told to stop; it tells the program, and ends what serves that afterwards.
     unit.kind("KillMode", word("mixed"));
     unit.kind("SuccessExitStatus", Value::ExitCode(STOPPED));

@@ -14,6 +14,7 @@ mod socket;
 pub use app::ORDER;
 pub(crate) use app::{TOR, inside};
 pub(crate) use forwarder::{forwarding, sharing};
+pub use launcher::LINKERS;
 pub(crate) use publisher::publishing;
 
 use std::path::{Path, PathBuf};

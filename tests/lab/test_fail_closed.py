@@ -456,14 +456,6 @@ def test_no_way_out_is_a_question(lab):
 
 
 @pytest.mark.parametrize("words, says", [
-    (["--profile", "x"], "--profile is not there yet"),
-    (["--no-profile"], "--no-profile is not there yet"),
-])
-def test_option_of_a_later_version_is_refused_never_ignored(lab, words, says):
-    assert says in refusal(lab, *DIRECT, *words)
-
-
-@pytest.mark.parametrize("words, says", [
     (["--via=none", "--deny=any", "--allow=example.org"], "takes addresses; for names use --only/--block"),
     (["--via=none", "--deny=example.org"], "takes addresses; for names use --only/--block"),
     (["--via=none", "--deny=al"], "did you mean any?"),

@@ -66,7 +66,8 @@ def test_a_users_service_is_confined_and_as_before_when_it_is_let_go(lab, world,
             assert "nothing to do" not in of_bob(lab, "confine", name, f"--via={SOCKS}", "--now")
             is_confined(next_start(lab, name, 1))
             assert "nothing to do" in of_bob(lab, "confine", name, f"--via={SOCKS}", "--now")
-            listed = [one for one in json.loads(of_bob(lab, "confine", "--list", "--json")) if one["service"] == name]
+            entries = json.loads(of_bob(lab, "confine", "--list", "--json"))
+            listed = [one for one in entries if one["service"] == name]
             assert [(one["wall"], one["state"], one["proven"], one["stale"]) for one in listed] == [
                 ("namespace", "active", True, False)]
             systemctl(lab, "daemon-reload")
@@ -99,9 +100,85 @@ def test_a_way_out_that_is_gone_and_a_wall_that_is_not_to_be_had_start_nothing(l
         of_bob(lab, "confine", name, "--via=@/home/bob/way")
         lab.path("/home/bob/way").unlink()
         systemctl(lab, "start", name, code=None)
-        wait_until(lambda: "/home/bob/way" in journal_of(lab, name), 10, "a refusal")
+        # What is over at once is not always told to be of its unit.
+        everything = ["journalctl", "--quiet", "--no-pager", "--output=cat"]
+        wait_until(lambda: b"/home/bob/way" in lab.run(everything).stdout, 10, "a refusal")
         assert state_of(lab, name) == "failed" and '"variable"' not in journal_of(lab, name)
     assert w.foreign() == []
+
+
+def test_what_the_program_does_to_its_next_start_is_behind_the_wall_too(lab, world):
+    """It fails, and is started again: by what it may have left for that."""
+    leaves = script(lab, "leaves", f"""#!/bin/sh
+cat ~/.config/appfw/credentials/* 2>/dev/null
+mkdir -p ~/.config/appfw && echo 'dbus = "session"' >~/.config/appfw/config.toml
+echo LD_PRELOAD=/home/bob/x.so >>/home/bob/more
+python3 -c 'import socket, os
+socket.socket(socket.AF_UNIX).connect(f"/run/user/{{os.getuid()}}/bus")' 2>/dev/null && echo bus is open
+curl -sS --max-time 9 http://web.test/ && echo
+exit 1
+""")
+    user, password = PASSWORD
+    lab.path("/home/bob/more").write_text("")
+    lab.run(["chown", "bob", "/home/bob/more"], check=True)
+    with service(lab, "simple", "EnvironmentFile=/home/bob/more\nRestart=on-failure\n", leaves, start=False) as name:
+        with world.watch() as w:
+            of_bob(lab, "confine", name, f"--via=socks5h://{user}:{password}@{UPSTREAM}:1081")
+            systemctl(lab, "start", name)
+            wait_until(lambda: journal_of(lab, name).count("world ") > 1, 20, "a second start")
+            systemctl(lab, "stop", name, code=None)
+        assert {packet["dst"] for packet in w.foreign()} == {UPSTREAM}
+        said = journal_of(lab, name)
+        assert "bus is open" not in said and password not in said
+        # The linker would complain of a file that isn't there.
+        assert "x.so" not in said
+        assert not lab.path("/home/bob/.config/appfw/config.toml").exists()
+
+
+def test_a_later_command_of_its_file_is_not_run_outside(lab):
+    with service(lab) as name:
+        of_bob(lab, "confine", name, f"--via={SOCKS}", "--now")
+        next_start(lab, name, 1)
+        file = lab.path(f"{UNITS}/{name}")
+        file.write_text(file.read_text() + "ExecStartPre=/bin/touch /home/bob/outside\n")
+        systemctl(lab, "daemon-reload")
+        systemctl(lab, "restart", name)
+        is_confined(next_start(lab, name, 2))
+        assert not lab.path("/home/bob/outside").exists()
+
+
+def test_what_runs_by_older_files_is_started_again_and_what_does_not_start_is_told(lab):
+    with service(lab) as name:
+        of_bob(lab, "confine", name, f"--via={SOCKS}", "--now")
+        next_start(lab, name, 1)
+        assert "restart" in of_bob(lab, "confine", name, f"--via={SOCKS}", "--only=web.test")
+        words = ["confine", name, f"--via={SOCKS}", "--only=web.test", "--now"]
+        assert "runs, and is behind its wall" in of_bob(lab, *words)
+        assert "nothing to do" in of_bob(lab, *words)
+    with service(lab, "simple", "RestrictNamespaces=yes\n", start=False) as name:
+        told = of_bob(lab, "confine", name, f"--via={SOCKS}", "--now", code=OURS)
+        assert f"appfw unconfine {name} takes its wall away" in told
+
+
+def test_a_unit_and_a_service_of_one_name_keep_their_files(lab):
+    user, password = PASSWORD
+    with service(lab, start=False) as name:
+        stem, secret = name.removesuffix(".service"), f"--via=socks5h://{user}:{password}@{UPSTREAM}:1081"
+        of_bob(lab, "confine", name, secret)
+        before = tree(lab)
+        told = of_bob(lab, "unit", "install", stem, f"{secret}0", "--", "/bin/true", code=OURS)
+        assert "belongs to what `appfw confine" in told and tree(lab) == before
+        of_bob(lab, "unit", "remove", stem, code=OURS)
+        assert tree(lab) == before
+
+
+def test_a_program_that_others_could_replace_is_not_run_at_each_start(lab):
+    with service(lab, start=False) as name:
+        lab.run(["sh", "-c", "mkdir -p ~/bin && cp /usr/local/bin/appfw /usr/local/bin/appfw-run ~/bin"], user="bob")
+        for words in ["confine", name, f"--via={SOCKS}"], ["unit", "install", "x", f"--via={SOCKS}", "/bin/true"]:
+            done = lab.run(["/home/bob/bin/appfw", *words], user="bob")
+            assert done.returncode == OURS and b"install appfw below /usr" in done.stderr, done
+        lab.run(["rm", "-r", "/home/bob/bin"], check=True)
 
 
 LISTENS = "/usr/bin/python3 -c 'import socket; s = socket.create_server((\"127.0.0.1\", 7421)); s.accept()'"
@@ -109,6 +186,8 @@ REFUSED = {
     "it is of no kind that the launcher can start": ({"kind": "oneshot", "start": False}, [], "Type=oneshot"),
     "a command before it": ({"more": "ExecStartPre=/bin/echo x\n"}, [], "ExecStartPre=/bin/echo"),
     "a command after it": ({"more": "ExecStopPost=-/usr/bin/curl x\n"}, [], "ExecStopPost=/usr/bin/curl"),
+    "the linker's": ({"more": "Environment=LD_PRELOAD=/x.so\n"}, [], "sets LD_PRELOAD"),
+    "a kill of its own": ({"more": "ExecReload=/home/bob/kill x\n"}, [], "ExecReload=/home/bob/kill"),
     "another name for it": ({"command": "@/bin/sleep other 60"}, [], "under the name other"),
     "it listens": ({"command": LISTENS}, [], "127.0.0.1:7421"),
     "another wall": ({}, ["--wall=strict"], "--wall strict"),

@@ -193,7 +193,7 @@ def test_a_profile_is_settled_when_the_unit_is_installed(lab):
     try:
         with installed(lab, "--profile=lab-unit", command=["/bin/sleep", "60"]) as name:
             text = lab.path(f"{UNITS}/{unit(name)}").read_text()
-            assert f"--via={SOCKS} --only=web.test" in text and "--no-profile" in text
+            assert f"--via={SOCKS} --only=web.test" in text and "--settled" in text
             (profiles / "lab-unit.toml").write_text(f'commands = ["lab-unit"]\nvia = "{SOCKS}"\n')
             assert "nothing to do" in of_bob(lab, "update", name)
             of_bob(lab, "install", name, "--profile=lab-unit", "--", "/bin/sleep", "60")
