@@ -143,7 +143,7 @@ fn pinned(option: &str, word: &str) -> Result<PathBuf> {
     let simple: PathBuf = path.components().collect();
     let is_plain = path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
     let is_below = simple.strip_prefix(BPFFS).is_ok_and(|rest| !rest.as_os_str().is_empty());
-    if !is_plain || !is_below || word.chars().any(char::is_control) {
+    if !is_plain || !is_below || word.chars().any(|c| c.is_control() || c == '\\') {
         bail!("{option} {word:?}: takes the path of a pinned BPF program below {BPFFS}");
     }
     Ok(simple)

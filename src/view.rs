@@ -248,6 +248,9 @@ impl View {
     }
 }
 
+/// What our own drop-in may show of /run to a service, in its place.
+pub(crate) const SHOWN_TO_SERVICES: [&str; 3] = [SHOWN_OF_SYSTEMD, NOTIFY, RESOLVED];
+
 /// What a service of another's making is kept from, by PID 1's own settings: its main process isn't ours, and could
 /// not be executed in a view that `inside` makes. What lies in /run itself is hidden as it is at the start, and seen
 /// again if its daemon makes it anew.

@@ -50,6 +50,10 @@ fn plain() -> Service {
         delegate: false,
         triggered_by: Vec::new(),
         joins: Vec::new(),
+        root: String::new(),
+        binds: Vec::new(),
+        opens_files: false,
+        kept_descriptors: 0,
         environment: Vec::new(),
         namespace_path: String::new(),
     }

@@ -99,6 +99,10 @@ impl DropIn {
                 text += &format!("{directive}={}\n", exec.text());
             }
         }
+        // What is added later would run before the proof, or where that fails.
+        for directive in GUARDED.iter().filter(|one| !self.commands.iter().any(|(directive, ..)| directive == *one)) {
+            text += &format!("{directive}=\n");
+        }
         text
     }
 
@@ -148,7 +152,8 @@ fn dependencies(plan: &Plan) -> Vec<Setting> {
 }
 
 fn wall(plan: &Plan, service: &Service) -> Vec<Setting> {
-    let mut settings = Vec::new();
+    // A socket that was kept is one made before the wall.
+    let mut settings = vec![set("FileDescriptorStoreMax", Value::Number(0))];
     if plan.wall != WallKind::Address {
         settings.push(set("PrivateNetwork", Value::Bool(true)));
     }

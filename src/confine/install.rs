@@ -93,8 +93,18 @@ async fn confine(args: ConfineArgs) -> Result<()> {
     }
     let is_new = !changes.iter().all(Change::is_none);
     let known = Start::of(&name, &service.invocation);
+    let is_walled = service.is_active && known == Some(Start::Proven);
+    if is_new && is_walled && !now {
+        bail!(
+            "{} runs behind its wall, and other files would change that under it: say --now, by which it is stopped and started again",
+            service.name
+        );
+    }
     if is_new {
         tell(&say, &changes);
+        if is_walled {
+            manager.stop(&service.name).await?;
+        }
         if service.is_active && known.is_none() {
             Start::Before.remember(&name, &service.invocation)?;
         }
@@ -117,7 +127,7 @@ async fn confine(args: ConfineArgs) -> Result<()> {
         _ if is_behind_it => say.plain(&format!("nothing to do: {} is confined so already", service.name)),
         true => restart(&manager, &service.name, &name).await?,
         false if service.is_active => say.plain(&format!(
-            "written; restart {0} to apply: systemctl restart {0} (its IP lists hold already, so that it may reach nothing until then)",
+            "written; restart {0} to apply: systemctl restart {0} (until then it goes on as before)",
             service.name
         )),
         false => say.plain(&format!("written; {} starts behind its wall from now on", service.name)),

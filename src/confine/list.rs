@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{ErrorKind, Write};
 use std::path::Path;
+use std::time::SystemTime;
 
 use anyhow::{Context, Result};
 use clap::Parser;
@@ -62,7 +63,11 @@ pub(super) async fn print(realm: &Realm, json: bool) -> Result<()> {
             let found = Service::read(&manager, &service).await.ok();
             let proven = match (realm.is_systems(), &found) {
                 (_, None) => false,
-                (true, Some(found)) => was_proven(&service, found),
+                (true, Some(found)) => {
+                    let written = drop_in_in(units, &service).metadata().and_then(|found| found.modified());
+                    let written = written.unwrap_or_else(|_| SystemTime::now());
+                    was_proven(&service, found) && manager.runs_since(&service, written).await
+                }
                 // The launcher executes nothing that it has not proven the wall of.
                 (false, Some(_)) => own::is_behind(&manager, &service).await,
             };

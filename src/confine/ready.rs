@@ -1,6 +1,7 @@
 //! `appfw ready` of a confined service: its first command at every start, as root, in its cgroup and its network
 //! namespace. What isn't as the drop-in's own command would make it, and what isn't proven, does not start.
 
+use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -45,6 +46,12 @@ async fn prepare(made: &Made<'_>, by: ConfineArgs, name: &str) -> Result<()> {
     let via = files::way_out(&by.launch, name, || None)?;
     let files = Files::new(by.launch, via, &host, &service)?;
     refuse::refuse(&service, &files.plan.buses)?;
+    if service.kept_descriptors > 0 {
+        bail!(
+            "systemd keeps descriptors for {name} that were made before its wall: systemctl stop {name}, then start it"
+        );
+    }
+    refuse_remains(&files, &service)?;
     read_back(&manager, &service, &files).await?;
     compare(&files, &service, mark)?;
     prove(&files, &service)?;
@@ -77,6 +84,22 @@ fn compare(files: &Files, service: &Service, mark: &Mark) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Processes that an earlier start has left (KillMode=) are where they were made.
+fn refuse_remains(files: &Files, service: &Service) -> Result<()> {
+    let network = |process: &str| fs::read_link(format!("/proc/{process}/ns/net")).ok();
+    let own = network("self");
+    let list = format!("{}/cgroup.procs", cgroup_directory(&service.cgroup()));
+    let processes = fs::read_to_string(&list).with_context(|| format!("cannot read {list}"))?;
+    let left = processes.lines().find(|process| network(process).is_some_and(|found| Some(found) != own));
+    match left.filter(|_| files.plan.wall != WallKind::Address) {
+        Some(process) => bail!(
+            "process {process} of an earlier start is outside of the wall still: systemctl kill --signal=KILL {}",
+            service.name
+        ),
+        None => Ok(()),
+    }
 }
 
 /// systemd holds what the files say, and nothing that opens it.

@@ -1,5 +1,7 @@
 //! Services that cannot be confined, each with its reason: a wall that does not hold is none. Pure.
 
+use std::path::Path;
+
 use anyhow::{Result, bail};
 
 use super::service::Service;
@@ -7,6 +9,7 @@ use crate::buses::Buses;
 use crate::confinement::OPENING;
 use crate::name::SLICE;
 use crate::units::LINKERS;
+use crate::view::SHOWN_TO_SERVICES;
 
 /// Where systemd's generators put units, and where transient ones are: no file of a package's or the user's.
 const GENERATED: [&str; 2] = ["/systemd/generator", "/systemd/transient"];
@@ -102,6 +105,24 @@ fn past_the_wall(service: &Service) -> Result<()> {
             "{name} sets {linker}, which would have its code loaded into the proof of its wall as well: have a script that it starts set that"
         );
     }
+    if !service.root.is_empty() {
+        bail!(
+            "{name} has a root of its own ({}), in which its wall would be proven by what stands there (RootDirectory=, RootImage=)",
+            service.root
+        );
+    }
+    let real = |path: &String| Path::new(path).canonicalize().unwrap_or_else(|_| path.into());
+    let leads_out = |path: &String| real(path).starts_with("/run") || Path::new("/run").starts_with(real(path));
+    let is_ours = |source: &String, target: &String| source == target && SHOWN_TO_SERVICES.contains(&source.as_str());
+    let bind = service.binds.iter().find(|(source, target)| leads_out(source) && !is_ours(source, target));
+    if let Some((path, _)) = bind {
+        bail!(
+            "{name} is shown {path} elsewhere (BindPaths=, BindReadOnlyPaths=), and with that sockets by which it leaves any wall"
+        );
+    }
+    if service.opens_files {
+        bail!("{name} gets descriptors that systemd opens (OpenFile=), past any wall: have it open its files itself");
+    }
     if !service.pam_name.is_empty() {
         bail!(
             "{name} has PAMName={}: PAM moves its processes into a session's cgroup, which has no wall",
@@ -111,6 +132,13 @@ fn past_the_wall(service: &Service) -> Result<()> {
     if service.delegate {
         bail!(
             "{name} has Delegate=: it makes cgroups, and most likely namespaces, of its own, in which no wall can be proven"
+        );
+    }
+    if let Some(exec) = service.start.iter().find(|exec| exec.flags.iter().any(|flag| flag == "no-setuid")) {
+        bail!(
+            "{name} runs {} as root and lets it become {} by itself (`!`), where root's wall would be needed: take the `!` or User= away first",
+            exec.path,
+            service.user
         );
     }
     let [_, _, post] = &service.guarded;

@@ -53,6 +53,14 @@ pub struct Service {
     pub triggered_by: Vec<String>,
     /// `JoinsNamespaceOf=`.
     pub joins: Vec<String>,
+    /// `RootDirectory=` or `RootImage=`.
+    pub root: String,
+    /// What it is shown of other places, of `BindPaths=` and its kin: the path there, and the one here.
+    pub binds: Vec<(String, String)>,
+    /// Whether it has `OpenFile=`.
+    pub opens_files: bool,
+    /// How many descriptors systemd keeps for it.
+    pub kept_descriptors: u32,
     /// `Environment=`: what it holds of a file is read at each start alone.
     pub environment: Vec<String>,
     /// `NetworkNamespacePath=`.
@@ -113,6 +121,14 @@ impl Service {
             delegate: flag(service, "Delegate")?,
             triggered_by: words(unit, "TriggeredBy")?,
             joins: words(unit, "JoinsNamespaceOf")?.into_iter().filter(|joined| !is_our_servant(joined)).collect(),
+            root: text(service, "RootDirectory")? + &text(service, "RootImage")?,
+            binds: [binds(service, "BindPaths"), binds(service, "BindReadOnlyPaths")].concat(),
+            // Of systemd 253.
+            opens_files: service.get("OpenFile").is_some_and(|files| !crate::verify::is_empty(files)),
+            kept_descriptors: match of(service, "NFileDescriptorStore")? {
+                Variant::U32(number) => *number,
+                _ => bail!("systemd tells NFileDescriptorStore= in an unknown form"),
+            },
             environment: words(service, "Environment")?,
             namespace_path: text(service, "NetworkNamespacePath")?,
             name,
@@ -137,7 +153,11 @@ impl Service {
     /// Whether it runs as root.
     #[must_use]
     pub fn is_root(&self) -> bool {
-        !self.dynamic_user && ["", "root", "0"].contains(&self.user.as_str())
+        let is_root = |user: &str| {
+            let found = nix::unistd::User::from_name(user).ok().flatten();
+            user.parse() == Ok(0_u32) || found.is_some_and(|found| found.uid.is_root())
+        };
+        !self.dynamic_user && (self.user.is_empty() || is_root(&self.user))
     }
 
     /// The slices above it, from its own to the root's (systemd.slice(5): what is above one stands in its name).
@@ -176,6 +196,21 @@ fn text(properties: &Properties, name: &str) -> Result<String> {
     match of(properties, name)? {
         Variant::Str(text) => Ok(text.to_string()),
         _ => bail!("systemd tells {name}= in an unknown form"),
+    }
+}
+
+/// Source and target of each bind mount.
+fn binds(properties: &Properties, name: &str) -> Vec<(String, String)> {
+    let ends = |item: &Variant<'_>| match item {
+        Variant::Structure(fields) => match fields.fields() {
+            [Variant::Str(source), Variant::Str(target), ..] => Some((source.to_string(), target.to_string())),
+            _ => None,
+        },
+        _ => None,
+    };
+    match properties.get(name).map(|value| &**value) {
+        Some(Variant::Array(list)) => list.inner().iter().filter_map(ends).collect(),
+        _ => Vec::new(),
     }
 }
 

@@ -100,10 +100,7 @@ pub fn changes(wanted: &[Wanted], command: &[String]) -> Result<Vec<Change>> {
         }
         let made_directory = match &found {
             Some((_, mark)) => mark.made_directory,
-            // One that is empty is most likely of a writer that was killed.
-            None => {
-                path.parent().and_then(|directory| directory.read_dir().ok()).is_none_or(|mut all| all.next().is_none())
-            }
+            None => !path.parent().is_some_and(Path::is_dir) || was_left(path),
         };
         let mark = Mark { made_directory, ..Mark::new(command) };
         let lines = mark.lines().with_context(|| format!("cannot mark {}", path.display()))?;
@@ -152,6 +149,13 @@ pub fn apply(changes: &[Change]) -> Result<()> {
         }
     }
     outcome
+}
+
+/// Whether a writer that was killed has made the directory of `path`: what it began to write is all that is there.
+fn was_left(path: &Path) -> bool {
+    let entries = path.parent().and_then(|directory| directory.read_dir().ok());
+    let names: Vec<PathBuf> = entries.into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+    names == [beside(path)]
 }
 
 /// Writes what is new beside what it replaces: a full disk is met before anything is changed.

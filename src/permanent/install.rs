@@ -55,6 +55,15 @@ pub async fn install(args: &UnitInstallArgs) -> Result<()> {
     let changes = differences(&made, &realm.directories)?;
     let unit = name.app();
     let is_changed = changes.iter().any(|change| !change.is_none());
+    let runs = is_changed && realm.is_systems() && manager.is_active(&unit).await;
+    if runs && !args.now {
+        bail!(
+            "{unit} runs, and other files would change its wall under it: say --now, by which it is stopped and started again"
+        );
+    }
+    if runs {
+        manager.stop(&unit).await?;
+    }
     if is_changed {
         installed::apply(&changes)?;
         tell(&changes, &say);

@@ -32,7 +32,7 @@ impl Places {
     /// Those of a caller. Root reads what is root's alone, whatever sudo has left of the environment.
     #[must_use]
     pub fn of(root: &Path, host: &Host) -> Self {
-        let user = (!host.caller.is_root()).then(|| {
+        let user = (!host.caller.is_root()).then_some(()).and_then(|()| {
             // XDG Base Directory Specification: a relative path is to be ignored.
             let set = host.variable("XDG_CONFIG_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
             // `su` and setpriv(1) leave the home of who called them.
@@ -40,8 +40,9 @@ impl Places {
                 let looked = home.join(".config/appfw").metadata();
                 looked.is_err_and(|error| error.kind() == ErrorKind::PermissionDenied)
             };
-            let home = host.variable("HOME").map(PathBuf::from).filter(|home| !is_anothers(home));
-            set.unwrap_or_else(|| home.unwrap_or_else(|| host.caller.home.clone()).join(".config")).join("appfw")
+            let homes = host.variable("HOME").map(PathBuf::from).into_iter().chain([host.caller.home.clone()]);
+            let home = || homes.into_iter().find(|home| !is_anothers(home)).map(|home| home.join(".config"));
+            set.or_else(home).map(|place| place.join("appfw"))
         });
         let machines = ["etc/appfw", "usr/share/appfw"].map(|place| root.join(place));
         Self { directories: user.into_iter().chain(machines).collect(), caller: host.caller.uid }

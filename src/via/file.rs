@@ -18,6 +18,12 @@ const MAX_FILE: u64 = 16 * 1024;
 pub(super) fn load(specs: &[String], env: impl Fn(&str) -> Option<OsString>) -> Result<Via> {
     let trusted = env("CREDENTIALS_DIRECTORY").map(PathBuf::from);
     let read = |spec: &String| match spec.strip_prefix('@') {
+        // A path becomes part of a unit file, which has no way to write these where it stands.
+        Some(path) if path.chars().any(char::is_control) || path.ends_with(['\\', ' ']) => {
+            bail!(
+                "--via @{path:?}: a line break, or a backslash or blank at the end, is in no path that a unit can name"
+            )
+        }
         Some(path) => read_spec_file(Path::new(path), trusted.as_deref()),
         None => Ok(vec![spec.clone()]),
     };

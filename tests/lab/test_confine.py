@@ -84,10 +84,31 @@ def test_nothing_is_left_of_what_served_a_service_that_is_let_go(lab):
         assert servants() == ""
         svc.restart()
         assert svc.found()["tcp"] == "open" and servants() == ""
-        # Nor where the wall becomes one without a forwarder.
+        # Nor where the wall becomes one without a forwarder; it is never changed under who runs behind it.
         svc.confine("--via", SOCKS, "--now")
-        svc.confine("--via=none", "--deny=8.8.8.8")
-        assert servants() == ""
+        before = tree(lab)
+        assert "say --now" in svc.confine("--via=none", "--deny=8.8.8.8", code=125) and tree(lab) == before
+        svc.confine("--via=none", "--deny=8.8.8.8", "--now")
+        assert servants() == "" and svc.is_proven()
+
+
+def test_what_a_services_user_writes_is_not_loaded_into_its_proof(lab):
+    lab.path("/home/bob/env").write_text("LD_PRELOAD=/home/bob/x.so\n")
+    with service(lab, trying(lab, "User=bob", "EnvironmentFile=/home/bob/env")) as svc:
+        svc.confine("--via", SOCKS, "--now")
+        assert ways(svc.found()) == HELD
+        # The linker would complain of a file that isn't there.
+        assert "x.so" not in lab.journal(svc.name)
+
+
+def test_what_is_added_to_its_commands_does_not_come_before_the_proof(lab):
+    with service(lab, trying(lab, "User=bob")) as svc:
+        svc.confine("--via", SOCKS, "--now")
+        for directive in "ExecCondition", "ExecStopPost":
+            drop_in(svc, "override.conf", f"[Service]\n{directive}=/bin/touch /home/bob/{directive}\n")
+            svc.restart()
+            assert svc.found()["proxy"] == 200 and not lab.path(f"/home/bob/{directive}").exists()
+        lab.path(f"/etc/systemd/system/{svc.name}.d/override.conf").unlink()
 
 
 def test_a_service_goes_through_tor(lab, world, tor):

@@ -168,8 +168,9 @@ def test_what_is_shown_is_what_is_written_and_the_same_again_changes_nothing(lab
         assert "nothing to do" in install(lab, name, *words, *command)
         assert "nothing to do" in install(lab, name, "--now", *words, *command)
         assert tree(lab) == written and len(said(lab, name)) <= 1
-        changed = install(lab, name, *words, "--only=web.test", *command)
-        assert "changed: " in changed and f"systemctl restart {unit(name)}" in changed
+        refused = install(lab, name, *words, "--only=web.test", *command, code=OURS)
+        assert "say --now" in refused and tree(lab) == written
+        assert "changed: " in install(lab, name, "--now", *words, "--only=web.test", *command)
 
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
