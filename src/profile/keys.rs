@@ -1,6 +1,8 @@
 //! The keys of profiles and of the configuration: each is an option of the launcher under its own name, so none is
 //! forgotten, and each value is judged by the parser that the option has. Pure.
 
+use std::sync::LazyLock;
+
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Arg, ArgAction, CommandFactory};
 
@@ -22,7 +24,7 @@ const MANAGER: (&str, [&str; 3]) = ("manager", ["system", "user", "standalone"])
 /// Two options that are one key.
 const CAPTURE: (&str, [&str; 2]) = ("capture", ["capture", "no-capture"]);
 /// Keys of profiles that are no options.
-const OF_PROFILES: [&str; 2] = ["commands", "description"];
+const OF_PROFILES: [(&str, Takes); 2] = [("commands", Takes::Words), ("description", Takes::Word)];
 /// A list of a higher place replaces that of a lower one, but what was closed stays closed.
 const ADDED_UP: [&str; 2] = ["block", "deny"];
 /// What is as well written as a number.
@@ -50,9 +52,17 @@ pub struct Key {
     pub takes: Takes,
 }
 
-/// Every key of `config.toml`; with `of_profile`, of a profile.
+/// Every key of `config.toml`; with `of_profile`, of a profile. They are made once: a launch reads some fifteen files, and
+/// clap's command is the dear part of each.
 #[must_use]
-pub fn all(of_profile: bool) -> Vec<Key> {
+pub fn all(of_profile: bool) -> &'static [Key] {
+    static KEYS: LazyLock<Vec<Key>> = LazyLock::new(of_options);
+    let own = if of_profile { 0 } else { OF_PROFILES.len() };
+    &KEYS[..KEYS.len() - own]
+}
+
+/// Those of profiles alone come last.
+fn of_options() -> Vec<Key> {
     let key = |name: &str, takes| Key { name: name.to_owned(), takes };
     let command = LaunchArgs::command();
     let options = command.get_arguments().filter_map(|arg| Some((arg.get_long()?, arg)));
@@ -60,10 +70,7 @@ pub fn all(of_profile: bool) -> Vec<Key> {
     let mut keys: Vec<_> = options.filter(|(name, _)| single(name)).map(|(name, arg)| key(name, takes(arg))).collect();
     keys.push(key(MANAGER.0, Takes::OneOf(MANAGER.1.map(str::to_owned).to_vec())));
     keys.push(key(CAPTURE.0, Takes::Switch));
-    if of_profile {
-        keys.push(key("commands", Takes::Words));
-        keys.push(key("description", Takes::Word));
-    }
+    keys.extend(OF_PROFILES.map(|(name, takes)| key(name, takes)));
     keys
 }
 
@@ -108,13 +115,17 @@ pub fn takes_number(key: &str) -> bool {
     NUMBERS.contains(&key)
 }
 
+fn is_of_profiles(key: &str) -> bool {
+    OF_PROFILES.iter().any(|(name, _)| *name == key)
+}
+
 /// The options that a key stands for.
 #[must_use]
 pub fn options(key: &str) -> Vec<&str> {
     match key {
         _ if key == MANAGER.0 => MANAGER.1.to_vec(),
         _ if key == CAPTURE.0 => CAPTURE.1.to_vec(),
-        _ if OF_PROFILES.contains(&key) => Vec::new(),
+        _ if is_of_profiles(key) => Vec::new(),
         _ => vec![key],
     }
 }
@@ -129,7 +140,7 @@ pub fn is_given(key: &str, given: &Given) -> bool {
 #[must_use]
 pub fn words(key: &str, value: &Value) -> Vec<String> {
     match value {
-        _ if OF_PROFILES.contains(&key) => Vec::new(),
+        _ if is_of_profiles(key) => Vec::new(),
         Value::Switch(true) => vec![format!("--{key}")],
         Value::Switch(false) if key == CAPTURE.0 => vec!["--no-capture".to_owned()],
         Value::Switch(false) => Vec::new(),

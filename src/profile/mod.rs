@@ -70,7 +70,7 @@ pub fn complete(args: &LaunchArgs, root: &Path, host: &Host) -> Result<(LaunchAr
     let sheets = profile.iter().flat_map(|profile| &profile.sheets).chain(&configuration);
     let mut taken = keys::merged(sheets.flat_map(|sheet| &sheet.entries));
     taken.retain(|key, entry| is_taken(key, entry, &args.given));
-    let mut completed = parse(args, &taken)?;
+    let mut completed = if taken.is_empty() { args.clone() } else { parse(args, &taken)? };
     let sources = profile.iter().flat_map(|profile| &profile.sheets).map(|sheet| (*sheet.source).clone()).collect();
     let applied = Applied { profile: profile.map(|profile| profile.name), sources, taken };
     let vias = vias::merged(&configuration);

@@ -125,7 +125,7 @@ struct Reader<'a> {
     kind: Kind,
     text: &'a str,
     private: bool,
-    keys: Vec<Key>,
+    keys: &'static [Key],
     sheet: Sheet,
 }
 

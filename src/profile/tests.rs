@@ -73,7 +73,7 @@ impl Machine {
 #[test]
 fn every_option_is_a_key_or_about_one_launch() {
     use clap::CommandFactory;
-    let known: Vec<String> = keys::all(false).into_iter().map(|key| key.name).collect();
+    let known: Vec<String> = keys::all(false).iter().map(|key| key.name.clone()).collect();
     let of_one_launch =
         ["profile", "no-profile", "unit", "dry-run", "quiet", "verbose", "help", "version", "background", "settled"];
     for option in LaunchArgs::command().get_arguments().filter_map(|arg| arg.get_long().map(str::to_owned)) {
@@ -134,7 +134,7 @@ fn each_key_does_what_its_option_does() {
         assert_eq!(format!("{got:?}"), format!("{expected:?}"), "{text}");
     }
     let shown = |name: &str| keys.iter().any(|(text, _)| text.starts_with(&format!("{name} =")));
-    for key in &keys::all(false) {
+    for key in keys::all(false) {
         assert!(shown(&key.name), "{}", key.name);
     }
 }
