@@ -117,6 +117,14 @@ impl Changes {
     }
 }
 
+/// Runs a story that asks a systemd, on this thread alone.
+///
+/// # Errors
+/// The story's.
+pub fn block_on(story: impl Future<Output = Result<()>>) -> Result<()> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(story)
+}
+
 /// The system bus.
 ///
 /// # Errors

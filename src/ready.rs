@@ -10,6 +10,7 @@ use clap::Parser;
 
 use crate::cli::{Appfw, ReadyArgs, Subcommand, UnitCommand};
 use crate::installed::{self, Mark};
+use crate::manager::block_on;
 use crate::{confine, exit, permanent, say};
 
 /// A file of ours, and how it was made.
@@ -44,12 +45,11 @@ fn ready(args: &ReadyArgs) -> Result<()> {
             error.kind()
         )
     })?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match parsed.subcommand {
-        Subcommand::Confine(by) => return runtime.block_on(confine::ready(&made, *by)),
+        Subcommand::Confine(by) => return block_on(confine::ready(&made, *by)),
         Subcommand::Unit(command) => {
             if let UnitCommand::Install(install) = *command {
-                return runtime.block_on(permanent::ready(&made, install));
+                return block_on(permanent::ready(&made, install));
             }
         }
         _ => {}

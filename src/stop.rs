@@ -22,7 +22,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// # Errors
 /// Those of [`stop`].
 pub fn run(name: &str) -> Result<()> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(stop(name))
+    manager::block_on(stop(name))
 }
 
 /// Asks the app to end, waits for it, and stops its unit.

@@ -16,10 +16,19 @@ const PROBE_TIME: Duration = Duration::from_secs(1);
 /// Tor's whole answer is about 1,200 bytes long, its first line tells.
 const PROBE_BYTES: u64 = 4096;
 
+/// Where packages have it listen.
+#[must_use]
+pub fn usual() -> Endpoint {
+    local(9050)
+}
+
+fn local(port: u16) -> Endpoint {
+    Endpoint::Tcp { host: Host::Ip([127, 0, 0, 1].into()), port }
+}
+
 /// Finds Tor's SOCKS port where Tor, the Tor Browser and Debian's package put it.
 pub fn find_tor(root: &Path) -> Result<Endpoint> {
-    let local = |port| Endpoint::Tcp { host: Host::Ip([127, 0, 0, 1].into()), port };
-    find_tor_at(&[local(9050), local(9150), Endpoint::Unix(root.join("run/tor/socks"))])
+    find_tor_at(&[usual(), local(9150), Endpoint::Unix(root.join("run/tor/socks"))])
 }
 
 /// The first of `candidates` that answers as Tor's SOCKS port does.

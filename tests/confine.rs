@@ -29,36 +29,6 @@ fn directories() -> Vec<PathBuf> {
     directories
 }
 
-fn plain() -> Service {
-    Service {
-        name: "web.service".into(),
-        load_state: "loaded".into(),
-        fragment: Some("/usr/lib/systemd/system/web.service".into()),
-        drop_ins: Vec::new(),
-        is_active: false,
-        needs_reload: false,
-        invocation: String::new(),
-        kind: "simple".into(),
-        user: "alice".into(),
-        dynamic_user: false,
-        slice: "system.slice".into(),
-        start: vec![exec("/usr/bin/web")],
-        guarded: [Vec::new(), Vec::new(), Vec::new()],
-        families: None,
-        ambient: 0,
-        pam_name: String::new(),
-        delegate: false,
-        triggered_by: Vec::new(),
-        joins: Vec::new(),
-        root: String::new(),
-        binds: Vec::new(),
-        opens_files: false,
-        kept_descriptors: 0,
-        environment: Vec::new(),
-        namespace_path: String::new(),
-    }
-}
-
 fn exec(line: &str) -> Exec {
     let argv: Vec<String> = line.split(' ').map(|word| word.replace("\\n", "\n")).collect();
     let flags = if argv[0].starts_with('-') { vec!["ignore-failure".to_owned()] } else { Vec::new() };
@@ -67,7 +37,7 @@ fn exec(line: &str) -> Exec {
 }
 
 fn service(tweaks: &str) -> Service {
-    let mut service = plain();
+    let mut service = fixture::service();
     for line in tweaks.lines() {
         let (key, value) = line.split_once('=').unwrap();
         let [condition, pre, post] = &mut service.guarded;

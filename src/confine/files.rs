@@ -8,7 +8,6 @@ use super::dropin::DropIn;
 use super::service::Service;
 use super::{CREDENTIALS, Servants, UNITS, confined, drop_in_path, name_of, options};
 use crate::cli::LaunchArgs;
-use crate::destination::Host as Name;
 use crate::host::Host;
 use crate::installed::Wanted;
 use crate::name::LaunchName;
@@ -133,8 +132,7 @@ pub(super) fn way_out(args: &LaunchArgs, service: &str, tor: impl FnOnce() -> Op
     }
     let mut via = Via::from_args(&args.via)?;
     if via.wants_tor() {
-        let usual = || Endpoint::Tcp { host: Name::Ip([127, 0, 0, 1].into()), port: 9050 };
-        via.settle_tor(tor().unwrap_or_else(usual));
+        via.settle_tor(tor().unwrap_or_else(crate::tor::usual));
     }
     Ok(via)
 }

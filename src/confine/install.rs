@@ -1,7 +1,6 @@
 //! The stories of `appfw confine` and `appfw unconfine`.
 
 use std::io::Write;
-use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -16,19 +15,19 @@ use crate::host::Host;
 use crate::installed::{self, Change, Mark};
 use crate::manager::{self, Kind, Manager};
 use crate::name::LaunchName;
-use crate::permanent::Realm;
-use crate::plan::{ADDRESS, PORT};
+use crate::permanent::{Realm, free_address, kept_address};
+use crate::plan::PORT;
 use crate::profile::{self, Applied};
 use crate::say::Say;
+use crate::tor;
 use crate::via::Via;
-use crate::{address, tor};
 
 /// `appfw confine …`.
 ///
 /// # Errors
 /// The service cannot be confined so: then nothing was written. Or systemd does not hold what was.
 pub fn run(args: ConfineArgs) -> Result<()> {
-    wait_for(confine(args))
+    manager::block_on(confine(args))
 }
 
 /// `appfw unconfine …`.
@@ -36,11 +35,7 @@ pub fn run(args: ConfineArgs) -> Result<()> {
 /// # Errors
 /// Something of it could not be removed.
 pub fn undo(args: &UnconfineArgs) -> Result<()> {
-    wait_for(unconfine(args))
-}
-
-fn wait_for(story: impl Future<Output = Result<()>>) -> Result<()> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(story)
+    manager::block_on(unconfine(args))
 }
 
 async fn confine(args: ConfineArgs) -> Result<()> {
@@ -101,7 +96,7 @@ async fn confine(args: ConfineArgs) -> Result<()> {
         );
     }
     if is_new {
-        tell(&say, &changes);
+        installed::tell(&changes, "new", &say);
         if is_walled {
             manager.stop(&service.name).await?;
         }
@@ -142,11 +137,7 @@ async fn unconfine(args: &UnconfineArgs) -> Result<()> {
         return own::unconfine(&realm, args, &say).await;
     }
     refuse_caller(&realm.host, args.dry_run)?;
-    let services = match (&args.service, args.all) {
-        (Some(word), false) => vec![full_name(word)?],
-        (None, true) => list::services(Path::new(super::UNITS))?,
-        _ => bail!("which service? appfw unconfine SERVICE, or --all"),
-    };
+    let services = chosen(args, &realm)?;
     let bus = manager::connect().await?;
     let manager = Manager::new(&bus).await?;
     for service in &services {
@@ -160,7 +151,7 @@ async fn unconfine(args: &UnconfineArgs) -> Result<()> {
         } else {
             // Before what a start that is under way binds in is gone, which fails then.
             let runs = manager.is_active(&service).await;
-            tell(&say, &changes);
+            installed::tell(&changes, "new", &say);
             installed::apply(&changes)?;
             proven::forget(&name);
             remove_empty();
@@ -186,6 +177,15 @@ async fn unconfine(args: &UnconfineArgs) -> Result<()> {
         say.plain("nothing to do: no service is confined");
     }
     Ok(())
+}
+
+/// Those that are meant by `appfw unconfine`.
+pub(super) fn chosen(args: &UnconfineArgs, realm: &Realm) -> Result<Vec<String>> {
+    match (&args.service, args.all) {
+        (Some(word), false) => Ok(vec![full_name(word)?]),
+        (None, true) => list::services(&realm.directories.units),
+        _ => bail!("which service? appfw unconfine SERVICE, or --all"),
+    }
 }
 
 /// The directories of our own, once nothing is in them.
@@ -237,19 +237,15 @@ fn settle_address(options: &mut LaunchArgs, via: &Via, service: &Service, host: 
     if options.wall != Some(WallKind::Address) || *via == Via::None || options.address.is_some() {
         return Ok(());
     }
-    let before = installed::find(&drop_in_path(&service.name))?
-        .and_then(|(_, mark)| mark.command.iter().find_map(|word| word.strip_prefix("--address=")).map(str::to_owned));
-    let free = || address::reserve(ADDRESS, host.random);
-    let any = || address::reserve(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, PORT), host.random);
-    options.address = Some(match before {
+    options.address = Some(match kept_address(&drop_in_path(&service.name))? {
         Some(address) => address,
-        None => free().or_else(|_| any())?.address.to_string(),
+        None => free_address(PORT, host.random)?,
     });
     Ok(())
 }
 
 /// A leaf merges the lists of all slices above it (src/core/bpf-firewall.c).
-async fn refuse_slices(manager: &Manager<'_>, service: &Service) -> Result<()> {
+pub(super) async fn refuse_slices(manager: &Manager<'_>, service: &Service) -> Result<()> {
     for slice in service.slices() {
         let list = manager.property(&slice, Kind::Slice, "IPAddressAllow").await?;
         if !crate::verify::is_empty(&list) {
@@ -324,21 +320,6 @@ async fn stop_servants(manager: &Manager<'_>, name: &LaunchName) -> bool {
         let _ = manager.stop(&servant).await;
     }
     were_there
-}
-
-pub(super) fn tell(say: &Say, changes: &[Change]) {
-    for change in changes.iter().filter(|change| !change.is_none()) {
-        let what = match (&change.before, &change.after) {
-            (None, _) => "new",
-            (_, None) => "removed",
-            _ => "changed",
-        };
-        say.plain(&format!("{what}: {}", change.path.display()));
-        // A password's file has no ending.
-        if change.path.extension().is_some() {
-            say.detail(&change.diff());
-        }
-    }
 }
 
 /// The files as they would be, a password's left out.

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, anyhow, bail};
 
 use super::exec::Exec;
-use super::install::{print, real_name, refuse_listeners, tell};
+use super::install::{chosen, print, real_name, refuse_listeners};
 use super::refuse::{self, full_name};
 use super::service::{GUARDED, Service};
-use super::{drop_in_in, list, name_of, options};
+use super::{drop_in_in, name_of, options};
 use crate::cli::{LaunchArgs, UnconfineArgs};
 use crate::exit;
 use crate::installed::{self, Change, Mark, Wanted};
@@ -90,7 +90,7 @@ pub(super) async fn confine(
     }
     let is_new = !changes.iter().all(Change::is_none);
     if is_new {
-        tell(say, &changes);
+        installed::tell(&changes, "new", say);
         installed::apply(&changes)?;
     }
     if is_new || service.needs_reload {
@@ -125,11 +125,7 @@ pub(super) async fn confine(
 /// # Errors
 /// Something of it could not be removed.
 pub(super) async fn unconfine(realm: &Realm, args: &UnconfineArgs, say: &Say) -> Result<()> {
-    let services = match (&args.service, args.all) {
-        (Some(word), false) => vec![full_name(word)?],
-        (None, true) => list::services(&realm.directories.units)?,
-        _ => bail!("which service? appfw unconfine SERVICE, or --all"),
-    };
+    let services = chosen(args, realm)?;
     let bus = realm.connect().await?;
     let manager = realm.manager(&bus).await?;
     for service in &services {
@@ -141,7 +137,7 @@ pub(super) async fn unconfine(realm: &Realm, args: &UnconfineArgs, say: &Say) ->
         } else if args.dry_run {
             print(&changes, &realm.directories.credentials)?;
         } else {
-            tell(say, &changes);
+            installed::tell(&changes, "new", say);
             installed::apply(&changes)?;
             for directory in realm.directories.credentials.ancestors().take(2) {
                 // Others' files keep it.

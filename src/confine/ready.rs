@@ -8,6 +8,7 @@ use std::path::Path;
 use anyhow::{Context, Result, anyhow, bail};
 
 use super::files::{self, Files};
+use super::install::refuse_slices;
 use super::proven::Start;
 use super::service::Service;
 use super::{drop_in_path, name_of, refuse};
@@ -113,12 +114,7 @@ async fn read_back(manager: &Manager<'_>, service: &Service, files: &Files) -> R
             service.others(&drop_in_path(&service.name)).join(", ")
         );
     }
-    for slice in service.slices() {
-        let list = manager.property(&slice, Kind::Slice, "IPAddressAllow").await?;
-        if !verify::is_empty(&list) {
-            bail!("{slice} has IPAddressAllow=, which opens every unit below it: remove it");
-        }
-    }
+    refuse_slices(manager, service).await?;
     for servant in &files.servants.0 {
         let kind = if servant.name.ends_with(".socket") { Kind::Socket } else { Kind::Service };
         verify::settings(servant, &manager.properties(&servant.name, kind).await?)?;

@@ -3,35 +3,11 @@ use super::refuse::{full_name, refuse, refuse_missing};
 use super::service::Service;
 use super::*;
 use crate::buses::Buses;
+use crate::fixture;
 
+/// One of root's.
 fn service() -> Service {
-    Service {
-        name: "web.service".into(),
-        load_state: "loaded".into(),
-        fragment: Some("/usr/lib/systemd/system/web.service".into()),
-        drop_ins: Vec::new(),
-        is_active: false,
-        needs_reload: false,
-        invocation: String::new(),
-        kind: "simple".into(),
-        user: String::new(),
-        dynamic_user: false,
-        slice: "system.slice".into(),
-        start: vec![exec(&[])],
-        guarded: [Vec::new(), Vec::new(), Vec::new()],
-        families: None,
-        ambient: 0,
-        pam_name: String::new(),
-        delegate: false,
-        triggered_by: Vec::new(),
-        joins: Vec::new(),
-        root: String::new(),
-        binds: Vec::new(),
-        opens_files: false,
-        kept_descriptors: 0,
-        environment: Vec::new(),
-        namespace_path: String::new(),
-    }
+    Service { user: String::new(), ..fixture::service() }
 }
 
 fn exec(flags: &[&str]) -> Exec {

@@ -14,6 +14,8 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 pub use mark::Mark;
 
+use crate::say::Say;
+
 /// A file as it shall be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted {
@@ -127,6 +129,22 @@ pub fn removals(paths: &[PathBuf], subject: &[String]) -> Result<Vec<Change>> {
         Ok(found.map(|(text, _)| Change { path: path.clone(), before: Some(text), after: None, mode: 0 }))
     };
     paths.iter().filter_map(|path| removal(path).transpose()).collect()
+}
+
+/// Says what is changed, and how where that is asked for; a file that wasn't there is called `new`.
+pub fn tell(changes: &[Change], new: &str, say: &Say) {
+    for change in changes.iter().filter(|change| !change.is_none()) {
+        let what = match (&change.before, &change.after) {
+            (None, _) => new,
+            (_, None) => "removed",
+            _ => "changed",
+        };
+        say.plain(&format!("{what}: {}", change.path.display()));
+        // What has no ending holds a password.
+        if change.path.extension().is_some() {
+            change.diff().lines().for_each(|line| say.detail(line));
+        }
+    }
 }
 
 /// Does all changes in this order, or none: what was done before a failure is undone. Who is killed half-way leaves

@@ -10,7 +10,6 @@ use super::rendering::{Directories, Rendering};
 use crate::cli::{Appfw, Subcommand, UnitCommand, UnitInstallArgs};
 use crate::installed::{self, Change, Mark, Wanted};
 use crate::name::LaunchName;
-use crate::say::Say;
 use crate::via::Via;
 
 /// A unit that is to be written.
@@ -107,20 +106,4 @@ pub fn differences(made: &Made, directories: &Directories) -> Result<Vec<Change>
     let left: Vec<PathBuf> = all_files(&plan.name, directories).filter(|path| !is_wanted(path)).collect();
     changes.extend(installed::removals(&left, Mark::subject(&made.command))?);
     Ok(changes)
-}
-
-/// Says what is changed, and how where that is asked for.
-pub fn tell(changes: &[Change], say: &Say) {
-    for change in changes.iter().filter(|change| !change.is_none()) {
-        let what = match (&change.before, &change.after) {
-            (_, None) => "removed",
-            (None, _) => "written",
-            _ => "changed",
-        };
-        say.plain(&format!("{what}: {}", change.path.display()));
-        // Only units: the others hold passwords.
-        if change.path.extension().is_some() {
-            change.diff().lines().for_each(|line| say.detail(line));
-        }
-    }
 }

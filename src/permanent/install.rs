@@ -8,10 +8,10 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, Result, bail};
 
 use super::ROOT;
-use super::files::{Made, all_files, differences, shown, tell};
+use super::files::{Made, all_files, differences, shown};
 use super::realm::Realm;
-use super::rendering::{Directories, Rendering, command};
-use super::settled::{Settled, settle};
+use super::rendering::{Rendering, command};
+use super::settled::{Settled, kept_address, settle};
 use crate::cli::{LaunchArgs, UnitInstallArgs, UnitShowArgs};
 use crate::exit::{self, Ended};
 use crate::installed;
@@ -66,7 +66,7 @@ pub async fn install(args: &UnitInstallArgs) -> Result<()> {
     }
     if is_changed {
         installed::apply(&changes)?;
-        tell(&changes, &say);
+        installed::tell(&changes, "written", &say);
     }
     let is_new = !manager.is_enabled(&unit).await;
     if is_new {
@@ -137,7 +137,7 @@ fn make(realm: &Realm, name: &str, args: &LaunchArgs, say: &Say) -> Result<Made>
         say.detail(&profile);
     }
     let made = || {
-        let kept = kept_address(&LaunchName::new(name)?, directories)?;
+        let kept = kept_address(&directories.units.join(LaunchName::new(name)?.app()))?;
         let Settled { args, via, credential } = settle(name, &args, kept, host, directories, say)?;
         let rendering = Rendering::new(name, &args, via, &host.clone().for_units(), directories)?;
         let files = credential.into_iter().chain(rendering.files()).collect();
@@ -151,12 +151,6 @@ fn make(realm: &Realm, name: &str, args: &LaunchArgs, say: &Say) -> Result<Made>
         say.warning(&warning);
     }
     Ok(made)
-}
-
-/// The address that the unit was installed with.
-fn kept_address(name: &LaunchName, directories: &Directories) -> Result<Option<String>> {
-    let Some((_, mark)) = installed::find(&directories.units.join(name.app()))? else { return Ok(None) };
-    Ok(mark.command.iter().find_map(|word| word.strip_prefix("--address=")).map(str::to_owned))
 }
 
 /// A launch that runs has the name: its units are PID 1's own.

@@ -18,6 +18,7 @@ mod update;
 use anyhow::Result;
 
 use crate::cli::UnitCommand;
+use crate::manager::block_on;
 
 pub use files::shown;
 pub use install::start;
@@ -25,7 +26,7 @@ pub use order::{Outside, Standing};
 pub use ready::ready;
 pub use realm::Realm;
 pub use rendering::{Directories, Rendering, command};
-pub use settled::{Settled, settle};
+pub use settled::{Settled, free_address, kept_address, settle};
 
 /// `appfw unit …`.
 ///
@@ -39,10 +40,6 @@ pub fn run(command: UnitCommand) -> Result<()> {
         UnitCommand::Update(args) => block_on(update::update(&args)),
         UnitCommand::List(args) => block_on(list::list(&args)),
     }
-}
-
-fn block_on(story: impl Future<Output = Result<()>>) -> Result<()> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(story)
 }
 
 /// The root of the file system, where everything is.

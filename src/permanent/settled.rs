@@ -9,9 +9,8 @@ use anyhow::{Context, Result, bail};
 use super::ROOT;
 use super::rendering::{Directories, Rendering};
 use crate::cli::LaunchArgs;
-use crate::destination::Host as Name;
 use crate::host::Host;
-use crate::installed::Wanted;
+use crate::installed::{self, Wanted};
 use crate::launch::way_out;
 use crate::plan::ADDRESS;
 use crate::say::Say;
@@ -86,7 +85,7 @@ fn way(name: &str, args: &mut LaunchArgs, directories: &Directories, say: &Say) 
 /// Where Tor is, or will be.
 fn local_tor(say: &Say) -> Endpoint {
     tor::find_tor(Path::new(ROOT)).unwrap_or_else(|_| {
-        let place = Endpoint::Tcp { host: Name::Ip(Ipv4Addr::LOCALHOST.into()), port: 9050 };
+        let place = tor::usual();
         say.plain(&format!("no Tor was found here yet: the unit will look for it at {place}"));
         place
     })
@@ -114,8 +113,20 @@ fn absolute(program: &OsString, host: &Host, here: impl Fn(&Path) -> PathBuf) ->
     }
 }
 
+/// The address that a file of ours was made with.
+///
+/// # Errors
+/// What stands there isn't ours.
+pub fn kept_address(file: &Path) -> Result<Option<String>> {
+    let Some((_, mark)) = installed::find(file)? else { return Ok(None) };
+    Ok(mark.command.iter().find_map(|word| word.strip_prefix("--address=")).map(str::to_owned))
+}
+
 /// The fixed address of permanent units if it is free, else another.
-fn free_address(port: u16, seed: u32) -> Result<String> {
+///
+/// # Errors
+/// None is free.
+pub fn free_address(port: u16, seed: u32) -> Result<String> {
     let fixed = SocketAddrV4::new(*ADDRESS.ip(), port);
     let reserved = address::reserve(fixed, seed)
         .or_else(|_| address::reserve(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port), seed))?;

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 
-use super::files::{Made, all_units, differences, tell};
+use super::files::{Made, all_units, differences};
 use super::install::start;
 use super::realm::Realm;
 use crate::cli::UnitUpdateArgs;
@@ -37,7 +37,7 @@ pub async fn update(args: &UnitUpdateArgs) -> Result<()> {
         let unit = name.app();
         if changes.iter().any(|change| !change.is_none()) {
             installed::apply(&changes)?;
-            tell(&changes, &say);
+            installed::tell(&changes, "written", &say);
             changed.push((unit, made.files));
         } else if manager.needs_reload(&unit).await || args.now && is_older(&manager, &unit, &made.files).await {
             changed.push((unit, made.files));
