@@ -11,9 +11,9 @@ from waiting import wait_until
 from world_map import DNS, ORIGIN
 
 UNITS = "/etc/systemd/system"
-# Tries the ways out at each start, and says in its directory how they went.
-TRIES = f"""
-import json, os, pathlib, socket, time, urllib.request
+# Ways out, for programs that try them: each is what came of it, or the name of the error.
+WAYS = f"""
+import json, os, pathlib, socket, sys, time, urllib.request
 
 def ends(attempt):
     try:
@@ -21,8 +21,8 @@ def ends(attempt):
     except Exception as error:
         return type(error).__name__
 
-def by_proxy():
-    return urllib.request.urlopen("http://web.test/", timeout=5).status
+def by_proxy(timeout=5):
+    return urllib.request.urlopen("http://web.test/", timeout=timeout).status
 
 def by_tcp():
     with socket.create_connection(("{ORIGIN}", 80), timeout=0.5) as stream:
@@ -33,10 +33,20 @@ def by_udp():
         datagram.sendto(b"out", ("{DNS}", 9))
         return "sent"
 
-def by_bus(path):
+def by_unix(path):
     with socket.socket(socket.AF_UNIX) as stream:
-        stream.connect(path)
-        return "open"
+        return stream.connect(path)
+
+def ready():
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.connect(os.environ["NOTIFY_SOCKET"])
+        manager.send(b"READY=1")
+"""
+# Tries them at each start, and says in its directory how they went.
+TRIES = f"""{WAYS}
+def by_bus(path):
+    by_unix(path)
+    return "open"
 
 found = {{
     "proxy": ends(by_proxy),
@@ -49,9 +59,7 @@ found = {{
 directory = pathlib.Path(os.environ["RUNTIME_DIRECTORY"])
 (directory / "new").write_text(json.dumps(found))
 (directory / "new").rename(directory / "found")
-with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-    manager.connect(os.environ["NOTIFY_SOCKET"])
-    manager.send(b"READY=1")
+ready()
 time.sleep(1000)
 """
 

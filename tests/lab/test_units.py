@@ -11,38 +11,17 @@ import time
 
 import pytest
 
+from confining import WAYS
 from conftest import VERSIONS, boot
 from launching import SOCKS, launched, script, started, unique
 from waiting import wait_until
-from world_map import DNS, ORIGIN, PASSWORD, UPSTREAM
+from world_map import ORIGIN, PASSWORD, UPSTREAM
 
 OURS = 125
 UNITS = "/etc/systemd/system"
 # Tries the ways out at each start, and says how they went.
 TRIES = f"""#!/usr/bin/python3
-import json, os, socket, sys, time, urllib.request
-
-def ends(attempt):
-    try:
-        return attempt()
-    except Exception as error:
-        return type(error).__name__
-
-def by_proxy():
-    return urllib.request.urlopen("http://web.test/", timeout=5).status
-
-def by_tcp():
-    with socket.create_connection(("{ORIGIN}", 80), timeout=0.3):
-        return "open"
-
-def by_udp():
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagram:
-        return datagram.sendto(b"out", ("{DNS}", 9))
-
-def by_unix(path):
-    with socket.socket(socket.AF_UNIX) as stream:
-        return stream.connect(path)
-
+{WAYS}
 found = {{
     "proxy": ends(by_proxy),
     "tcp": ends(by_tcp),
