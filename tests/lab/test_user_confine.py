@@ -136,6 +136,7 @@ exit 1
 
 def test_a_later_command_of_its_file_is_not_run_outside(lab):
     with service(lab) as name:
+        next_start(lab, name, 0)
         of_bob(lab, "confine", name, f"--via={SOCKS}", "--now")
         next_start(lab, name, 1)
         file = lab.path(f"{UNITS}/{name}")
@@ -148,6 +149,7 @@ def test_a_later_command_of_its_file_is_not_run_outside(lab):
 
 def test_what_runs_by_older_files_is_started_again_and_what_does_not_start_is_told(lab):
     with service(lab) as name:
+        next_start(lab, name, 0)
         of_bob(lab, "confine", name, f"--via={SOCKS}", "--now")
         next_start(lab, name, 1)
         assert "restart" in of_bob(lab, "confine", name, f"--via={SOCKS}", "--only=web.test")
