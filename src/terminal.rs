@@ -2,12 +2,14 @@
 //! copies of bytes between them.
 
 use std::fs::File;
-use std::io::{PipeWriter, Read, Write, stdin, stdout};
+use std::io::{PipeReader, PipeWriter, Read, Write, pipe, stdin, stdout};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::termios::{
     ControlFlags, InputFlags, LocalFlags, OutputFlags, SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr,
@@ -90,6 +92,8 @@ impl From<&Termios> for Settings {
 pub struct Terminal {
     pty: OwnedFd,
     mode: Arc<Mutex<Mode>>,
+    /// Tells who copies what is typed that the terminal may have another foreground.
+    waker: PipeWriter,
     output_over: mpsc::Receiver<()>,
 }
 
@@ -101,14 +105,15 @@ impl Terminal {
     pub fn open(pty: OwnedFd, lifeline: PipeWriter) -> Result<Self> {
         let (over, output_over) = mpsc::channel();
         let mode = Arc::new(Mutex::new(Mode { lifeline: Some(lifeline), saved: None }));
-        let terminal = Self { pty, mode, output_over };
+        let (woken, waker) = pipe().context("cannot make a pipe")?;
+        let terminal = Self { pty, mode, waker, output_over };
         terminal.resize();
         enter(&terminal.mode)?;
         let copy = || terminal.pty.try_clone().map(File::from).context("cannot duplicate the pty");
         let (to_app, from_app) = (copy()?, copy()?);
         let mode = Arc::clone(&terminal.mode);
         // Threads, because a terminal cannot be made non-blocking for one process alone.
-        std::thread::spawn(move || type_into(to_app, &mode));
+        std::thread::spawn(move || type_into(to_app, &mode, woken));
         std::thread::spawn(move || {
             pump(from_app, stdout());
             let _ = over.send(());
@@ -116,11 +121,13 @@ impl Terminal {
         Ok(terminal)
     }
 
-    /// After a signal: the terminal may have another size, or be this launch's again.
+    /// After a signal: the terminal may have another size, or be another's, or this launch's again.
     pub fn look(&self) {
         self.resize();
         // One that is gone is told by its reader.
         let _ = enter(&self.mode);
+        // Not read any more, if its reader is gone.
+        let _ = (&self.waker).write_all(&[0]);
     }
 
     /// Gives the pty the window size of the terminal.
@@ -192,7 +199,7 @@ pub fn is_in_background() -> bool {
 }
 
 /// Copies what is typed, while the launch is in the foreground.
-fn type_into(mut app: File, mode: &Mutex<Mode>) {
+fn type_into(mut app: File, mode: &Mutex<Mode>, mut woken: PipeReader) {
     /// How often a launch in the background looks whether it still is: a shell that brings a job to the foreground which
     /// it has not stopped sends it no SIGCONT (bash 5.2).
     const LOOK: Duration = Duration::from_millis(100);
@@ -204,12 +211,36 @@ fn type_into(mut app: File, mode: &Mutex<Mode>) {
         while is_in_background() {
             std::thread::sleep(LOOK);
         }
-        if enter(mode).is_err() {
+        if enter(mode).is_err() || !copy_until_woken(&mut app, &mut woken) {
             return;
         }
-        pump(stdin(), &mut app);
-        if !is_in_background() {
-            return;
+    }
+}
+
+/// Copies what is typed until somebody else may have the terminal; false once it is over, or the app.
+///
+/// Waits in poll(2) and never in read(2), where a launch that was stopped, and continued in the background, may find itself
+/// in the foreground again at once: it would go on reading in the shell's mode.
+fn copy_until_woken(app: &mut File, woken: &mut PipeReader) -> bool {
+    let terminal = stdin();
+    let mut buffer = [0; 8192];
+    loop {
+        let sources = [terminal.as_fd(), woken.as_fd()];
+        let mut sources = sources.map(|source| PollFd::new(source, PollFlags::POLLIN));
+        match poll(&mut sources, PollTimeout::NONE) {
+            Err(Errno::EINTR) => continue,
+            Err(_) => return false,
+            Ok(_) => {}
+        }
+        let [_, called] = sources.map(|source| source.any() != Some(false));
+        if called {
+            return woken.read(&mut buffer).is_ok_and(|length| length > 0);
+        }
+        match nix::unistd::read(&terminal, &mut buffer) {
+            Ok(length @ 1..) if app.write_all(&buffer[..length]).is_ok() => {}
+            Err(Errno::EINTR) => {}
+            Err(_) if is_in_background() => return true,
+            _ => return false,
         }
     }
 }

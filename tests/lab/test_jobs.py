@@ -96,6 +96,24 @@ def test_a_launch_that_was_stopped_has_the_terminal_again_in_the_foreground(lab,
 
 
 @EACH
+def test_a_launch_that_is_in_the_background_for_a_moment_alone_has_the_terminal_again(lab, manager):
+    with shell(lab, manager) as (process, shown):
+        before = settings_of(process.terminal)
+        type_in(process, f"{launcher(manager)} {READS}\n")
+        shown.until(b"ready")
+        for turn in range(10):
+            group = os.tcgetpgrp(process.terminal)
+            os.killpg(group, signal.SIGTSTP)
+            wait_until(lambda: settings_of(process.terminal) == before, 5, "the shell's settings")
+            wait_until(lambda: os.tcgetpgrp(process.terminal) != group, 5, "the shell")
+            type_in(process, "bg; fg\n")
+            wait_until(lambda: is_raw(process.terminal), 5, f"raw mode in turn {turn}")
+        type_in(process, "again\r")
+        shown.until(b"got <again>")
+        assert code_of_job(process, shown) == 0
+
+
+@EACH
 def test_a_launch_on_a_terminal_ends_with_its_program(lab, manager):
     user, who = MANAGERS[manager]
     # With all that the launcher starts itself.
