@@ -2,6 +2,7 @@
 
 import json
 import os
+import struct
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import pytest
 
 from conftest import VERSIONS, boot
 from lab import HERE, RUNNING, Lab, cgroup2_mount, is_alive, lab_cgroup, resize_terminal
+from launching import started
 from waiting import wait_until
 from world_map import MULTICAST, MULTICAST6, ORIGIN, ORIGIN6, UPSTREAM
 
@@ -66,6 +68,23 @@ def test_nothing_is_seen_when_nothing_is_done(world):
         pass
     assert w.foreign() == []
     assert w.events() == []
+
+
+def test_what_ends_a_connection_made_before_is_nobodys_and_what_has_made_none_is_seen(lab, world):
+    connect = f"import socket; s = socket.create_connection(('{ORIGIN}', 80)); print(flush=True); input()"
+    with started(lab, ["python3", "-c", connect], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        with world.watch() as w:
+            process.communicate(b"\n")
+        assert w.packets(dport=80)
+        assert w.foreign() == []
+    # Its ACK alone, by who needs no connection for that.
+    segment = struct.pack("!HHIIBBHHH", 9, 80, 1, 1, 5 << 4, 0x10, 512, 0, 0).hex()
+    send = f"import socket; s = socket.socket(socket.AF_INET, socket.SOCK_RAW, 6); " \
+           f"s.sendto(bytes.fromhex('{segment}'), ('{ORIGIN}', 0))"
+    with world.watch() as w:
+        lab.run(["python3", "-c", send], check=True)
+    assert [packet["flags"] for packet in w.foreign()] == ["A"]
 
 
 @pytest.mark.parametrize("group", [MULTICAST, MULTICAST6])

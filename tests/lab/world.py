@@ -47,11 +47,11 @@ class World:
         events, _ = self.read()
         return next(event["pid"] for event in events if event["kind"] == "ready")
 
-    def read(self, start=0):
-        """All that was logged from the byte START on, and the byte after it."""
+    def read(self, start=0, end=None):
+        """All that was logged from the byte START on, to the byte END if there is one, and the byte after it."""
         with self.log.open("rb") as log:
             log.seek(start)
-            text = log.read()
+            text = log.read(-1 if end is None else end - start)
         text = text[: text.rfind(b"\n") + 1]
         return [json.loads(line) for line in text.splitlines()], start + len(text)
 
@@ -112,6 +112,10 @@ class World:
         return made
 
 
+def connection_of(packet):
+    return tuple(packet.get(key) for key in ("proto", "src", "sport", "dst", "dport"))
+
+
 class Watch:
     """What the world has seen since the block began, up to the block's end or, inside it, to now."""
 
@@ -149,8 +153,16 @@ class Watch:
     def foreign(self, allow=()):
         """The packets whose destination isn't in ALLOW: pairs of address and port, or of address and None for any.
 
-        The lab's Tor client talks to its relays whenever it likes; that is nobody's leak.
+        The lab's Tor client talks to its relays whenever it likes; that is nobody's leak. Nor is what ends a connection
+        that was made before, whose first packet somebody else has had to answer for.
         """
         allowed = {*allow, *((relay, None) for relay in world_map.TOR_RELAYS)}
-        return [packet for packet in self.packets()
-                if not {(packet["dst"], packet.get("dport")), (packet["dst"], None)} & allowed]
+        found = [packet for packet in self.packets()
+                 if not {(packet["dst"], packet.get("dport")), (packet["dst"], None)} & allowed]
+        before = self._made_before() if found else ()
+        return [packet for packet in found if packet.get("flags") == "S" or connection_of(packet) not in before]
+
+    def _made_before(self):
+        """The TCP connections whose first packet came before the block began."""
+        return {connection_of(event) for event in self._world.read(0, self._start)[0]
+                if event["kind"] == "packet" and event.get("flags") == "S"}
