@@ -321,6 +321,7 @@ async fn accept(
     forwarder: Arc<Forwarder>,
     shutdown: impl Future<Output = ()>,
 ) {
+    session::prepare(&listener);
     let mut sessions = JoinSet::new();
     tokio::pin!(shutdown);
     loop {

@@ -206,6 +206,9 @@ impl<'a> Direction<'a> {
     fn copy(&self) -> io::Result<(usize, Option<Step<'a>>)> {
         SCRATCH.with_borrow_mut(|scratch| {
             let taken = self.from.try_read(&mut scratch[..self.buffers.piece()])?;
+            if taken == 0 {
+                return Ok((0, None));
+            }
             let written = counted(self.count, at_once(self.to.try_write(&scratch[..taken]))?);
             let rest = &scratch[written..taken];
             Ok((taken, Some(if rest.is_empty() { Step::Flush } else { Step::Write(self.buffers.keep(rest)) })))

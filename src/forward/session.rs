@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::io;
 use std::net::IpAddr;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -26,7 +27,6 @@ use super::upstream::Connected;
 /// Serves one client, who says where it wants to go unless `service` is what it came for. If the house is
 /// full, it is told so as soon as it has made its request.
 pub(super) async fn serve(forwarder: &Forwarder, client: TcpStream, service: Option<Arc<Destination>>, is_full: bool) {
-    prepare(&client);
     // Getting connected takes more memory than being so: boxed, it does not stay in this task.
     let Some((record, open)) = Box::pin(open(forwarder, client, service, is_full)).await else { return };
     let Open { client, early, upstream } = open;
@@ -303,8 +303,10 @@ fn prepare_upstream(upstream: &Connected) {
 }
 
 /// Best effort: a socket without these works as well, if not as nicely.
-pub(crate) fn prepare(stream: &TcpStream) {
-    let _ = stream.set_nodelay(true);
-    let _ = sockopt::set_socket_keepalive(stream, true);
-    let _ = sockopt::set_tcp_keepidle(stream, KEEPALIVE_AFTER);
+/// What a listener accepts has what it has (Linux: inet_csk_clone_lock copies its socket).
+pub(crate) fn prepare(socket: impl AsFd) {
+    let socket = socket.as_fd();
+    let _ = sockopt::set_tcp_nodelay(socket, true);
+    let _ = sockopt::set_socket_keepalive(socket, true);
+    let _ = sockopt::set_tcp_keepidle(socket, KEEPALIVE_AFTER);
 }

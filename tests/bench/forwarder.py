@@ -4,8 +4,8 @@
     forwarder.py [--appfw FILE] [--load FILE] [--rounds N] [--scale X] [--assert | --only NAME…]
 
 Compared are `appfw forward` with rules, bounds and logs on; the example server of fast-socks5, the library that its
-SOCKS5 rests on; microsocks and dante's danted, those of them that are there. Each round takes every measure of each one
-in turn, so that what slows the machine slows all; what is printed are medians over the rounds, and ratios to
+SOCKS5 rests on; microsocks and dante's danted, those of them that are there. Each round takes every measure of each one,
+in an order of its own, so that what slows the machine slows all; what is printed are medians over the rounds, and ratios to
 fast-socks5's. What idle connections hold is measured once, at the end. As root also what capture costs: clients that
 know no proxy, in a network namespace of their own, beside SOCKS through the same forwarder from there, to which its
 ratio is; and, where it is there (cargo install tun2proxy --root target/tools), tun2proxy with a TUN interface, out by
@@ -18,6 +18,7 @@ import contextlib
 import copy
 import os
 import pathlib
+import random
 import resource
 import select
 import shutil
@@ -43,6 +44,7 @@ LIMIT = 120  # seconds for one measure
 GIB = 1 << 30
 BULK_BYTES, STREAMS = 2 * GIB, (1, 4)
 CONNECTIONS, CLIENTS = 6000, 32
+RATES = 3  # of each round the one in the middle: these differ most
 TRIPS = 20000
 IDLE = 4000
 
@@ -62,7 +64,7 @@ APP = """ip link set lo up && ip route add local default dev lo src 127.100.90.5
 table ip appfw {
     chain prerouting {
         type filter hook prerouting priority mangle
-        ip daddr != 127.0.0.0/8 meta l4proto tcp tproxy to :1081 accept
+        ip daddr != 127.0.0.0/8 tcp flags & (syn|ack) == syn tproxy to :1081 accept
     }
 }'"""
 HANDED = 200  # the first descriptor of those handed over
@@ -269,7 +271,7 @@ class Load:
         if proxy and proxy.name == TUN:
             return found  # the rest waits for the origin's end of each connection
         count = self.scaled(CONNECTIONS)
-        found["rate"] = count / self._seconds("rate", way, CLIENTS, count)
+        found["rate"] = count / statistics.median(self._seconds("rate", way, CLIENTS, count) for _ in range(RATES))
         found["trip"] = self._seconds("trip", way, self.scaled(TRIPS)) * 1e6
         return found
 
@@ -358,22 +360,28 @@ def find_subjects(options, place, stack):
 
 def measure(options, place):
     """Medians by name and measure."""
-    rounds = {}
     with contextlib.ExitStack() as stack:
         subjects = list(find_subjects(options, place, stack))
         for name, _, _, proxy in subjects:
             if proxy:
                 wait_until(proxy.listens, LIMIT, f"{name} to listen")
         wanted = [each for each in subjects if not options.only or each[0] in ["direct", *options.only]]
+        rounds = {name: [] for name, *_ in wanted}
         for number in range(options.rounds):
-            for name, load, way, proxy in wanted:
-                rounds.setdefault(name, []).append(load.measure(way, proxy))
+            for name, load, way, proxy in shuffled(wanted, number):
+                rounds[name].append(load.measure(way, proxy))
         for name, load, way, proxy in wanted:
             if proxy and name not in (INSIDE, TUN):  # the other way has it: what is freed there would be taken anew here
                 rounds[name].append(load.measure_idle(way, proxy))
     return {name: {key: statistics.median(found[key] for found in each if key in found)
                    for key in MEASURES if any(key in found for found in each)}
             for name, each in rounds.items()}
+
+
+def shuffled(subjects, number):
+    """The order of a round, the same in every run: what was measured before leaves the kernel with something to do (a
+    client that connects by itself, with as many ports that wait), which is not to be the same one's loss in each."""
+    return random.Random(number).sample(subjects, len(subjects))
 
 
 def report(medians):

@@ -172,7 +172,7 @@ pub(super) fn in_namespace(test: impl FnOnce() + Send + 'static) {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read;
+    use std::io::{Read, Write};
     use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 
     use nix::sys::socket::{
@@ -252,9 +252,16 @@ mod tests {
                 ("[2001:db8::7]:22", &v6),
                 ("[fd00::1]:1", &v6),
             ] {
-                let client = TcpStream::connect(address).unwrap();
+                let mut client = TcpStream::connect(address).unwrap();
                 let (mut server, _) = listener.accept().unwrap();
                 assert_eq!(server.local_addr().unwrap().to_string(), address);
+                let mut read = [0; 4];
+                client.write_all(b"asks").unwrap();
+                server.read_exact(&mut read).unwrap();
+                assert_eq!(&read, b"asks", "{address}");
+                server.write_all(b"told").unwrap();
+                client.read_exact(&mut read).unwrap();
+                assert_eq!(&read, b"told", "{address}");
                 drop(client);
                 assert_eq!(server.read(&mut [0]).unwrap(), 0, "{address}");
             }

@@ -29,6 +29,11 @@ const PRIORITY_FILTER: i32 = 0;
 /// What a rule is made of, under construction.
 type Expressions<'a> = PushExprListAttrs<PushRuleAttrs<&'a mut Vec<u8>>>;
 
+/// Where the flags stand in a segment's header, and two of them (RFC 9293, 3.1).
+const TCP_FLAGS: u32 = 13;
+const SYN: u8 = 0x02;
+const ACK: u8 = 0x10;
+
 /// What is loaded stands there until it is compared.
 const REGISTER: u32 = Registers::Reg1 as u32;
 
@@ -88,8 +93,13 @@ impl Family {
         batch.request().set_create().op_newtable_do(&self.header()).encode().push_name(TABLE);
         self.chain(batch, CAPTURE, NF_INET_PRE_ROUTING, PRIORITY_MANGLE);
         self.chain(batch, PING, NF_INET_LOCAL_OUT, PRIORITY_FILTER);
-        // ip daddr != 127.0.0.0/8 meta l4proto tcp tproxy to :1081 accept
-        self.rule(batch, CAPTURE, |rule| tproxy(self.of(rule, IPPROTO_TCP), self.number));
+        // A connection's first segment goes to the listener; the others find the socket that came of it by their
+        // addresses, as any do, and the quicker (early demux, which what a tproxy has given a socket goes without).
+        // ip daddr != 127.0.0.0/8 tcp flags & (syn|ack) == syn tproxy to :1081 accept
+        self.rule(batch, CAPTURE, |rule| {
+            let flags = load(self.of(rule, IPPROTO_TCP), PayloadBase::TransportHeader, TCP_FLAGS, 1);
+            tproxy(compare(masked(flags, SYN | ACK), CmpOps::Eq, &[SYN]), self.number)
+        });
         if capture == Capture::Datagrams {
             // ip daddr != 127.0.0.0/8 udp dport != 53 tproxy to :1081 accept
             self.rule(batch, CAPTURE, |rule| {
@@ -137,6 +147,14 @@ fn load(rule: Expressions<'_>, base: PayloadBase, offset: u32, length: u32) -> E
     let payload = rule.nested_elem().nested_data_payload();
     let payload = payload.push_dreg(REGISTER).push_base(base as u32).push_offset(offset).push_len(length);
     payload.end_nested().end_nested()
+}
+
+/// Leaves of the byte that was loaded what `mask` has.
+fn masked(rule: Expressions<'_>, mask: u8) -> Expressions<'_> {
+    let bitwise = rule.nested_elem().nested_data_bitwise();
+    let bitwise = bitwise.push_sreg(REGISTER).push_dreg(REGISTER).push_len(1);
+    let bitwise = bitwise.nested_mask().push_value(&[mask]).end_nested();
+    bitwise.nested_xor().push_value(&[0]).end_nested().end_nested().end_nested()
 }
 
 /// Goes on where what was loaded compares so.

@@ -19,8 +19,8 @@ const ROUTES: &str = "ip link set lo up && ip link add appfw0 type veth peer nam
 const RULES: &str = "table inet appfw {
     chain prerouting {
         type filter hook prerouting priority mangle
-        ip daddr != 127.0.0.0/8 meta l4proto tcp tproxy ip to :1081 accept
-        ip6 daddr != ::1 meta l4proto tcp tproxy ip6 to :1081 accept
+        ip daddr != 127.0.0.0/8 tcp flags & (syn|ack) == syn tproxy ip to :1081 accept
+        ip6 daddr != ::1 tcp flags & (syn|ack) == syn tproxy ip6 to :1081 accept
         ip daddr != 127.0.0.0/8 udp dport PORTS tproxy ip to :1081 accept
         ip6 daddr != ::1 udp dport PORTS tproxy ip6 to :1081 accept
     }
