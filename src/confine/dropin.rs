@@ -6,7 +6,7 @@ use std::path::Path;
 use zbus::zvariant::Value as Variant;
 
 use super::exec::Exec;
-use super::service::{Families, GUARDED, Service};
+use super::service::{Calls, Families, GUARDED, Service};
 use super::{confined, drop_in_path, maker};
 use crate::cli::WallKind;
 use crate::confinement::{DENIED_CALLS, FAMILIES, OPENING, filter, set};
@@ -172,11 +172,25 @@ fn families(own: Option<&Families>) -> Value {
     if names.is_empty() { Value::NoFamilies } else { Value::Filter { allow: true, names } }
 }
 
+/// In a list of what is allowed an entry must not have the error that the others have, or systemd cannot make the filter
+/// (libseccomp: EACCES): that is SystemCallErrorNumber=, and from systemd 253 on ENOSYS for calls that it does not know.
+fn denied_calls(own: Calls) -> Vec<String> {
+    let entry = |call: &str| {
+        let name = call.split(':').next().unwrap_or(call);
+        match own {
+            Calls::Denied => call.to_owned(),
+            Calls::Allowed { others_fail: true } => name.to_owned(),
+            Calls::Allowed { others_fail: false } => format!("{name}:EPERM"),
+        }
+    };
+    DENIED_CALLS.into_iter().map(entry).collect()
+}
+
 fn privileges(service: &Service) -> Vec<Setting> {
     let mut settings = vec![
         // The family filter does not know 32-bit socketcall(2).
         set("SystemCallArchitectures", Value::Words(vec!["native".into()])),
-        filter("SystemCallFilter", false, &DENIED_CALLS),
+        set("SystemCallFilter", Value::Filter { allow: false, names: denied_calls(service.calls) }),
         filter("CapabilityBoundingSet", false, &OPENING.map(|(name, _)| name)),
     ];
     if service.is_root() {

@@ -51,6 +51,7 @@ async fn confine(args: ConfineArgs) -> Result<()> {
     let realm = Realm::of_caller().await?;
     let (launch, applied) = settings(args.launch, word, &realm.host)?;
     options::refuse(&launch, realm.is_systems()).map_err(|error| applied.explain(error))?;
+    let _alone = if dry_run { None } else { realm.alone()? };
     if !realm.is_systems() {
         return own::confine(&realm, word, now, launch, &applied, &say).await.map_err(|error| applied.explain(error));
     }
@@ -70,6 +71,7 @@ async fn confine(args: ConfineArgs) -> Result<()> {
     let files = Files::new(options, via, &host, &service).map_err(|error| applied.explain(error))?;
     applied.openings(&asked, &files.plan).iter().for_each(|opening| say.plain(opening));
     refuse::refuse(&service, &files.plan.buses)?;
+    refuse::refuse_useless(&service, &files.plan.buses)?;
     if let Some(warning) = files.plan.warning().or_else(|| files.plan.buses.warning().map(str::to_owned)) {
         say.warning(&warning);
     }
@@ -103,7 +105,13 @@ async fn confine(args: ConfineArgs) -> Result<()> {
         if service.is_active && known.is_none() {
             Start::Before.remember(&name, &service.invocation)?;
         }
-        installed::apply(&changes)?;
+        if let Err(error) = installed::apply(&changes) {
+            // All is as it was.
+            return match is_walled {
+                true => manager.restart(&service.name).await.and(Err(error)),
+                false => Err(error),
+            };
+        }
     }
     if is_new || service.needs_reload {
         manager.reload().await?;
@@ -133,6 +141,7 @@ async fn confine(args: ConfineArgs) -> Result<()> {
 async fn unconfine(args: &UnconfineArgs) -> Result<()> {
     let say = Say::of_appfw(args.quiet, false);
     let realm = Realm::of_caller().await?;
+    let _alone = if args.dry_run { None } else { realm.alone()? };
     if !realm.is_systems() {
         return own::unconfine(&realm, args, &say).await;
     }

@@ -14,6 +14,9 @@ use crate::view::SHOWN_TO_SERVICES;
 /// Where systemd's generators put units, and where transient ones are: no file of a package's or the user's.
 const GENERATED: [&str; 2] = ["/systemd/generator", "/systemd/transient"];
 
+/// What comes before the system bus in a boot, or is it.
+const BEFORE_THE_BUS: [&str; 5] = ["sysinit.target", "basic.target", "sockets.target", "dbus.socket", "dbus.service"];
+
 /// The name of a service as the user may write it: in full.
 ///
 /// # Errors
@@ -91,6 +94,24 @@ pub fn refuse(service: &Service, buses: &Buses) -> Result<()> {
         bail!(
             "{name} gets its sockets from {}, which systemd opens in the host's network, past any wall of the service's: have the service listen itself (systemctl disable --now {0}), then confine it",
             sockets.join(" ")
+        );
+    }
+    Ok(())
+}
+
+/// # Errors
+/// Why this service of the system would not run behind its wall, if its name on the bus or its place in a boot is why.
+pub fn refuse_useless(service: &Service, buses: &Buses) -> Result<()> {
+    let Service { name, .. } = service;
+    if !service.bus_name.is_empty() && service.kind != "dbus" && *buses != Buses::System {
+        bail!(
+            "{name} has a name on the system bus ({}, BusName=), which is hidden from it: --dbus system leaves it the bus, and with that a way round the wall",
+            service.bus_name
+        );
+    }
+    if let Some(target) = service.before.iter().find(|unit| BEFORE_THE_BUS.contains(&unit.as_str())) {
+        bail!(
+            "{name} starts early in a boot (Before={target}), where there is no system bus yet, by which its wall is proven: no boot would start it"
         );
     }
     Ok(())

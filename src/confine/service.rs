@@ -1,6 +1,7 @@
 //! What an existing service is, as systemd holds it. Pure, but for [`Service::read`].
 
 use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -43,8 +44,14 @@ pub struct Service {
     pub guarded: [Vec<Exec>; 3],
     /// `RestrictAddressFamilies=`; `None` if all are allowed.
     pub families: Option<Families>,
+    /// `SystemCallFilter=`.
+    pub calls: Calls,
     /// `AmbientCapabilities=`.
     pub ambient: u64,
+    /// `BusName=`.
+    pub bus_name: String,
+    /// What it is ordered before.
+    pub before: Vec<String>,
     /// `PAMName=`.
     pub pam_name: String,
     /// `Delegate=`.
@@ -65,6 +72,18 @@ pub struct Service {
     pub environment: Vec<String>,
     /// `NetworkNamespacePath=`.
     pub namespace_path: String,
+}
+
+/// What a list of system calls is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Calls {
+    /// Those that are denied, if any are.
+    Denied,
+    /// Those that are allowed; others fail (`SystemCallErrorNumber=`), or end the process.
+    Allowed {
+        /// Whether they fail.
+        others_fail: bool,
+    },
 }
 
 /// A list of address families.
@@ -116,7 +135,10 @@ impl Service {
             start: commands("ExecStart")?,
             guarded: [commands(condition)?, commands(pre)?, commands(post)?],
             families: families(of(service, "RestrictAddressFamilies")?)?,
+            calls: calls(of(service, "SystemCallFilter")?, of(service, "SystemCallErrorNumber")?)?,
             ambient: number(service, "AmbientCapabilities")?,
+            bus_name: text(service, "BusName")?,
+            before: words(unit, "Before")?,
             pam_name: text(service, "PAMName")?,
             delegate: flag(service, "Delegate")?,
             triggered_by: words(unit, "TriggeredBy")?,
@@ -145,7 +167,8 @@ impl Service {
     /// Whether another of its files is newer than our drop-in, which repeats commands of theirs.
     #[must_use]
     pub fn has_changed(&self, own: &Path) -> bool {
-        let changed = |path: &Path| path.metadata().and_then(|found| found.modified());
+        // A package's file was modified when that was built; here it has been since this.
+        let changed = |path: &Path| path.metadata().map(|found| (found.ctime(), found.ctime_nsec()));
         let Ok(written) = changed(own) else { return false };
         self.others(own).iter().any(|path| changed(path.as_ref()).is_ok_and(|other| other > written))
     }
@@ -247,6 +270,19 @@ fn number(properties: &Properties, name: &str) -> Result<u64> {
     match of(properties, name)? {
         Variant::U64(number) => Ok(*number),
         _ => bail!("systemd tells {name}= in an unknown form"),
+    }
+}
+
+fn calls(filter: &Variant<'_>, error: &Variant<'_>) -> Result<Calls> {
+    /// SECCOMP_ERROR_NUMBER_KILL, which is the default (systemd: src/shared/seccomp-util.h).
+    const KILL: i32 = i32::MAX - 1;
+    match (filter, error) {
+        (Variant::Structure(pair), Variant::I32(error)) => match pair.fields() {
+            [Variant::Bool(true), _] => Ok(Calls::Allowed { others_fail: *error != KILL }),
+            [Variant::Bool(false), _] => Ok(Calls::Denied),
+            _ => bail!("systemd tells SystemCallFilter= in an unknown form"),
+        },
+        _ => bail!("systemd tells SystemCallFilter= or SystemCallErrorNumber= in an unknown form"),
     }
 }
 

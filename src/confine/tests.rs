@@ -1,5 +1,5 @@
 use super::exec::Exec;
-use super::refuse::{full_name, refuse, refuse_missing};
+use super::refuse::{full_name, refuse, refuse_missing, refuse_useless};
 use super::service::Service;
 use super::*;
 use crate::buses::Buses;
@@ -18,7 +18,8 @@ fn exec(flags: &[&str]) -> Exec {
 fn refusal(change: impl FnOnce(&mut Service)) -> String {
     let mut service = service();
     change(&mut service);
-    refuse(&service, &Buses::None).unwrap_err().to_string()
+    let refused = refuse(&service, &Buses::None).and_then(|()| refuse_useless(&service, &Buses::None));
+    refused.unwrap_err().to_string()
 }
 
 #[test]
@@ -57,6 +58,11 @@ fn what_leads_past_a_wall_is_refused_by_its_name() {
         (refusal(|service| service.namespace_path = "/run/netns/x".into()), "NetworkNamespacePath=/run/netns/x"),
         (refusal(|service| service.triggered_by = vec!["web.socket".into()]), "from web.socket"),
         (refusal(|service| service.kind = "dbus".into()), "Type=dbus"),
+        (refusal(|service| service.bus_name = "org.test.X".into()), "(org.test.X, BusName=)"),
+        (
+            refusal(|service| service.before = vec!["shutdown.target".into(), "sysinit.target".into()]),
+            "Before=sysinit.target",
+        ),
     ] {
         assert!(said.contains(expected), "{said}");
     }

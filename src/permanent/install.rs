@@ -46,6 +46,7 @@ pub async fn install(args: &UnitInstallArgs) -> Result<()> {
     let say = Say::of_appfw(args.launch.quiet, args.launch.verbose);
     let realm = Realm::of_caller().await?;
     realm.expect_own_program()?;
+    let _alone = realm.alone()?;
     let made = make(&realm, &args.name, &args.launch, &say)?;
     launch::expect_properties(&made.rendering.plan, &realm.host)?;
     let bus = realm.connect().await?;
@@ -65,7 +66,13 @@ pub async fn install(args: &UnitInstallArgs) -> Result<()> {
         manager.stop(&unit).await?;
     }
     if is_changed {
-        installed::apply(&changes)?;
+        if let Err(error) = installed::apply(&changes) {
+            // All is as it was.
+            return match runs {
+                true => manager.restart(&unit).await.and(Err(error)),
+                false => Err(error),
+            };
+        }
         installed::tell(&changes, "written", &say);
     }
     let is_new = !manager.is_enabled(&unit).await;
@@ -94,6 +101,7 @@ pub async fn install(args: &UnitInstallArgs) -> Result<()> {
 pub async fn remove(name: &str) -> Result<()> {
     let name = LaunchName::new(name)?;
     let realm = Realm::of_caller().await?;
+    let _alone = realm.alone()?;
     let directories = &realm.directories;
     let paths: Vec<PathBuf> = all_files(&name, directories).collect();
     let changes = installed::removals(&paths, &["unit".to_owned(), "install".to_owned(), name.to_string()])?;

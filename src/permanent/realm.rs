@@ -1,8 +1,11 @@
 //! Whose units these are: the system's, which are root's, or an ordinary user's own.
 
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use nix::fcntl::{Flock, FlockArg, OFlag};
 use zbus::Connection;
 
 use super::ROOT;
@@ -48,6 +51,26 @@ impl Realm {
     /// Somebody else could, or the app.
     pub fn expect_own_program(&self) -> Result<()> {
         refuse_writable(&self.host.appfw)
+    }
+
+    /// Held by who changes its units' files, one after the other; waits for that.
+    ///
+    /// # Errors
+    /// The file for it can't be made.
+    pub fn alone(&self) -> Result<Option<Flock<File>>> {
+        let runtime = match self.is_systems() {
+            true => Some(Path::new(ROOT).join("run")),
+            // Without a bus nothing is changed.
+            false => self.host.user_bus.as_deref().and_then(Path::parent).map(Path::to_owned),
+        };
+        let Some(path) = runtime.map(|runtime| runtime.join("appfw.lock")) else { return Ok(None) };
+        let failed = || format!("cannot lock {}, by which one appfw at a time changes units", path.display());
+        // What others could open, they could hold for ever.
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(false).mode(0o600).custom_flags(OFlag::O_NOFOLLOW.bits());
+        let file = options.open(&path).with_context(failed)?;
+        let locked = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| error);
+        locked.map(Some).with_context(failed)
     }
 
     /// The bus that its systemd is on.
