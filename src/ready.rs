@@ -3,7 +3,9 @@
 //! anew, compares it with what systemd holds, and prepares what the app needs. Where it fails nothing else of the unit
 //! is started.
 
-use std::process::ExitCode;
+use std::os::unix::net::UnixDatagram;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
@@ -11,7 +13,8 @@ use clap::Parser;
 use crate::cli::{Appfw, ReadyArgs, Subcommand, UnitCommand};
 use crate::installed::{self, Mark};
 use crate::manager::block_on;
-use crate::{confine, exit, permanent, say};
+use crate::name::unified_cgroup;
+use crate::{confine, exit, inside, permanent, say};
 
 /// A file of ours, and how it was made.
 #[derive(Debug)]
@@ -27,10 +30,41 @@ pub struct Made<'a> {
 /// Makes ready what the file is of. Otherwise the journal hears why the unit must not start, and what to do.
 #[must_use]
 pub fn run(args: &ReadyArgs) -> ExitCode {
-    let Err(error) = ready(args) else { return ExitCode::SUCCESS };
-    say::failure("appfw ready", &error);
+    let Err(error) = without_environment().and_then(|()| ready(args)) else { return ExitCode::SUCCESS };
+    say::failure(NAME, &error);
+    tell_journal(&error);
     // As a condition any other code is no failure, but "not now" (systemd.service(5), ExecCondition=).
     ExitCode::from(if args.as_condition { u8::MAX } else { exit::OURS })
+}
+
+/// How it is called where it speaks.
+const NAME: &str = "appfw ready";
+
+/// Executes this program again, if it has an environment: that is the service's, which its user may write
+/// (`EnvironmentFile=`), and says where the bus is, among much else.
+fn without_environment() -> Result<()> {
+    if std::env::vars_os().next().is_none() {
+        return Ok(());
+    }
+    let words = std::env::args_os().skip(1);
+    let error = Command::new("/proc/self/exe").arg0(NAME).args(words).env_clear().exec();
+    Err(error).context("cannot leave the unit's environment")
+}
+
+/// The unit's output may go elsewhere (`StandardOutput=null`), and who looks for the reason looks at its journal.
+fn tell_journal(error: &anyhow::Error) {
+    const JOURNAL: &str = "/run/systemd/journal/socket";
+    if inside::is_journal(std::io::stderr()) {
+        return;
+    }
+    let cgroup = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let unit = unified_cgroup(&cgroup).and_then(|path| path.rsplit('/').next()).unwrap_or_default();
+    let sentence = say::harmless(&format!("{error:#}"));
+    // By its process journald may not find the unit any more, once this has ended (systemd.journal-fields(7)).
+    let entry =
+        format!("PRIORITY=3\nSYSLOG_IDENTIFIER=appfw\nOBJECT_SYSTEMD_UNIT={unit}\nMESSAGE={NAME}: {sentence}\n");
+    // A journal that isn't there isn't looked at.
+    let _ = UnixDatagram::unbound().and_then(|socket| socket.send_to(entry.as_bytes(), JOURNAL));
 }
 
 fn ready(args: &ReadyArgs) -> Result<()> {

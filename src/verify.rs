@@ -13,7 +13,9 @@ use crate::units::{Setting, Unit, Units, Value, transient};
 
 /// Settings that would run something else, elsewhere or before the proof, each with the interface
 /// value that means "not set". Any other value is refused, whoever set it.
-const MUST_BE_EMPTY: [&str; 21] = [
+const MUST_BE_EMPTY: [&str; 22] = [
+    // A proof that fails would count as none that does.
+    "SuccessExitStatus",
     "ExecCondition",
     "ExecStartPre",
     "ExecStartPost",
@@ -229,6 +231,8 @@ pub(crate) fn is_empty(value: &OwnedValue) -> bool {
         Variant::Structure(pair) => pair.fields().iter().all(|field| match field {
             Variant::Str(text) => text.is_empty(),
             Variant::Bool(on) => !on,
+            // (aiai)
+            Variant::Array(list) => list.inner().is_empty(),
             _ => false,
         }),
         _ => false,

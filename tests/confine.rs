@@ -2,7 +2,7 @@
 //!
 //! - `args`: the options of `appfw confine`, one word a line
 //! - `service` (optional): what differs from a plain service of an ordinary user, `key=value` a line: `name`, `user`,
-//!   `dynamic`, `slice`, `families` (`~` denies), `calls` (of a list of those allowed: what becomes of others, `fail` or `end`), `start`, `condition`, `pre`, `post` (a program and its words)
+//!   `dynamic`, `slice`, `families` (`~` denies), `calls` (of a list of those allowed: what becomes of others, `fail` or `end`), `bind` (source and target), `successes`, `start`, `condition`, `pre`, `post` (a program and its words)
 //! - `expected`: the files as text; `UPDATE_GOLDEN=1` rewrites it
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use appfw::cli::{Appfw, Subcommand};
 use appfw::confine::Files;
 use appfw::confine::exec::Exec;
-use appfw::confine::service::{Calls, Families, Service};
+use appfw::confine::service::{Bind, Calls, Families, Service};
 use appfw::destination::Host as Name;
 use appfw::host::Host;
 use appfw::via::{Endpoint, Via};
@@ -51,6 +51,12 @@ fn service(tweaks: &str) -> Service {
                 service.families = Some(Families { allow: !value.starts_with('~'), names });
             }
             "calls" => service.calls = Calls::Allowed { others_fail: value == "fail" },
+            "bind" => {
+                let (source, target) = value.split_once(':').unwrap();
+                let (source, target) = (source.to_owned(), target.to_owned());
+                service.binds.push(Bind { source, target, is_writable: true, is_optional: true, is_recursive: false });
+            }
+            "successes" => service.successes = value.split(' ').map(|code| code.parse().unwrap()).collect(),
             "start" => service.start = vec![exec(value)],
             "condition" => condition.push(exec(value)),
             "pre" => pre.push(exec(value)),

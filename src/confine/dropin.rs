@@ -6,7 +6,7 @@ use std::path::Path;
 use zbus::zvariant::Value as Variant;
 
 use super::exec::Exec;
-use super::service::{Calls, Families, GUARDED, Service};
+use super::service::{Bind, Calls, Families, GUARDED, OVERLAYS, Service, successes};
 use super::{confined, drop_in_path, maker};
 use crate::cli::WallKind;
 use crate::confinement::{DENIED_CALLS, FAMILIES, OPENING, filter, set};
@@ -15,8 +15,8 @@ use crate::manager::Properties;
 use crate::plan::{Plan, Resolver};
 use crate::units::text::{lines, quoted};
 use crate::units::{LINKERS, Setting, TOR, Value, transient};
-use crate::verify;
 use crate::view::OfService;
+use crate::{exit, verify};
 
 /// Lists in which the wall's own take the place of the service's: what these would add opens it.
 const REPLACED: [&str; 4] = ["IPAddressDeny", "IPAddressAllow", "RestrictAddressFamilies", "SystemCallArchitectures"];
@@ -31,6 +31,8 @@ const ADDED: [&str; 6] = [
     "IPEgressFilterPath",
 ];
 
+const SUCCESSES: &str = "SuccessExitStatus";
+
 /// Variables by which programs are told what needs no proxy, or another one.
 const MISLEADING: [&str; 6] = ["no_proxy", "NO_PROXY", "ftp_proxy", "FTP_PROXY", "SOCKS_SERVER", "socks_proxy"];
 
@@ -43,6 +45,10 @@ pub struct DropIn {
     service: Vec<Setting>,
     /// What of the file system is hidden, or read-only: the directive and the path.
     paths: Vec<(&'static str, String)>,
+    /// The service's own bind mounts.
+    binds: Vec<Bind>,
+    /// Exit codes that are none of a failure.
+    successes: Vec<i32>,
     /// The proof, and the service's own commands after it, by directive.
     commands: Vec<(&'static str, Vec<String>, Vec<Exec>)>,
 }
@@ -69,6 +75,9 @@ impl DropIn {
             unit: dependencies(plan),
             service: settings,
             paths: shown.chain(hidden).chain(read_only).collect(),
+            binds: service.binds.clone(),
+            // Where a proof that fails counts as none, the service starts all the same.
+            successes: service.successes.iter().copied().filter(|code| !is_of_a_proof(*code)).collect(),
             commands: commands(host, service),
         }
     }
@@ -81,6 +90,15 @@ impl DropIn {
             text += &format!("{line}\n");
         }
         text += "\n[Service]\n";
+        // Of both kinds, as what is laid over other places later would be over the proof as well.
+        text += "BindPaths=\n";
+        for bind in &self.binds {
+            let directive = if bind.is_writable { "BindPaths" } else { "BindReadOnlyPaths" };
+            let optional = if bind.is_optional { "-" } else { "" };
+            let kind = if bind.is_recursive { "rbind" } else { "norbind" };
+            let (source, target) = (quoted(&bind.source), quoted(&bind.target));
+            text += &format!("{directive}={optional}{source}:{target}:{kind}\n");
+        }
         for setting in &self.service {
             if REPLACED.contains(&setting.directive) {
                 text += &format!("{}=\n", setting.directive);
@@ -98,6 +116,14 @@ impl DropIn {
             for exec in own {
                 text += &format!("{directive}={}\n", exec.text());
             }
+        }
+        text += &format!("{SUCCESSES}=\n");
+        if !self.successes.is_empty() {
+            let codes: Vec<String> = self.successes.iter().map(ToString::to_string).collect();
+            text += &format!("{SUCCESSES}={}\n", codes.join(" "));
+        }
+        for directive in OVERLAYS {
+            text += &format!("{directive}=\n");
         }
         // What is added later would run before the proof, or where that fails.
         for directive in GUARDED.iter().filter(|one| !self.commands.iter().any(|(directive, ..)| directive == *one)) {
@@ -127,11 +153,25 @@ impl DropIn {
             };
             asked.is_some_and(|asked| !is_held(&asked))
         };
+        let succeeds = || {
+            let (codes, signals) = service.get(SUCCESSES).and_then(|held| successes(held).ok())?;
+            Some(signals.is_empty() && !codes.iter().any(|code| is_of_a_proof(*code)))
+        };
+        let overlay =
+            || OVERLAYS.into_iter().find(|name| service.get(*name).is_some_and(|held| !verify::is_empty(held)));
         settings
+            .or_else(|| (succeeds() != Some(true)).then_some(SUCCESSES))
+            .or_else(overlay)
             .or_else(|| paths().map(|(directive, _)| *directive))
             .or_else(|| commands().map(|(directive, ..)| *directive))
             .or_else(|| namespace().then_some("JoinsNamespaceOf"))
     }
+}
+
+/// Whether a proof may end with this code, or systemd's attempt to run it (systemd.exec(5): from 200 on).
+fn is_of_a_proof(code: i32) -> bool {
+    const PANIC: i32 = 101;
+    (code == PANIC) || (i32::from(exit::OURS)..=127).contains(&code) || code >= 200
 }
 
 /// What else must be there, and whose namespace the service's is.

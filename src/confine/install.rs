@@ -70,8 +70,9 @@ async fn confine(args: ConfineArgs) -> Result<()> {
     let asked = options.clone();
     let files = Files::new(options, via, &host, &service).map_err(|error| applied.explain(error))?;
     applied.openings(&asked, &files.plan).iter().for_each(|opening| say.plain(opening));
-    refuse::refuse(&service, &files.plan.buses)?;
+    refuse::refuse(&service, &files.plan.buses, &host.appfw)?;
     refuse::refuse_useless(&service, &files.plan.buses)?;
+    refuse::refuse_opening(&service, &files.plan.lists().deny, &drop_in_path(&service.name))?;
     if let Some(warning) = files.plan.warning().or_else(|| files.plan.buses.warning().map(str::to_owned)) {
         say.warning(&warning);
     }

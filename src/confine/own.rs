@@ -67,7 +67,7 @@ pub(super) async fn confine(
         settle(&name.to_string(), &asked, None, &realm.host, &realm.directories, say)?;
     let host = realm.host.clone().for_units();
     let rendering = Rendering::new(&name.to_string(), &args, via, &host, &realm.directories)?;
-    refuse::refuse(&service, &rendering.plan.buses)?;
+    refuse::refuse(&service, &rendering.plan.buses, &realm.host.appfw)?;
     applied.openings(&args, &rendering.plan).iter().for_each(|opening| say.plain(opening));
     if let Some(warning) = rendering.plan.warning().or_else(|| rendering.plan.buses.warning().map(str::to_owned)) {
         say.warning(&warning);

@@ -46,12 +46,14 @@ async fn prepare(made: &Made<'_>, by: ConfineArgs, name: &str) -> Result<()> {
     }
     let via = files::way_out(&by.launch, name, || None)?;
     let files = Files::new(by.launch, via, &host, &service)?;
-    refuse::refuse(&service, &files.plan.buses)?;
+    refuse::refuse(&service, &files.plan.buses, &host.appfw)?;
     if service.kept_descriptors > 0 {
         bail!(
             "systemd keeps descriptors for {name} that were made before its wall: systemctl stop {name}, then start it"
         );
     }
+    inside::refuse_of_service()
+        .context("what systemd opens for it (StandardInput=, StandardOutput=, StandardError=)")?;
     refuse_remains(&files, &service)?;
     read_back(&manager, &service, &files).await?;
     compare(&files, &service, mark)?;

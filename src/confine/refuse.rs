@@ -1,15 +1,17 @@
-//! Services that cannot be confined, each with its reason: a wall that does not hold is none. Pure.
+//! Services that cannot be confined, each with its reason: a wall that does not hold is none.
 
+use std::fs;
 use std::path::Path;
 
 use anyhow::{Result, bail};
+use ipnet::IpNet;
 
 use super::service::Service;
 use crate::buses::Buses;
 use crate::confinement::OPENING;
 use crate::name::SLICE;
+use crate::network;
 use crate::units::LINKERS;
-use crate::view::SHOWN_TO_SERVICES;
 
 /// Where systemd's generators put units, and where transient ones are: no file of a package's or the user's.
 const GENERATED: [&str; 2] = ["/systemd/generator", "/systemd/transient"];
@@ -53,9 +55,11 @@ pub fn refuse_missing(service: &Service) -> Result<()> {
     }
 }
 
+/// Looks at the service as it is now; `appfw` is what proves its wall.
+///
 /// # Errors
 /// The reason why this service cannot be confined so.
-pub fn refuse(service: &Service, buses: &Buses) -> Result<()> {
+pub fn refuse(service: &Service, buses: &Buses, appfw: &Path) -> Result<()> {
     let Service { name, .. } = service;
     refuse_missing(service)?;
     if service.slice == SLICE || name.starts_with("appfw-") {
@@ -70,7 +74,7 @@ pub fn refuse(service: &Service, buses: &Buses) -> Result<()> {
             "{name} is made anew at each boot, in {place}: write a unit file for it first (systemctl edit --full --force {name})"
         );
     }
-    past_the_wall(service)?;
+    past_the_wall(service, appfw)?;
     if service.kind == "dbus" && *buses != Buses::System {
         bail!(
             "{name} is a service of the system bus (Type=dbus), which is hidden from it: --dbus system leaves it the bus, and with that a way round the wall"
@@ -117,8 +121,50 @@ pub fn refuse_useless(service: &Service, buses: &Buses) -> Result<()> {
     Ok(())
 }
 
+/// The wall's rules take the place of the service's own, which must not have been the stricter ones.
+///
+/// # Errors
+/// They may have been.
+pub fn refuse_opening(service: &Service, deny: &[IpNet], own: &Path) -> Result<()> {
+    if network::any().iter().all(|all| deny.contains(all)) {
+        return Ok(());
+    }
+    let denies = |line: &str| {
+        let rest = line.trim_start().strip_prefix("IPAddressDeny").map(str::trim_start);
+        rest.and_then(|rest| rest.strip_prefix('=')).is_some_and(|networks| !networks.trim().is_empty())
+    };
+    // What systemd holds of them is ours already, where the service is confined.
+    let others = service.others(own);
+    match others.iter().find(|path| fs::read_to_string(path).is_ok_and(|text| text.lines().any(denies))) {
+        Some(path) => bail!(
+            "{} has rules of its own (IPAddressDeny= in {path}), whose place these take, and what they deny would be open: say all that it may reach, as in --deny any --allow NET",
+            service.name
+        ),
+        None => Ok(()),
+    }
+}
+
+/// What the proof is, is made of, asks and reads: a command with `+` is shown what the unit's binds say, too.
+const TRUSTED: [&str; 15] = [
+    "/usr/lib",
+    "/usr/lib32",
+    "/usr/lib64",
+    "/lib",
+    "/lib64",
+    "/proc",
+    "/sys",
+    "/run/dbus",
+    "/run/systemd",
+    "/etc/appfw",
+    "/etc/systemd",
+    "/etc/ld.so.preload",
+    "/etc/ld.so.cache",
+    "/etc/nsswitch.conf",
+    "/etc/passwd",
+];
+
 /// Settings by which its processes are elsewhere, or exempt.
-fn past_the_wall(service: &Service) -> Result<()> {
+fn past_the_wall(service: &Service, appfw: &Path) -> Result<()> {
     let name = &service.name;
     let set = |linker: &&str| service.environment.iter().any(|variable| variable.split('=').next() == Some(linker));
     if let Some(linker) = LINKERS.iter().find(|linker| set(linker)) {
@@ -134,12 +180,29 @@ fn past_the_wall(service: &Service) -> Result<()> {
     }
     let real = |path: &String| Path::new(path).canonicalize().unwrap_or_else(|_| path.into());
     let leads_out = |path: &String| real(path).starts_with("/run") || Path::new("/run").starts_with(real(path));
-    let is_ours = |source: &String, target: &String| source == target && SHOWN_TO_SERVICES.contains(&source.as_str());
-    let bind = service.binds.iter().find(|(source, target)| leads_out(source) && !is_ours(source, target));
-    if let Some((path, _)) = bind {
+    if let Some(bind) = service.binds.iter().find(|bind| leads_out(&bind.source)) {
         bail!(
-            "{name} is shown {path} elsewhere (BindPaths=, BindReadOnlyPaths=), and with that sockets by which it leaves any wall"
+            "{name} is shown {} elsewhere (BindPaths=, BindReadOnlyPaths=), and with that sockets by which it leaves any wall",
+            bind.source
         );
+    }
+    let places = || TRUSTED.iter().map(Path::new).chain([appfw]);
+    let is_trusted = |target: &String| {
+        let target = real(target);
+        places().any(|place| place.starts_with(&target) || target.starts_with(place))
+    };
+    if let Some(bind) = service.binds.iter().find(|bind| bind.source != bind.target && is_trusted(&bind.target)) {
+        bail!(
+            "{name} has {} in the place of {} (BindPaths=, BindReadOnlyPaths=), where the proof of its wall comes from or what that asks",
+            bind.source,
+            bind.target
+        );
+    }
+    if let Some(bind) = service.binds.iter().find(|bind| bind.source.contains(':') || bind.target.contains(':')) {
+        bail!("{name} has a colon in what it is shown of {} (BindPaths=, BindReadOnlyPaths=)", bind.source);
+    }
+    if let Some(setting) = service.overlays.first() {
+        bail!("{name} has {setting}=, which may lay anything over the proof of its wall and what that asks");
     }
     if service.opens_files {
         bail!("{name} gets descriptors that systemd opens (OpenFile=), past any wall: have it open its files itself");

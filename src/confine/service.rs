@@ -9,9 +9,14 @@ use zbus::zvariant::Value as Variant;
 
 use super::exec::Exec;
 use crate::manager::{Kind, Manager, Properties};
+use crate::verify::is_empty;
+use crate::view::SHOWN_TO_SERVICES;
 
 /// Commands of a service that run before its main process, or where that never ran: none may come before the proof.
 pub const GUARDED: [&str; 3] = ["ExecCondition", "ExecStartPre", "ExecStopPost"];
+
+/// Settings that lay what they name over the service's file system, and over that of a command with `+` as well.
+pub const OVERLAYS: [&str; 3] = ["MountImages", "ExtensionImages", "ExtensionDirectories"];
 
 /// A service of another's making, less what our own drop-in has added to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,8 +67,12 @@ pub struct Service {
     pub joins: Vec<String>,
     /// `RootDirectory=` or `RootImage=`.
     pub root: String,
-    /// What it is shown of other places, of `BindPaths=` and its kin: the path there, and the one here.
-    pub binds: Vec<(String, String)>,
+    /// What it is shown of other places.
+    pub binds: Vec<Bind>,
+    /// Settings by which images or directories are laid over its file system: those that it has.
+    pub overlays: Vec<&'static str>,
+    /// Exit codes that are none of a failure (`SuccessExitStatus=`).
+    pub successes: Vec<i32>,
     /// Whether it has `OpenFile=`.
     pub opens_files: bool,
     /// How many descriptors systemd keeps for it.
@@ -72,6 +81,29 @@ pub struct Service {
     pub environment: Vec<String>,
     /// `NetworkNamespacePath=`.
     pub namespace_path: String,
+}
+
+/// One of `BindPaths=` or `BindReadOnlyPaths=`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bind {
+    /// The path on the host.
+    pub source: String,
+    /// The path in the service.
+    pub target: String,
+    /// Whether it can be written to there.
+    pub is_writable: bool,
+    /// Whether the source need not be there.
+    pub is_optional: bool,
+    /// Whether what is mounted below comes along.
+    pub is_recursive: bool,
+}
+
+impl Bind {
+    /// One of [`super::dropin::DropIn`]'s.
+    fn is_ours(&self) -> bool {
+        Path::new(&self.source).starts_with(super::CONFINED)
+            || self.source == self.target && SHOWN_TO_SERVICES.contains(&self.source.as_str())
+    }
 }
 
 /// What a list of system calls is of.
@@ -144,9 +176,14 @@ impl Service {
             triggered_by: words(unit, "TriggeredBy")?,
             joins: words(unit, "JoinsNamespaceOf")?.into_iter().filter(|joined| !is_our_servant(joined)).collect(),
             root: text(service, "RootDirectory")? + &text(service, "RootImage")?,
-            binds: [binds(service, "BindPaths"), binds(service, "BindReadOnlyPaths")].concat(),
+            binds: [binds(service, "BindPaths", true)?, binds(service, "BindReadOnlyPaths", false)?].concat(),
+            overlays: OVERLAYS
+                .into_iter()
+                .filter(|name| service.get(*name).is_some_and(|held| !is_empty(held)))
+                .collect(),
+            successes: successes(of(service, "SuccessExitStatus")?)?.0,
             // Of systemd 253.
-            opens_files: service.get("OpenFile").is_some_and(|files| !crate::verify::is_empty(files)),
+            opens_files: service.get("OpenFile").is_some_and(|files| !is_empty(files)),
             kept_descriptors: match of(service, "NFileDescriptorStore")? {
                 Variant::U32(number) => *number,
                 _ => bail!("systemd tells NFileDescriptorStore= in an unknown form"),
@@ -222,19 +259,30 @@ fn text(properties: &Properties, name: &str) -> Result<String> {
     }
 }
 
-/// Source and target of each bind mount.
-fn binds(properties: &Properties, name: &str) -> Vec<(String, String)> {
-    let ends = |item: &Variant<'_>| match item {
+/// Of the form a(ssbt): source, target, whether a missing one is ignored, and MS_REC of mount(2) or nothing.
+fn binds(properties: &Properties, name: &str, is_writable: bool) -> Result<Vec<Bind>> {
+    const MS_REC: u64 = 0x4000;
+    let read = |item: &Variant<'_>| match item {
         Variant::Structure(fields) => match fields.fields() {
-            [Variant::Str(source), Variant::Str(target), ..] => Some((source.to_string(), target.to_string())),
+            [Variant::Str(source), Variant::Str(target), Variant::Bool(is_optional), Variant::U64(flags)] => {
+                Some(Bind {
+                    source: source.to_string(),
+                    target: target.to_string(),
+                    is_writable,
+                    is_optional: *is_optional,
+                    is_recursive: flags & MS_REC != 0,
+                })
+            }
             _ => None,
         },
         _ => None,
     };
-    match properties.get(name).map(|value| &**value) {
-        Some(Variant::Array(list)) => list.inner().iter().filter_map(ends).collect(),
-        _ => Vec::new(),
-    }
+    let all: Option<Vec<Bind>> = match of(properties, name)? {
+        Variant::Array(list) => list.inner().iter().map(read).collect(),
+        _ => None,
+    };
+    let all = all.with_context(|| format!("systemd tells {name}= in an unknown form"))?;
+    Ok(all.into_iter().filter(|bind| !bind.is_ours()).collect())
 }
 
 fn words(properties: &Properties, name: &str) -> Result<Vec<String>> {
@@ -271,6 +319,25 @@ fn number(properties: &Properties, name: &str) -> Result<u64> {
         Variant::U64(number) => Ok(*number),
         _ => bail!("systemd tells {name}= in an unknown form"),
     }
+}
+
+/// Exit codes and signals that systemd counts as no failure.
+///
+/// # Errors
+/// It tells them in another form than (aiai).
+pub(super) fn successes(held: &Variant<'_>) -> Result<(Vec<i32>, Vec<i32>)> {
+    let list = |field: &Variant<'_>| match field {
+        Variant::Array(array) => Some(array.inner().iter().filter_map(|item| i32::try_from(item).ok()).collect()),
+        _ => None,
+    };
+    match held {
+        Variant::Structure(pair) => match pair.fields() {
+            [codes, signals] => list(codes).zip(list(signals)),
+            _ => None,
+        },
+        _ => None,
+    }
+    .context("systemd tells SuccessExitStatus= in an unknown form")
 }
 
 fn calls(filter: &Variant<'_>, error: &Variant<'_>) -> Result<Calls> {

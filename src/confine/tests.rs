@@ -1,6 +1,8 @@
+use std::path::Path;
+
 use super::exec::Exec;
 use super::refuse::{full_name, refuse, refuse_missing, refuse_useless};
-use super::service::Service;
+use super::service::{Bind, Service};
 use super::*;
 use crate::buses::Buses;
 use crate::fixture;
@@ -15,20 +17,26 @@ fn exec(flags: &[&str]) -> Exec {
     Exec { path: "/usr/bin/web".into(), argv: vec!["/usr/bin/web".into()], flags }
 }
 
+fn bind(source: &str, target: &str) -> Bind {
+    let (is_writable, is_optional, is_recursive) = (false, false, true);
+    Bind { source: source.into(), target: target.into(), is_writable, is_optional, is_recursive }
+}
+
 fn refusal(change: impl FnOnce(&mut Service)) -> String {
     let mut service = service();
     change(&mut service);
-    let refused = refuse(&service, &Buses::None).and_then(|()| refuse_useless(&service, &Buses::None));
+    let refused = refuse(&service, &Buses::None, Path::new("/usr/bin/appfw"))
+        .and_then(|()| refuse_useless(&service, &Buses::None));
     refused.unwrap_err().to_string()
 }
 
 #[test]
 fn a_plain_service_is_not_refused() {
-    refuse(&service(), &Buses::None).unwrap();
+    refuse(&service(), &Buses::None, Path::new("/usr/bin/appfw")).unwrap();
     let timed = Service { triggered_by: vec!["web.timer".into()], ..service() };
-    refuse(&timed, &Buses::None).unwrap();
+    refuse(&timed, &Buses::None, Path::new("/usr/bin/appfw")).unwrap();
     let on_the_bus = Service { kind: "dbus".into(), ..service() };
-    refuse(&on_the_bus, &Buses::System).unwrap();
+    refuse(&on_the_bus, &Buses::System, Path::new("/usr/bin/appfw")).unwrap();
 }
 
 #[test]
@@ -47,11 +55,15 @@ fn what_leads_past_a_wall_is_refused_by_its_name() {
         (refusal(|service| service.guarded[2] = vec![exec(&["privileged"])]), "with full privileges"),
         (refusal(|service| service.joins = vec!["x.service".into()]), "JoinsNamespaceOf=x.service"),
         (refusal(|service| service.root = "/srv/j".into()), "RootDirectory="),
+        (refusal(|service| service.binds = vec![bind("/run/dbus", "/opt/x")]), "is shown /run/dbus elsewhere"),
+        (refusal(|service| service.binds = vec![bind("/", "/opt/x")]), "is shown / elsewhere"),
         (
-            refusal(|service| service.binds = vec![("/run/dbus".into(), "/opt/x".into())]),
-            "is shown /run/dbus elsewhere",
+            refusal(|service| service.binds = vec![bind("/home/bob/bin", "/usr/bin")]),
+            "/home/bob/bin in the place of /usr/bin",
         ),
-        (refusal(|service| service.binds = vec![("/".into(), "/opt/x".into())]), "is shown / elsewhere"),
+        (refusal(|service| service.binds = vec![bind("/home/bob/d", "/run/dbus")]), "in the place of /run/dbus"),
+        (refusal(|service| service.binds = vec![bind("/srv/p", "/etc/ld.so.preload")]), "in the place of"),
+        (refusal(|service| service.overlays = vec!["MountImages"]), "has MountImages="),
         (refusal(|service| service.opens_files = true), "OpenFile="),
         (refusal(|service| service.start[0].flags = vec!["no-setuid".into()]), "(`!`)"),
         (refusal(|service| service.environment = vec!["LD_PRELOAD=/x.so".into()]), "sets LD_PRELOAD"),

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use anyhow::{Context, Result, bail};
 use rustix::fs::{FileType, FsWord, fstat, fstatfs, major, minor};
 use rustix::io::Errno;
+use rustix::net::{SocketAddrUnix, getpeername};
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 use rustix::termios::tcgetattr;
 
@@ -22,6 +23,29 @@ pub fn refuse_and_close() -> Result<()> {
     refuse_way_out("output", std::io::stdout().as_fd(), journal.as_deref())?;
     refuse_way_out("error", std::io::stderr().as_fd(), journal.as_deref())?;
     close_from_three(None)
+}
+
+/// The rule for what systemd has opened for a service, of which this process is one.
+///
+/// # Errors
+/// Names the descriptor that leads out (`StandardInput=file:` and its kin open sockets and directories as well).
+pub fn refuse_of_service() -> Result<()> {
+    let (input, output, error) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
+    for (name, fd) in [("input", input.as_fd()), ("output", output.as_fd()), ("error", error.as_fd())] {
+        if !is_journal(fd) {
+            refuse_way_out(name, fd, None)?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether this is a stream to journald, which reads it and never answers: a service's environment may say anything of it.
+#[must_use]
+pub fn is_journal(fd: impl AsFd) -> bool {
+    let peer = getpeername(fd).ok().flatten().and_then(|peer| SocketAddrUnix::try_from(peer).ok());
+    // With LogNamespace= of another directory.
+    let path = peer.as_ref().and_then(SocketAddrUnix::path_bytes);
+    path.is_some_and(|path| path.starts_with(b"/run/systemd/journal") && path.ends_with(b"/stdout"))
 }
 
 /// Closes descriptors from 3 up but this one.

@@ -28,7 +28,7 @@ use crate::exit::{self, NotExecuted};
 use crate::permanent::Standing;
 use crate::{publish, say};
 
-pub use descriptors::refuse_way_out;
+pub use descriptors::{is_journal, refuse_of_service, refuse_way_out};
 
 /// How long a launcher on a machine under load may take to hear why the app does not run.
 const HEARING: Duration = Duration::from_secs(5);
