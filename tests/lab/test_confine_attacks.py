@@ -83,7 +83,8 @@ def test_a_services_own_binds_stay(lab):
     program = script(lab, "binds.py", f"""{TRIES.partition('found = {')[0]}
 text = pathlib.Path("/opt/shown/file").read_text()
 pathlib.Path("/opt/written/file").write_text(text)
-pathlib.Path(os.environ["RUNTIME_DIRECTORY"], "found").write_text(json.dumps(ends(lambda: pathlib.Path("/opt/shown/x").touch())))
+found = ends(lambda: pathlib.Path("/opt/shown/x").touch())
+pathlib.Path(os.environ["RUNTIME_DIRECTORY"], "found").write_text(json.dumps(found))
 ready()
 time.sleep(1000)
 """)
@@ -144,8 +145,10 @@ def test_exit_codes_of_a_services_own_stay_successes(lab):
     ["StandardInput=file:/run/dbus/system_bus_socket", "StandardOutput=null", "StandardError=null"],
 ])
 def test_streams_that_lead_out_do_not_start(lab, lines):
-    bait = "import socket, time; s = socket.socket(socket.AF_UNIX); s.bind('/run/docker.sock'); s.listen(); time.sleep(1000)"
-    with service(lab, f"[Service]\nExecStartPre=-/bin/rm -f /run/docker.sock\nExecStart=/usr/bin/python3 -c \"{bait}\"\n") as docker:
+    bait = ("import socket, time; s = socket.socket(socket.AF_UNIX); s.bind('/run/docker.sock'); s.listen(); "
+            "time.sleep(1000)")
+    text = f"[Service]\nExecStartPre=-/bin/rm -f /run/docker.sock\nExecStart=/usr/bin/python3 -c \"{bait}\"\n"
+    with service(lab, text) as docker:
         docker.start()
         lab.run(["sh", "-c", "until test -S /run/docker.sock; do sleep 0.1; done"], check=True)
         lab.path("/run/docker.sock").chmod(0o777)
@@ -180,3 +183,39 @@ def test_rules_do_not_open_what_the_services_own_have_closed(lab):
         svc.confine("--via", "none", "--deny", "any", "--allow", "10.0.0.0/24")
         assert "rules of its own" in svc.confine("--via", "none", "--deny", "8.8.8.8", code=125)
         svc.confine("--via", SOCKS)
+
+
+def test_a_socket_that_systemd_has_kept_is_not_handed_back(lab):
+    """Made before the wall, it would lead past it."""
+    keeps = script(lab, "keeps.py", f"""{TRIES.partition('found = {')[0]}
+made = socket.socket(type=socket.SOCK_DGRAM)  # a stream that is not connected would be given up at once
+with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+    manager.connect(os.environ["NOTIFY_SOCKET"])
+    socket.send_fds(manager, [b"FDSTORE=1\\nFDNAME=out"], [made.fileno()])
+pathlib.Path(os.environ["RUNTIME_DIRECTORY"], "fds").write_text(os.environ.get("LISTEN_FDS", "none"))
+ready()
+time.sleep(1000)
+""")
+    text = ["[Service]", "Type=notify", "NotifyAccess=all", "FileDescriptorStoreMax=4", "RuntimeDirectory=@NAME@",
+            "User=bob", f"ExecStart=/usr/bin/python3 {keeps}", ""]
+    with service(lab, "\n".join(text)) as svc:
+        svc.start()
+        assert svc.show("NFileDescriptorStore") == "1"
+        svc.confine("--via", SOCKS)
+        svc.restart()
+        assert lab.path(f"/run/{svc.stem}/fds").read_text() == "none"
+        assert svc.is_proven()
+
+
+def test_processes_of_an_earlier_start_keep_a_service_from_starting(lab):
+    text = ["[Service]", "KillMode=process", "User=bob", "ExecStart=/bin/sh -c 'sleep 999 & exec sleep 1000'", ""]
+    with service(lab, "\n".join(text)) as svc:
+        svc.start()
+        svc.confine("--via", SOCKS)
+        assert svc.systemctl("restart", svc.name, check=False).returncode != 0
+        assert "of an earlier start is outside of the wall" in journal_of(svc)
+        svc.systemctl("kill", "--signal=KILL", svc.name)
+        svc.systemctl("reset-failed", svc.name)
+        svc.start()
+        assert svc.is_proven()
+        svc.systemctl("kill", "--signal=KILL", svc.name)
