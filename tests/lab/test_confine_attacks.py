@@ -39,10 +39,10 @@ def open_slice(lab):
         lab.run(["systemctl", "revert", "system.slice"], check=True)
 
 
-@pytest.mark.parametrize("variable", ["DBUS_SYSTEM_BUS_ADDRESS", "DBUS_STARTER_ADDRESS"])
-def test_what_a_services_user_writes_into_its_environment_is_not_the_proofs(lab, variable):
+def test_what_a_services_user_writes_into_its_environment_is_not_the_proofs(lab):
     executable(lab, "/home/bob/evil.sh", "#!/bin/sh\nid -u >/run/evil-was-here\n")
-    lab.path("/home/bob/env").write_text(f"{variable}=unixexec:path=/home/bob/evil.sh\n")
+    variables = "DBUS_SYSTEM_BUS_ADDRESS", "DBUS_STARTER_ADDRESS", "DBUS_SESSION_BUS_ADDRESS"
+    lab.path("/home/bob/env").write_text("".join(f"{name}=unixexec:path=/home/bob/evil.sh\n" for name in variables))
     with service(lab, trying(lab, "User=bob", "EnvironmentFile=-/home/bob/env")) as svc:
         svc.confine("--via", SOCKS, "--now")
         assert svc.found()["tcp"] != "open"
@@ -50,25 +50,29 @@ def test_what_a_services_user_writes_into_its_environment_is_not_the_proofs(lab,
         assert not lab.path("/run/evil-was-here").exists()
 
 
-@pytest.mark.parametrize("line, sentence", [
-    ("BindReadOnlyPaths=/home/bob/bin:/usr/local/bin", "in the place of /usr/local/bin"),
-    ("BindPaths=/home/bob/usr:/usr", "in the place of /usr"),
-    ("BindPaths=/home/bob/dbus:/var/run/dbus", "in the place of /var/run/dbus"),
-    ("BindPaths=/home/bob/preload:/etc/ld.so.preload", "in the place of /etc/ld.so.preload"),
-    ("ExtensionDirectories=/home/bob/ext", "ExtensionDirectories="),
-    ("ExtensionImages=/home/bob/image", "ExtensionImages="),
-    ("MountImages=/home/bob/image:/opt", "MountImages="),
-])
-def test_what_is_laid_over_the_proof(lab, line, sentence):
-    """Refused where it's known; of a drop-in that comes later nothing is left."""
+LAID_OVER = {
+    "BindReadOnlyPaths=/home/bob/bin:/usr/local/bin": "in the place of /usr/local/bin",
+    "BindPaths=/home/bob/dbus:/var/run/dbus": "in the place of /var/run/dbus",
+    "BindPaths=/home/bob/preload:/etc/ld.so.preload": "in the place of /etc/ld.so.preload",
+    "ExtensionDirectories=/home/bob/ext": "ExtensionDirectories=",
+    "ExtensionImages=/home/bob/image": "ExtensionImages=",
+    "MountImages=/home/bob/image:/opt": "MountImages=",
+}
+
+
+def test_what_is_laid_over_the_proof_is_refused(lab):
+    for line, sentence in LAID_OVER.items():
+        with service(lab, SLEEPS + f"User=bob\n{line}\n") as svc:
+            before = tree(lab)
+            assert sentence in svc.confine("--via", SOCKS, code=125)
+            assert tree(lab) == before
+
+
+def test_what_a_later_drop_in_lays_over_the_proof_is_not_there(lab):
     executable(lab, "/home/bob/bin/appfw", "#!/bin/sh\nid -u >/run/evil-was-here\n")
-    with service(lab, SLEEPS + f"User=bob\n{line}\n") as svc:
-        before = tree(lab)
-        assert sentence in svc.confine("--via", SOCKS, code=125)
-        assert tree(lab) == before
     with service(lab, trying(lab, "User=bob")) as svc:
         svc.confine("--via", SOCKS)
-        drop_in(svc, "override.conf", f"[Service]\n{line}\n")
+        drop_in(svc, "override.conf", "[Service]\n" + "\n".join(LAID_OVER) + "\n")
         svc.restart()
         assert svc.found()["tcp"] != "open"
         assert svc.is_proven()
@@ -140,7 +144,7 @@ def test_exit_codes_of_a_services_own_stay_successes(lab):
 @pytest.mark.parametrize("lines", [
     ["StandardInput=file:/run/docker.sock", "StandardOutput=journal"],
     ["StandardOutput=file:/run/docker.sock"],
-    ["StandardError=file:/run/docker.sock"],
+    pytest.param(["StandardError=file:/run/docker.sock"], marks=pytest.mark.slow),
     ["StandardInput=file:/run"],
     ["StandardInput=file:/run/dbus/system_bus_socket", "StandardOutput=null", "StandardError=null"],
 ])
@@ -158,7 +162,8 @@ def test_streams_that_lead_out_do_not_start(lab, lines):
             assert "(StandardInput=, StandardOutput=, StandardError=)" in journal_of(svc)
 
 
-@pytest.mark.parametrize("output", ["null", "append:/var/log/svc.log", "journal", "inherit"])
+@pytest.mark.parametrize("output", ["append:/var/log/svc.log", pytest.param("null", marks=pytest.mark.slow),
+                                    pytest.param("inherit", marks=pytest.mark.slow)])
 def test_streams_that_do_not_lead_out_do(lab, output):
     with service(lab, trying(lab, "User=bob", f"StandardOutput={output}", "StandardInput=file:/etc/hostname")) as svc:
         svc.confine("--via", SOCKS, "--now")
