@@ -6,6 +6,7 @@ mod keys;
 pub mod manage;
 mod origin;
 mod places;
+mod plain;
 mod sheet;
 mod shipped;
 pub(crate) mod vias;
@@ -21,6 +22,7 @@ use crate::browser::{self, Surroundings};
 use crate::cli::{Given, LaunchArgs};
 use crate::host::Host;
 use crate::nearest::nearest;
+use crate::plan::Supervisor;
 
 pub use applied::Applied;
 pub use origin::{Mistake, Origin, Source};
@@ -58,7 +60,8 @@ impl Profile {
 /// Completes a command line by what profiles and the configuration say; says what was taken of them.
 ///
 /// # Errors
-/// A file is wrong, or could have been changed by others; no profile has that name; several are for the command.
+/// A file is wrong, or could have been changed by others; no profile has that name; several are for the command; what
+/// they add would open a network where none is asked for.
 pub fn complete(args: &LaunchArgs, root: &Path, host: &Host) -> Result<(LaunchArgs, Applied)> {
     let places = Places::of(root, host);
     let configuration = sound(places.configuration())?;
@@ -68,15 +71,20 @@ pub fn complete(args: &LaunchArgs, root: &Path, host: &Host) -> Result<(LaunchAr
         (None, false) => of_command(&args.command, &places, host)?,
     };
     let sheets = profile.iter().flat_map(|profile| &profile.sheets).chain(&configuration);
-    let mut taken = keys::merged(sheets.flat_map(|sheet| &sheet.entries));
+    let sheets: Vec<&Sheet> = sheets.collect();
+    let mut taken = keys::merged(sheets.iter().flat_map(|sheet| &sheet.entries));
     taken.retain(|key, entry| is_taken(key, entry, &args.given));
     let mut completed = if taken.is_empty() { args.clone() } else { parse(args, &taken)? };
     let sources = profile.iter().flat_map(|profile| &profile.sheets).map(|sheet| (*sheet.source).clone()).collect();
-    let applied = Applied { profile: profile.map(|profile| profile.name), sources, taken };
+    let name = profile.as_ref().map(|profile| profile.name.clone());
+    let applied = Applied { profile: name, sources, taken };
     let vias = vias::merged(&configuration);
     let resolved = vias::resolve(&completed.via, &vias, root, host);
     completed.via = resolved.map_err(|error| applied.explain(error))?;
     completed.profile = applied.profile.clone();
+    if completed.via == ["none"] && Supervisor::choose(&completed, host).is_ok_and(|by| by == Supervisor::System) {
+        plain::refuse_opened(&completed, &sheets, &applied)?;
+    }
     Ok((completed, applied))
 }
 
