@@ -94,7 +94,7 @@ fn is_taken(key: &str, entry: &Entry, given: &Given) -> bool {
         return false;
     }
     let by_rules = key == "wall" && ["allow", "deny"].iter().any(|rule| given.get(rule).is_some());
-    if by_rules && entry.origins.iter().all(|origin| *origin.source == Source::BuiltIn) {
+    if by_rules && entry.is_built_in() {
         return false;
     }
     keys::adds_up(key) || !keys::is_given(key, given)
@@ -170,10 +170,10 @@ fn of_command(command: &[OsString], places: &Places, host: &Host) -> Result<Opti
 
 /// Every profile. What is wrong within one is for whoever uses it, but one whose commands can't be told may be meant.
 fn all(places: &Places) -> Result<Vec<Profile>> {
-    let (names, unreadable) = places.names();
-    sound(unreadable)?;
-    let profile = |name: String| {
-        let sheets = places.profile(&name);
+    let (names, nameless) = places.names();
+    let named = names.into_iter().map(|name| (places.profile(&name), name));
+    let file_name = |sheet: Sheet| (vec![sheet.clone()], sheet.source.to_string());
+    let profile = |(sheets, name): (Vec<Sheet>, String)| {
         let unclear = |sheet: &&Sheet| !sheet.mistakes.is_empty() && !sheet.tells_commands;
         match sheets.iter().find(unclear) {
             Some(sheet) => Err(complaint(sheet)
@@ -181,7 +181,7 @@ fn all(places: &Places) -> Result<Vec<Profile>> {
             None => Ok(Profile { name, sheets }),
         }
     };
-    names.into_iter().map(profile).collect()
+    named.chain(nameless.into_iter().map(file_name)).map(profile).collect()
 }
 
 /// What a command may be called by in profiles.
