@@ -314,13 +314,17 @@ fn a_broken_profile_is_in_the_way_only_of_what_it_may_be_for() {
     fs::remove_file(machine.path("broken")).unwrap();
     for name in ["a b.toml", "-x.toml", "ü.toml"] {
         let path = machine.path("p").with_file_name(name);
-        fs::write(&path, "").unwrap();
-        assert!(machine.refusal("y").contains("its name is none that a profile can have"), "{name}");
+        fs::write(&path, "commands = \"x\"").unwrap();
+        assert!(machine.refusal("x").contains("its name is none that a profile can have"), "{name}");
+        assert!(completes("y") && completes("--no-profile x"), "{name}");
+        assert!(machine.appfw(&ProfileCommand::Check { files: Vec::new() }).is_err());
+        fs::write(&path, "commands = \"x").unwrap();
+        assert!(machine.refusal("y").contains("may be for this command"), "{name}");
         fs::remove_file(path).unwrap();
     }
     let not_utf8 = machine.path("p").with_file_name(OsString::from_vec(b"\xff.toml".to_vec()));
-    fs::write(&not_utf8, "").unwrap();
-    assert!(!completes("y"));
+    fs::write(&not_utf8, "commands = \"x\"").unwrap();
+    assert!(!completes("x") && completes("y"));
     fs::remove_file(not_utf8).unwrap();
     // What editors leave is no profile.
     for name in [".p.toml.swp", ".p.toml", "p.toml~", "README"] {
@@ -408,12 +412,20 @@ fn check_finds_what_is_wrong_and_what_contradicts_itself() {
     for (text, is_sound) in [
         ("via = \"tor\"", true),
         ("via = \"none\"\nallow = \"localhost\"", false),
-        ("via = \"none\"\nallow = \"localhost\"\ndeny = \"any\"", true),
+        // Only root, who never reads a user's own place, has rules.
+        ("via = \"none\"\nallow = \"localhost\"\ndeny = \"any\"", false),
+        ("deny = \"8.8.8.8\"", false),
         ("via = \"tor\"\nwall = \"strict\"\nallow = \"localhost\"", false),
         ("via = \"direct\"\nisolate = \"profile\"", false),
         ("via = \"work\"", false),
         ("via = \"@/absent\"\nisolate = \"profile\"", true),
-        ("allow = \"localhost\"", true),
+        ("allow = \"localhost\"", false),
+        // None of these says where it may go, and only the last two go nowhere.
+        ("only = \"a.test\"", true),
+        ("dns = \"host\"", true),
+        ("publish = 80", true),
+        ("manager = \"system\"\nwall = \"strict\"\ncapture = true", false),
+        ("manager = \"system\"\nwall = \"strict\"\nallow = \"localhost\"", false),
         ("manager = \"user\"\nwall = \"address\"\nvia = \"direct\"", false),
         ("via = \"direct\"\nuid = \"nobody-here\"", false),
         ("walls = \"strict\"", false),
@@ -430,6 +442,114 @@ fn check_finds_what_is_wrong_and_what_contradicts_itself() {
     assert_eq!(check(&[]).unwrap_err(), "there are 3 mistakes: programs that they are about are not started");
     assert!(check(&[broken]).unwrap_err().starts_with("there is a mistake"));
     assert!(check(&["/absent/p.toml".into()]).is_err());
+}
+
+#[test]
+fn what_is_the_machines_is_judged_as_roots_too_but_what_is_for_every_program_as_the_callers() {
+    let machine = Machine::new();
+    let check = |files: &[PathBuf]| machine.appfw(&ProfileCommand::Check { files: files.to_vec() });
+    let of_machine = |name: &str, text: &str| {
+        let path = machine.root.path().join("etc/appfw").join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, text).unwrap();
+        path
+    };
+    of_machine("profiles/resolver.toml", "via = \"none\"\ndeny = \"8.8.8.8\"");
+    assert!(check(&[]).is_ok());
+    of_machine("profiles/resolver.toml", "wall = \"strict\"\ncapture = true");
+    assert!(check(&[]).is_err());
+    of_machine("profiles/resolver.toml", "");
+    let config = of_machine("config.toml", "deny = \"8.8.8.8\"");
+    assert!(check(&[]).is_err() && check(&[config.clone()]).is_err());
+    let mut host = machine.host();
+    (host.caller.uid, host.booted) = (0, true);
+    let of_root = manage::answer(&ProfileCommand::Check { files: Vec::new() }, machine.root.path(), host);
+    assert_eq!(rustix::process::geteuid().is_root(), of_root.is_ok(), "{of_root:?}");
+    // What a user's own configuration says is no mistake of root's profiles.
+    fs::remove_file(config).unwrap();
+    of_machine("profiles/resolver.toml", "via = \"none\"\nallow = \"localhost\"");
+    let own = machine.write("config", "deny = \"any\"");
+    assert_eq!(check(&[own]).unwrap_err(), "there is a mistake: programs that it is about are not started");
+}
+
+#[test]
+fn a_file_that_no_launch_reads_is_checked_wherever_it_is() {
+    let machine = Machine::new();
+    let check = |path: &Path| machine.appfw(&ProfileCommand::Check { files: vec![path.to_owned()] });
+    let open = machine.root.path().join("open");
+    fs::create_dir(&open).unwrap();
+    mode(&open, 0o1777);
+    let file = open.join("f.toml");
+    fs::write(&file, "via = \"tor\"").unwrap();
+    assert!(check(&file).is_ok());
+    fs::write(&file, "vai = \"tor\"").unwrap();
+    assert!(check(&file).is_err());
+    let own = machine.write("p", "via = \"tor\"");
+    mode(&own, 0o666);
+    assert!(check(&own).is_err());
+}
+
+#[test]
+fn nobody_is_told_to_close_what_everybody_writes_to() {
+    let machine = Machine::new();
+    let everybodys = [Path::new("/tmp"), Path::new("/var/tmp"), Path::new("/dev/shm")]
+        .into_iter()
+        .find(|place| fs::metadata(place).is_ok_and(|found| found.permissions().mode() & 0o1002 == 0o1002));
+    let Some(place) = everybodys else {
+        eprintln!("skipped: there is no such directory here");
+        return;
+    };
+    let mut host = machine.host();
+    let absent = place.join(format!("appfw-absent-{}", std::process::id()));
+    host.environment.push(("XDG_CONFIG_HOME".into(), absent.clone().into()));
+    host.environment.remove(1);
+    let command = ProfileCommand::New { name: "p".to_owned(), options: vec!["--via=tor".into()] };
+    let refusal = format!("{:#}", manage::answer(&command, machine.root.path(), host).unwrap_err());
+    assert!(refusal.contains("choose a directory of your own") && !refusal.contains("chmod"), "{refusal}");
+    assert!(!absent.exists());
+}
+
+#[test]
+fn a_directory_that_is_away_takes_no_rules_with_it() {
+    for link in ["appfw", "appfw/profiles", "."] {
+        let machine = Machine::new();
+        let place = machine.root.path().join("config");
+        let host = |machine: &Machine| {
+            let mut host = machine.host();
+            host.environment = vec![("XDG_CONFIG_HOME".into(), place.clone().into())];
+            host
+        };
+        let complete = |machine: &Machine, line: &[&str]| {
+            profile::complete(&fixture::parse(line).unwrap(), machine.root.path(), &host(machine))
+                .map_err(|error| format!("{error:#}"))
+        };
+        let link = if link == "." { place.clone() } else { place.join(link) };
+        let away = machine.root.path().join("dot");
+        fs::create_dir_all(link.parent().unwrap()).unwrap();
+        fs::create_dir(&away).unwrap();
+        symlink(&away, &link).unwrap();
+        assert!(complete(&machine, &["x"]).is_ok());
+        fs::remove_dir(&away).unwrap();
+        let refusal = complete(&machine, &["x"]).expect_err("the rules are away");
+        let wanted = format!("{} is a symbolic link that leads nowhere", link.display());
+        assert!(refusal.contains(&wanted), "{refusal}");
+        // Without profiles only config.toml counts.
+        assert_eq!(complete(&machine, &["--no-profile", "x"]).is_ok(), link.ends_with("profiles"));
+        assert!(complete(&machine, &["--profile", "curl", "x"]).is_err());
+        fs::remove_file(&link).unwrap();
+        assert!(complete(&machine, &["x"]).is_ok());
+    }
+}
+
+#[test]
+fn show_says_what_a_launch_takes() {
+    let machine = Machine::new();
+    machine.new_profile("work", &["--command", "firefox", "--via", "tor", "--own-profile"]).unwrap();
+    let show = |name: &str| machine.appfw(&ProfileCommand::Show { name: name.to_owned(), json: false }).unwrap();
+    assert!(show("firefox").starts_with("# profile work\n"), "{}", show("firefox"));
+    assert!(show("work").starts_with("# profile work\n") && show("chromium").starts_with("# profile chromium\n"));
+    machine.new_profile("java-proxy", &["--dns", "off"]).unwrap();
+    assert!(show("java-proxy").starts_with("# profile java-proxy\n"), "for no command");
 }
 
 #[test]

@@ -250,11 +250,23 @@ fn beside(path: &Path) -> PathBuf {
     path.with_file_name(format!(".{name}.appfw-new"))
 }
 
+/// Whether a directory is as /tmp is. It has to be, so nobody is to be told to change that.
+pub(crate) fn is_everybodys(found: &fs::Metadata) -> bool {
+    const STICKY: u32 = 0o1000;
+    found.is_dir() && found.uid() == 0 && found.mode() & STICKY != 0 && found.mode() & 0o022 != 0
+}
+
 /// Makes a directory and those above it. Who else may write there could put another file in a file's place.
 pub(crate) fn make_directory(directory: &Path, made: &mut Vec<PathBuf>) -> Result<()> {
     match fs::metadata(directory) {
         Ok(found) if !found.is_dir() => bail!("{} is no directory: move it away", directory.display()),
         Ok(found) => {
+            if is_everybodys(&found) {
+                bail!(
+                    "{} is where everybody puts files, who could change what is put there: choose a directory of your own",
+                    directory.display()
+                );
+            }
             let own = rustix::process::geteuid().as_raw();
             if (found.uid() != own && found.uid() != 0) || found.mode() & 0o022 != 0 {
                 bail!(

@@ -8,7 +8,7 @@ use super::keys;
 use super::origin::Source;
 use super::sheet::Entry;
 use crate::cli::{Bus, LaunchArgs, WallKind};
-use crate::plan::{Plan, Supervisor};
+use crate::plan::{Plan, Resolver, Supervisor};
 use crate::via::Via;
 
 /// What was taken.
@@ -40,7 +40,8 @@ impl Applied {
         if places.is_empty() { error } else { anyhow!("{sentence} ({})", places.join("; ")) }
     }
 
-    fn places(&self, entry: &Entry) -> String {
+    /// Where a key stands.
+    pub(super) fn places(&self, entry: &Entry) -> String {
         let mut places: Vec<String> = entry
             .origins
             .iter()
@@ -93,6 +94,8 @@ fn is_opening(key: &str, args: &LaunchArgs, plan: &Plan) -> bool {
             WallKind::Address => true,
         },
         "capture" => !args.capture && plan.wall == WallKind::Namespace,
+        // Where all is denied nobody answers, unless asked.
+        "dns" => plan.resolver == Resolver::Host && plan.lists().denies_any(),
         "dbus" => matches!(args.dbus, Some(Bus::Session | Bus::System)),
         "allow" | "allow-destination" | "publish" | "manager" | "uid" => true,
         _ => false,

@@ -6,6 +6,7 @@ mod keys;
 pub mod manage;
 mod origin;
 mod places;
+mod plain;
 mod sheet;
 mod shipped;
 pub(crate) mod vias;
@@ -21,6 +22,7 @@ use crate::browser::{self, Surroundings};
 use crate::cli::{Given, LaunchArgs};
 use crate::host::Host;
 use crate::nearest::nearest;
+use crate::plan::Supervisor;
 
 pub use applied::Applied;
 pub use origin::{Mistake, Origin, Source};
@@ -58,7 +60,8 @@ impl Profile {
 /// Completes a command line by what profiles and the configuration say; says what was taken of them.
 ///
 /// # Errors
-/// A file is wrong, or could have been changed by others; no profile has that name; several are for the command.
+/// A file is wrong, or could have been changed by others; no profile has that name; several are for the command; what
+/// they add would open a network where none is asked for.
 pub fn complete(args: &LaunchArgs, root: &Path, host: &Host) -> Result<(LaunchArgs, Applied)> {
     let places = Places::of(root, host);
     let configuration = sound(places.configuration())?;
@@ -68,15 +71,20 @@ pub fn complete(args: &LaunchArgs, root: &Path, host: &Host) -> Result<(LaunchAr
         (None, false) => of_command(&args.command, &places, host)?,
     };
     let sheets = profile.iter().flat_map(|profile| &profile.sheets).chain(&configuration);
-    let mut taken = keys::merged(sheets.flat_map(|sheet| &sheet.entries));
+    let sheets: Vec<&Sheet> = sheets.collect();
+    let mut taken = keys::merged(sheets.iter().flat_map(|sheet| &sheet.entries));
     taken.retain(|key, entry| is_taken(key, entry, &args.given));
     let mut completed = if taken.is_empty() { args.clone() } else { parse(args, &taken)? };
     let sources = profile.iter().flat_map(|profile| &profile.sheets).map(|sheet| (*sheet.source).clone()).collect();
-    let applied = Applied { profile: profile.map(|profile| profile.name), sources, taken };
+    let name = profile.as_ref().map(|profile| profile.name.clone());
+    let applied = Applied { profile: name, sources, taken };
     let vias = vias::merged(&configuration);
     let resolved = vias::resolve(&completed.via, &vias, root, host);
     completed.via = resolved.map_err(|error| applied.explain(error))?;
     completed.profile = applied.profile.clone();
+    if completed.via == ["none"] && Supervisor::choose(&completed, host).is_ok_and(|by| by == Supervisor::System) {
+        plain::refuse_opened(&completed, &sheets, &applied)?;
+    }
     Ok((completed, applied))
 }
 
@@ -86,7 +94,7 @@ fn is_taken(key: &str, entry: &Entry, given: &Given) -> bool {
         return false;
     }
     let by_rules = key == "wall" && ["allow", "deny"].iter().any(|rule| given.get(rule).is_some());
-    if by_rules && entry.origins.iter().all(|origin| *origin.source == Source::BuiltIn) {
+    if by_rules && entry.is_built_in() {
         return false;
     }
     keys::adds_up(key) || !keys::is_given(key, given)
@@ -162,10 +170,10 @@ fn of_command(command: &[OsString], places: &Places, host: &Host) -> Result<Opti
 
 /// Every profile. What is wrong within one is for whoever uses it, but one whose commands can't be told may be meant.
 fn all(places: &Places) -> Result<Vec<Profile>> {
-    let (names, unreadable) = places.names();
-    sound(unreadable)?;
-    let profile = |name: String| {
-        let sheets = places.profile(&name);
+    let (names, nameless) = places.names();
+    let named = names.into_iter().map(|name| (places.profile(&name), name));
+    let file_name = |sheet: Sheet| (vec![sheet.clone()], sheet.source.to_string());
+    let profile = |(sheets, name): (Vec<Sheet>, String)| {
         let unclear = |sheet: &&Sheet| !sheet.mistakes.is_empty() && !sheet.tells_commands;
         match sheets.iter().find(unclear) {
             Some(sheet) => Err(complaint(sheet)
@@ -173,7 +181,7 @@ fn all(places: &Places) -> Result<Vec<Profile>> {
             None => Ok(Profile { name, sheets }),
         }
     };
-    names.into_iter().map(profile).collect()
+    named.chain(nameless.into_iter().map(file_name)).map(profile).collect()
 }
 
 /// What a command may be called by in profiles.

@@ -14,11 +14,15 @@ use super::origin::Source;
 use super::sheet::{Kind, Sheet};
 use super::{is_profile_name, shipped};
 use crate::host::Host;
+use crate::installed;
 
 /// More than anybody writes, and read in no time.
 const MAX_FILE: u64 = 1 << 20;
 /// Profiles of one place.
 const MAX_PROFILES: usize = 4096;
+
+/// The directories of the machine, below its root.
+const MACHINES: [&str; 2] = ["etc/appfw", "usr/share/appfw"];
 
 /// The directories, the highest first.
 #[derive(Debug, Clone)]
@@ -44,7 +48,7 @@ impl Places {
             let home = || homes.into_iter().find(|home| !is_anothers(home)).map(|home| home.join(".config"));
             set.or_else(home).map(|place| place.join("appfw"))
         });
-        let machines = ["etc/appfw", "usr/share/appfw"].map(|place| root.join(place));
+        let machines = MACHINES.map(|place| root.join(place));
         Self { directories: user.into_iter().chain(machines).collect(), caller: host.caller.uid }
     }
 
@@ -85,7 +89,13 @@ impl Places {
         sheets
     }
 
-    /// The names of all profiles, and what is in the way of finding more.
+    /// Whether a file is the caller's own, which root never reads.
+    #[must_use]
+    pub fn is_own(&self, source: &Source) -> bool {
+        self.caller != 0 && self.directories.len() > MACHINES.len() && self.rank(source) == 0
+    }
+
+    /// The names of all profiles, and the files that can be none, or are in the way of finding more.
     #[must_use]
     pub fn names(&self) -> (BTreeSet<String>, Vec<Sheet>) {
         let mut names: BTreeSet<String> = shipped::names().map(str::to_owned).collect();
@@ -96,7 +106,7 @@ impl Places {
                     for file in files {
                         match file.file_stem().and_then(|stem| stem.to_str()).filter(|name| is_profile_name(name)) {
                             Some(name) => drop(names.insert(name.to_owned())),
-                            None => unreadable.push(Sheet::unreadable(Source::File(file), NO_NAME.to_owned())),
+                            None => unreadable.push(self.nameless(file)),
                         }
                     }
                 }
@@ -106,11 +116,19 @@ impl Places {
         (names, unreadable)
     }
 
+    /// A profile that no `--profile` could name: what it says of commands counts as in any that is wrong.
+    fn nameless(&self, file: PathBuf) -> Sheet {
+        let source = Source::File(file.clone());
+        let mut sheet = self.sheet(Kind::Profile, &file).unwrap_or_else(|| Sheet::empty(source));
+        sheet.mistake(None, NO_NAME.to_owned());
+        sheet
+    }
+
     /// The profiles of one directory. Other files are none of ours.
     fn list(&self, directory: &Path) -> Result<Vec<PathBuf>> {
         let entries = match fs::read_dir(directory) {
             Ok(entries) => entries,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) if error.kind() == ErrorKind::NotFound => return expect_absent(directory).map(|()| Vec::new()),
             Err(error) => return Err(error).context("cannot be read, so that nobody knows which profiles apply"),
         };
         let mut files = Vec::new();
@@ -136,7 +154,7 @@ impl Places {
         }
     }
 
-    /// A file that somebody names.
+    /// A file that somebody names. Who could change it matters where launches read it.
     #[must_use]
     pub fn named(&self, path: &Path) -> Sheet {
         let kind =
@@ -151,16 +169,16 @@ impl Places {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
         let file = match rustix::fs::open(path, flags, Mode::empty()) {
             Ok(file) => File::from(file),
-            Err(rustix::io::Errno::NOENT) if path.symlink_metadata().is_ok() => {
-                bail!("is a symbolic link that leads nowhere: remove it")
-            }
-            Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => return Ok(None),
+            Err(rustix::io::Errno::NOENT) => return expect_absent(path).map(|()| None),
+            Err(rustix::io::Errno::NOTDIR) => return Ok(None),
             Err(error) => return Err(error).context("cannot be opened"),
         };
         let metadata = file.metadata().context("cannot be examined")?;
         ensure!(metadata.is_file(), "is no regular file: move it away");
-        self.trust(path, &metadata)?;
-        self.trust_directories(path)?;
+        if self.directories.iter().any(|directory| path.starts_with(directory)) {
+            self.trust(path, &metadata)?;
+            self.trust_directories(path)?;
+        }
         let mut bytes = Vec::new();
         file.take(MAX_FILE + 1).read_to_end(&mut bytes).context("cannot be read")?;
         ensure!(bytes.len() as u64 <= MAX_FILE, "is larger than such a file can be ({} KiB)", MAX_FILE >> 10);
@@ -191,10 +209,28 @@ impl Places {
         if owner != 0 && owner != self.caller {
             bail!("{} belongs to another user, who could change how programs are confined: chown it", path.display());
         }
+        if installed::is_everybodys(metadata) {
+            bail!("{} is where everybody puts files: keep these in a directory of your own", path.display());
+        }
         if metadata.mode() & 0o022 != 0 {
             bail!("{0} can be changed by other users: chmod go-w {0}", path.display());
         }
         Ok(())
+    }
+}
+
+/// What a link leads to may be away for a while, with the rules that stand there.
+fn expect_absent(path: &Path) -> Result<()> {
+    match path.ancestors().find(|above| above.symlink_metadata().is_ok()) {
+        Some(link) if link.metadata().is_ok() => Ok(()),
+        Some(link) if link == path => {
+            bail!("is a symbolic link that leads nowhere: put back what it leads to, or remove it")
+        }
+        Some(link) => bail!(
+            "may hold rules, and {} is a symbolic link that leads nowhere: put back what it leads to, or remove it",
+            link.display()
+        ),
+        None => Ok(()),
     }
 }
 

@@ -62,6 +62,12 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// Whether it is of a shipped profile alone.
+    #[must_use]
+    pub fn is_built_in(&self) -> bool {
+        self.origins.iter().all(|origin| *origin.source == Source::BuiltIn)
+    }
+
     /// Adds a lower place's list to this one.
     pub fn add(&mut self, lower: &Self) {
         if let (Value::Words(words), Value::Words(more)) = (&mut self.value, &lower.value) {
@@ -106,11 +112,17 @@ impl Sheet {
     #[must_use]
     pub fn unreadable(source: Source, sentence: String) -> Self {
         let mut sheet = Self::empty(source);
-        sheet.mistakes.push(Mistake { source: Arc::clone(&sheet.source), position: None, sentence });
+        sheet.mistake(None, sentence);
         sheet
     }
 
-    fn empty(source: Source) -> Self {
+    /// Remembers what is wrong.
+    pub fn mistake(&mut self, position: Option<(usize, usize)>, sentence: String) {
+        self.mistakes.push(Mistake { source: Arc::clone(&self.source), position, sentence });
+    }
+
+    /// One that says nothing.
+    pub fn empty(source: Source) -> Self {
         Self {
             source: Arc::new(source),
             entries: BTreeMap::new(),
@@ -307,8 +319,7 @@ impl Reader<'_> {
     }
 
     fn mistake(&mut self, span: Range<usize>, sentence: String) {
-        let position = Some(position(self.text, span.start));
-        self.sheet.mistakes.push(Mistake { source: Arc::clone(&self.sheet.source), position, sentence });
+        self.sheet.mistake(Some(position(self.text, span.start)), sentence);
     }
 }
 

@@ -315,6 +315,68 @@ fn what_opens_a_wall_is_said_and_what_is_on_the_command_line_is_not() {
 }
 
 #[test]
+fn no_lower_place_makes_a_network_of_none() {
+    let machine = Machine::of_root();
+    let config = |text: &str| drop(machine.write("etc/appfw/config.toml", text));
+    let profile = |text: &str| drop(machine.write("etc/appfw/profiles/x.toml", &format!("commands = \"x\"\n{text}")));
+    let refused = |line: &str, key: &str| {
+        let sentence = machine.refusal(line);
+        assert!(
+            sentence.starts_with(key) && sentence.contains("would leave all else open under --via none"),
+            "{sentence}"
+        );
+        sentence
+    };
+    config("# firewall\ndeny = [\"8.8.8.8\"]");
+    assert_eq!(
+        refused("--via none x", "deny"),
+        "deny = \"8.8.8.8\" (from /etc/appfw/config.toml:2) would leave all else open under --via none, which is no network whatever without it: say --deny any as well, or take deny out there"
+    );
+    refused("--via none --allow localhost x", "deny");
+    refused("--via none --egress-filter /sys/fs/bpf/x x", "deny");
+    assert_eq!(machine.completed("--via none --deny any x").deny, ["any", "8.8.8.8"]);
+    assert_eq!(machine.completed("--via none --deny 1.1.1.1 x").deny, ["1.1.1.1", "8.8.8.8"]);
+    // Whoever says the way out says the rules that go with it.
+    config("via = \"none\"\ndeny = \"8.8.8.8\"");
+    assert_eq!(machine.completed("x").deny, ["8.8.8.8"]);
+    profile("via = \"none\"");
+    refused("x", "deny");
+    profile("via = \"none\"\ndeny = \"1.1.1.1\"");
+    assert_eq!(machine.completed("x").deny, ["1.1.1.1", "8.8.8.8"]);
+    refused("--via none x", "deny");
+    profile("deny = \"1.1.1.1\"");
+    assert_eq!(machine.completed("x").deny, ["1.1.1.1", "8.8.8.8"]);
+    refused("--no-profile --via none x", "deny");
+    // By its name it is the same.
+    profile("");
+    config("deny = \"8.8.8.8\"\n[vias.nowhere]\nspec = \"none\"");
+    refused("--via nowhere x", "deny");
+    // Of rules that close all, what is opened is said beside them.
+    config("deny = \"any\"");
+    refused("--via none x", "deny");
+    assert_eq!(machine.completed("--via none --allow localhost x").deny, ["any"]);
+    config("wall = \"address\"\negress-filter = \"/sys/fs/bpf/x\"");
+    refused("--via none x", "wall");
+    assert!(refused("--via none --egress-filter /sys/fs/bpf/y x", "wall").contains("say --wall strict"));
+    assert_eq!(machine.completed("--via none --wall strict x").wall, Some(crate::cli::WallKind::Strict));
+    assert_eq!(machine.completed("--via none --wall address --egress-filter /sys/fs/bpf/y x").egress_filter.len(), 1);
+}
+
+#[test]
+fn a_resolver_that_a_configuration_opens_is_said() {
+    let machine = Machine::of_root();
+    machine.write("etc/appfw/config.toml", "dns = \"host\"");
+    let openings = |line: &str| {
+        let (plan, applied, args) = machine.plan(line);
+        applied.openings(&args, &plan.unwrap()).len()
+    };
+    assert_eq!(openings("--via none --deny any x"), 1);
+    for same in ["--via none --deny 8.8.8.8 x", "--via direct x", "--via none --deny any --dns host x"] {
+        assert_eq!(openings(same), 0, "{same}");
+    }
+}
+
+#[test]
 fn the_plans_own_sentence_says_where_the_key_stands() {
     let machine = Machine::of_root();
     machine.write("etc/appfw/profiles/x.toml", "commands = \"x\"\nvia = \"none\"\n\nallow = \"localhost\"");

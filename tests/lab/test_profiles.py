@@ -108,3 +108,23 @@ def test_profiles_are_written_checked_and_edited(lab):
         assert done.returncode == 125 and mistake in done.stderr, done.stderr
         done = run(lab, "--via", "direct", "curl", user="bob")
         assert done.returncode == 125 and b"web.toml:3:1" in done.stderr
+
+
+def test_a_configuration_makes_no_network_of_none(lab, world):
+    """With a rule `--via none` is the host's network less that."""
+    with files(lab, {"config.toml": 'deny = ["8.8.8.8"]\n'}, "root", "/etc/appfw"), world.watch() as w:
+        name = unique("none")
+        for words in [["appfw-run", "--via", "none", *CURL],
+                      ["appfw", "unit", "install", name, "--via", "none", "--", *CURL],
+                      ["appfw", "confine", "cron", "--via", "none", "--now"]]:
+            done = lab.run(words)
+            assert done.returncode == 125 and b"/etc/appfw/config.toml:1) would leave all else open" in done.stderr, done
+        done = run(lab, "--via", "none", "--deny", "any", *CURL)
+        assert done.returncode not in (0, 125), done
+    assert w.foreign() == []
+
+
+def test_a_configuration_that_opens_a_resolver_says_so(lab):
+    with files(lab, {"config.toml": 'dns = "host"\n'}, "root", "/etc/appfw"):
+        done = run(lab, "--via", "none", "--deny", "any", "true", check=True)
+        assert b'configuration (/etc/appfw/config.toml): dns = "host"' in done.stderr

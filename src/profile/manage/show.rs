@@ -69,9 +69,10 @@ fn text_of(profile: &Profile, key: &str) -> String {
 pub(super) fn show(word: &str, places: &Places, host: &Host, json: bool) -> Result<String> {
     let configuration = sound(places.configuration())?;
     let is_profile = is_profile_name(word) && !places.profile(word).is_empty();
-    let profile = match is_profile {
-        true => Some(named(word, places)?),
-        false => of_command(&[word.into()], places, host)?,
+    // A launch of that command first: a profile of its name may not be the one that it takes.
+    let profile = match of_command(&[word.into()], places, host)? {
+        None if is_profile => Some(named(word, places)?),
+        profile => profile,
     };
     if profile.is_none() && configuration.is_empty() {
         let (names, _) = places.names();

@@ -40,7 +40,7 @@ pub(super) fn edit(name: &str, places: &Places, host: &mut Host) -> Result<Strin
         return edited.map(|()| "nothing was changed\n".to_owned());
     }
     edited?;
-    let mistakes = check::mistakes(&[places.profile(name)], places.configuration(), host);
+    let mistakes = check::mistakes(&[places.profile(name)], places, host);
     for sentence in &mistakes {
         say::complaint("appfw", sentence);
     }

@@ -1,0 +1,46 @@
+//! Rules without a forwarder. `--via none` alone is no network whatever, and any rule makes of it the host's network less
+//! what the rules deny: so rules count only from where it is said, or above. Pure.
+
+use anyhow::{Result, bail};
+
+use super::applied::Applied;
+use super::sheet::Sheet;
+use crate::cli::{LaunchArgs, WallKind};
+
+/// Judges a command line with `--via none`, completed by `sheets`, the highest first.
+///
+/// # Errors
+/// Who said `--via none` meant no network whatever, and a lower place's key would open one.
+pub(super) fn refuse_opened(args: &LaunchArgs, sheets: &[&Sheet], applied: &Applied) -> Result<()> {
+    let has_filters = !(args.ingress_filter.is_empty() && args.egress_filter.is_empty());
+    let (key, instead) = match args.wall {
+        _ if !args.deny.is_empty() => ("deny", "--deny any"),
+        Some(WallKind::Address) if has_filters => ("wall", "--wall strict"),
+        _ => return Ok(()),
+    };
+    let is_meant = is_said("deny", args, sheets)
+        || is_said("wall", args, sheets) && ["ingress-filter", "egress-filter"].iter().any(|key| is_said(key, args, sheets))
+        // Nothing is open but what is said to be.
+        || is_said("allow", args, sheets) && args.deny.iter().any(|network| network == "any");
+    match applied.taken.get(key) {
+        Some(entry) if !is_meant => bail!(
+            "{key} = {} (from {}) would leave all else open under --via none, which is no network whatever without it: say {instead} as well, or take {key} out there",
+            entry.value,
+            applied.places(entry)
+        ),
+        _ => Ok(()),
+    }
+}
+
+/// Whether a key is said where the way out is, or above.
+fn is_said(key: &str, args: &LaunchArgs, sheets: &[&Sheet]) -> bool {
+    if args.given.get(key).is_some() {
+        return true;
+    }
+    let says_via = |sheet: &&Sheet| sheet.entries.contains_key("via");
+    let above = match args.given.get("via") {
+        Some(_) => 0,
+        None => sheets.iter().position(says_via).map_or(0, |place| place + 1),
+    };
+    sheets[..above].iter().any(|sheet| sheet.entries.contains_key(key))
+}
