@@ -58,6 +58,8 @@ pub struct Plan {
     pub publish: Vec<Published>,
     /// The upstream behind the forwarder; `Via::None` has no forwarder.
     pub via: Via,
+    /// The files that `--via @FILE` has read: with passwords, and the way out of the next start in them.
+    pub via_files: Vec<PathBuf>,
     /// What shares Tor's circuits.
     pub isolate: Isolate,
     /// The profile that applies.
@@ -226,6 +228,7 @@ impl Plan {
             wall,
             capture,
             publish,
+            via_files: via_files(&args.via, host),
             isolate: via.isolation(args.isolate)?,
             profile: args.profile.clone(),
             via,
@@ -435,6 +438,11 @@ fn refuse_destinations(args: &LaunchArgs) -> Result<()> {
         ),
         None => Ok(()),
     }
+}
+
+fn via_files(specs: &[String], host: &Host) -> Vec<PathBuf> {
+    let here = host.directory.clone().unwrap_or_default();
+    specs.iter().filter_map(|spec| spec.strip_prefix('@')).map(|file| here.join(file)).collect()
 }
 
 fn choose_stdio(detach: bool, [input, output, errors]: [bool; 3]) -> Stdio {

@@ -89,10 +89,15 @@ const AGENTS: [&str; 31] = [
     "/run/nslcd",
 ];
 
+/// Below a user's home: what the launcher reads, and the user's own of systemd's credentials (`credential =`).
+const CONFIGURATION: &str = ".config/appfw";
+const CREDENTIAL_STORE: &str = ".config/credstore";
+
 /// Agents below the app's home: gpg's fetch keys over the network (dirmngr).
-const AGENTS_AT_HOME: [&str; 9] = [
+const AGENTS_AT_HOME: [&str; 10] = [
     // Ways out, with their passwords.
-    ".config/appfw",
+    CONFIGURATION,
+    CREDENTIAL_STORE,
     ".ssh/agent",
     ".gnupg/S.keyboxd",
     ".gnupg/S.scdaemon",
@@ -176,9 +181,9 @@ pub struct View {
     pub hidden: Vec<PathBuf>,
     /// The same for what is called so and a word more, as sessions' sockets are.
     pub sessions: Vec<PathBuf>,
-    /// Made, to be hidden with these, where it isn't there yet: the directory of the user's launches in /tmp. One that is
-    /// made while the app runs would be open to it.
-    pub made: Option<PathBuf>,
+    /// Made where they aren't there yet, and hidden with what links in them lead to: what the user's launches read, and
+    /// their directory in /tmp. One that is made while the app runs would be open to it, or its own.
+    pub made: Vec<PathBuf>,
     /// The same where they are sockets: the caller's environment says so.
     pub sockets: Vec<PathBuf>,
     /// A directory of the app's user, made and closed to others.
@@ -209,7 +214,14 @@ impl View {
             view.runtime = session::runtime_directory(plan);
             view.session = Session::new(plan, &host.environment).shown;
             view.session.extend(Buses::shown(plan, places));
-            view.made = Some(state::base_in_tmp(Path::new("/"), user.uid));
+            view.made = vec![state::base_in_tmp(Path::new("/"), user.uid)];
+        }
+        if let Identity::Caller(user) = &plan.app
+            && !user.is_root()
+        {
+            let configurations = configurations(host, &user.home);
+            view.hidden.extend(configurations.iter().map(|directory| directory.with_file_name("credstore")));
+            view.made.extend(configurations);
         }
         if plan.buses == Buses::System {
             view.shown.push(SYSTEM_BUS.into());
@@ -227,6 +239,7 @@ impl View {
             }
         }
         view.hidden.extend(AGENTS_AT_HOME.iter().map(|file| user.home.join(file)));
+        view.hidden.extend(plan.via_files.iter().cloned());
         view.sessions = SESSIONS.map(PathBuf::from).to_vec();
         view.sockets = sockets(host);
         // The via's password, and a session's sockets, where they aren't in what holds nothing anyway.
@@ -281,6 +294,8 @@ impl OfService {
         hidden.extend(home.iter().flat_map(|home| AGENTS_AT_HOME.iter().map(|file| home.join(file))));
         let upstream = plan.via.socket().filter(|path| !hidden.iter().any(|hidden| path.starts_with(hidden)));
         hidden.extend(upstream.map(Path::to_owned));
+        let files = plan.via_files.iter().filter(|path| !hidden.iter().any(|hidden| path.starts_with(hidden)));
+        hidden.extend(files.cloned().collect::<Vec<_>>());
         Self {
             empty: ["/run/systemd", BOOTED].map(PathBuf::from).to_vec(),
             shown,
@@ -288,6 +303,18 @@ impl OfService {
             read_only: if is_root { READ_ONLY_FOR_ROOT.map(PathBuf::from).to_vec() } else { Vec::new() },
         }
     }
+}
+
+/// Where the caller's next launches, of this environment or of a unit's, look for ways out and profiles.
+fn configurations(host: &Host, home: &Path) -> Vec<PathBuf> {
+    let here = host.directory.clone().unwrap_or_default();
+    let set = host.variable("XDG_CONFIG_HOME").map(PathBuf::from).filter(|place| place.is_absolute());
+    let homes = host.variable("HOME").map(|home| here.join(home)).into_iter().chain([home.to_owned()]);
+    let places = set.map(|place| place.join("appfw")).into_iter().chain(homes.map(|home| home.join(CONFIGURATION)));
+    let mut places: Vec<_> = places.filter(|place| place.is_absolute()).collect();
+    places.sort_unstable();
+    places.dedup();
+    places
 }
 
 /// The caller's ssh-agent and session bus.
@@ -316,123 +343,4 @@ pub struct Bind {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::fixture::{host, host_of, places, plan, plan_on};
-
-    fn view(line: &str, host: &Host) -> View {
-        let plan = plan(line).unwrap();
-        View::new(&plan, host, &places(&plan, host))
-    }
-
-    fn has(paths: &[PathBuf], path: &str) -> bool {
-        paths.iter().any(|found| found == Path::new(path))
-    }
-
-    #[test]
-    fn the_upstreams_own_socket_is_not_the_apps() {
-        assert!(has(&view("--via unix:/srv/proxy/socks x", &host()).hidden, "/srv/proxy/socks"));
-        // Its directory is hidden anyway.
-        assert!(!has(&view("--via tor:/run/tor/socks x", &host()).hidden, "/run/tor/socks"));
-    }
-
-    #[test]
-    fn what_would_answer_for_the_network_is_hidden() {
-        let mut host = host();
-        host.environment.push(("SSH_AUTH_SOCK".into(), "/tmp/ssh-x/agent.7".into()));
-        let bus = "unix:abstract=/x,guid=1;unix:path=/tmp/bus%20x,guid=2";
-        host.environment.push(("DBUS_SESSION_BUS_ADDRESS".into(), bus.into()));
-        host.environment.push(("XDG_RUNTIME_DIR".into(), "/tmp/xdg".into()));
-        let View { hidden, sessions, sockets, .. } = view("--via direct --uid alice x", &host);
-        for path in ["/run/docker.sock", "/run/nscd", "/home/alice/.gnupg/S.gpg-agent", "/tmp/xdg"] {
-            assert!(has(&hidden, path), "{path}");
-        }
-        assert!(has(&sessions, "/tmp/ssh-"));
-        assert_eq!(sockets, [PathBuf::from("/tmp/ssh-x/agent.7"), "/tmp/bus x".into()]);
-    }
-
-    #[test]
-    fn a_runtime_directory_is_hidden_wherever_it_is() {
-        for (runtime, state, hidden) in [
-            ("/run/user/1000", "/run/user/1000/appfw", &[][..]),
-            ("/run/foo", "/run/foo/appfw", &["/run/foo/appfw", "/run/foo"]),
-            ("/tmp/xdg", "/tmp/xdg/appfw", &["/tmp/xdg/appfw", "/tmp/xdg"]),
-            // Not all of /run with it.
-            ("/run", "/run/appfw", &[]),
-            ("/", "/appfw", &["/appfw"]),
-        ] {
-            let mut host = host();
-            host.environment.push(("XDG_RUNTIME_DIR".into(), runtime.into()));
-            let plan = plan("--via direct --uid alice x").unwrap();
-            let places = Places { state: Path::new(state).join("web"), ..places(&plan, &host) };
-            let found: Vec<_> = View::new(&plan, &host, &places).hidden;
-            let found = found.iter().filter(|path| {
-                path.starts_with(runtime) && path.ends_with("appfw") && !path.ends_with(".config/appfw")
-            });
-            let expected = hidden.iter().filter(|path| path.ends_with("appfw")).map(PathBuf::from);
-            assert_eq!(found.cloned().collect::<Vec<_>>(), expected.collect::<Vec<_>>(), "{runtime}");
-            let view = View::new(&plan, &host, &places);
-            assert_eq!(has(&view.hidden, runtime), hidden.contains(&runtime), "{runtime}");
-        }
-    }
-
-    #[test]
-    fn ssh_has_its_configuration_from_the_user_where_root_is_nobody() {
-        let alice = Host { user_bus: Some("/run/user/1000/bus".into()), ..host_of("alice") };
-        for (host, line, copied) in [
-            (&alice, "--via direct x", true),
-            (&alice, "--standalone --via direct x", true),
-            (&alice, "--system --via direct x", false),
-            (&host(), "--uid alice --via direct x", false),
-            (&host(), "--standalone --uid alice --via direct x", false),
-        ] {
-            let plan = plan_on(host, &line.split(' ').collect::<Vec<_>>()).unwrap();
-            let view = View::new(&plan, host, &places(&plan, host));
-            assert_eq!(has(&view.copied, "/etc/ssh/ssh_config.d"), copied, "{line}");
-        }
-    }
-
-    #[test]
-    fn an_agent_is_found_from_where_the_caller_is() {
-        let mut host = host();
-        host.environment.push(("SSH_AUTH_SOCK".into(), "agent.7".into()));
-        assert_eq!(view("--via direct x", &host).sockets, [PathBuf::from("/srv/work/agent.7")]);
-    }
-
-    #[test]
-    fn roots_program_cannot_write_what_root_runs_outside_nor_tell_the_kernel() {
-        let root = view("--via direct x", &host());
-        for place in [
-            "/etc/systemd",
-            "/usr/lib/systemd",
-            "/etc/cron.d",
-            "/etc/crontab",
-            "/var/spool/cron",
-            "/etc/udev",
-            "/proc/sys",
-            "/proc/sysrq-trigger",
-            "/sys",
-        ] {
-            assert!(has(&root.read_only, place), "{place}");
-        }
-        for place in ["/proc/kcore", "/proc/kmsg", "/dev/kmsg", "/proc/kallsyms"] {
-            assert!(has(&root.hidden, place), "{place}");
-        }
-        let alice = view("--via direct --uid alice x", &host());
-        assert_eq!(alice.read_only, [PathBuf::from(CGROUPS)]);
-        assert_eq!((alice.made, root.made), (Some("/tmp/appfw-1000".into()), None));
-    }
-
-    #[test]
-    fn the_hosts_resolver_is_shown_where_it_is_the_apps_and_buses_never_are() {
-        for (line, shown) in [("--via none --deny 8.8.8.8 x", true), ("--via none --deny any x", false)] {
-            let view = view(line, &host());
-            assert_eq!(has(&view.shown, "/run/systemd/resolve"), shown, "{line}");
-            assert_eq!(has(&view.hidden, "/run/nscd"), !shown, "{line}");
-            assert_eq!(view.replaced.is_empty(), shown, "{line}");
-            for covered in ["/run/dbus", "/run/user", "/run/systemd", "/run/appfw"] {
-                assert!(has(&view.empty, covered), "{line}: {covered}");
-            }
-        }
-    }
-}
+mod tests;

@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use rustix::mount::mount_bind;
 use rustix::process::geteuid;
 
+use super::pinned::Way;
 use crate::view::View;
 
 /// Sessions' sockets that are hidden one by one: far more than sessions, fewer than mounts cost time.
@@ -43,37 +44,36 @@ pub fn places(view: &View) -> Places {
     }
     let is_socket = |path: &&PathBuf| path.metadata().is_ok_and(|found| found.file_type().is_socket());
     named.extend(view.sockets.iter().filter(is_socket).cloned());
+    named.extend(view.made.iter().cloned());
+    view.made.iter().for_each(|directory| links(directory, DEPTH, &mut named));
     let behind: Vec<PathBuf> = named.iter().chain(&view.empty).filter_map(|path| behind(path)).collect();
     Places { hidden: named.into_iter().chain(behind).collect(), covered }
 }
 
-/// Links followed on one way, as path_resolution(7) has it.
-const MAX_LINKS: usize = 40;
+/// `profiles/NAME.toml` is as deep as there is something that is read.
+const DEPTH: usize = 2;
+
+/// Links in a directory to files elsewhere, as who keeps their configuration in a repository has them.
+fn links(directory: &Path, depth: usize, found: &mut Vec<PathBuf>) {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten().take(MAX_SESSIONS);
+    for path in entries.map(|entry| entry.path()) {
+        // One that leads up would hide all that is there.
+        let leads_up =
+            || directory.canonicalize().is_ok_and(|own| path.canonicalize().is_ok_and(|to| own.starts_with(to)));
+        if path.is_symlink() && !leads_up() {
+            found.push(path.clone());
+        }
+        if depth > 1 {
+            links(&path, depth - 1, found);
+        }
+    }
+}
 
 /// What `path` leads to by links, if it is another place. A way that ends at a directory which the app's own
 /// user has closed, and could open again, is followed up to there by its names.
 fn behind(path: &Path) -> Option<PathBuf> {
     let found = match path.canonicalize() {
-        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
-            let mut links = 0;
-            let mut rest: Vec<_> = path.components().rev().map(|part| part.as_os_str().to_owned()).collect();
-            let mut found = PathBuf::new();
-            while let Some(part) = rest.pop() {
-                if part == ".." {
-                    found.pop();
-                    continue;
-                }
-                found.push(part);
-                let Ok(target) = fs::read_link(&found) else { continue };
-                links += 1;
-                if links > MAX_LINKS {
-                    return None;
-                }
-                found.pop();
-                rest.extend(target.components().rev().map(|part| part.as_os_str().to_owned()));
-            }
-            found
-        }
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => Way::to(path)?.end,
         found => found.ok()?,
     };
     (found != path).then_some(found)
@@ -162,6 +162,26 @@ mod tests {
         let view = View { hidden: vec![link.clone()], sockets: vec![socket.clone(), other], ..View::default() };
         let real = socket.canonicalize().unwrap();
         assert_eq!(places(&view).hidden, [link, socket, real]);
+    }
+
+    #[test]
+    fn what_is_linked_into_a_directory_of_ours_is_hidden_where_it_is() {
+        let place = tempfile::tempdir().unwrap();
+        let place = place.path().canonicalize().unwrap();
+        let at = |name: &str| place.join(name);
+        fs::create_dir_all(at("dot/profiles")).unwrap();
+        fs::create_dir(at("appfw")).unwrap();
+        for (link, to) in [("appfw/config.toml", "dot/a"), ("appfw/profiles", "dot/profiles"), ("appfw/up", "")] {
+            symlink(at(to), at(link)).unwrap();
+        }
+        fs::write(at("dot/a"), "").unwrap();
+        fs::write(at("dot/b"), "").unwrap();
+        symlink(at("dot/b"), at("dot/profiles/ssh.toml")).unwrap();
+        let hidden = places(&View { made: vec![at("appfw")], ..View::default() }).hidden;
+        for path in ["appfw", "dot/a", "dot/b", "dot/profiles"] {
+            assert!(hidden.contains(&at(path)), "{path}: {hidden:?}");
+        }
+        assert!(!hidden.contains(&place));
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod listeners;
 mod mounts;
 mod namespaces;
 pub mod network;
+mod pinned;
 pub(crate) mod privileges;
 mod program;
 mod proof;

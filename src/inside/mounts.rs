@@ -18,7 +18,7 @@ use rustix::mount::{
 use rustix::process::{Resource, Rlimit, geteuid, getrlimit, setrlimit, umask};
 
 use super::hiding::Places;
-use super::{copies, hiding};
+use super::{copies, hiding, pinned};
 use crate::view::{Bind, View};
 
 /// What systemd gives TemporaryFileSystem= (src/basic/mountpoint-util.h): a bound on what an app can
@@ -42,12 +42,10 @@ pub fn make(view: &View) -> Result<()> {
     if let Some(own) = &view.own {
         make_own(own).with_context(|| format!("cannot make {}", own.display()))?;
     }
-    if let Some(made) = &view.made {
-        // Where it cannot be made, as somebody else has it or nobody may write there, no launch will have it either.
-        let _ = DirBuilder::new().mode(0o700).create(made);
-    }
+    view.made.iter().try_for_each(|made| pinned::make(made))?;
     let _descriptors = Descriptors::raised()?;
     let Places { hidden, covered } = hiding::places(view);
+    pinned::pin(hidden.iter().chain(&view.read_only), &view.sealed)?;
     read_only(&view.read_only)?;
     copies::make(&view.copied)?;
     // Held before the directory that they lie in is covered.
@@ -282,7 +280,7 @@ fn unescaped(text: &str) -> PathBuf {
 }
 
 /// What isn't there, or not for this user, needs no mount.
-fn present<T>(result: rustix::io::Result<T>) -> rustix::io::Result<Option<T>> {
+pub(super) fn present<T>(result: rustix::io::Result<T>) -> rustix::io::Result<Option<T>> {
     match result {
         Ok(value) => Ok(Some(value)),
         Err(Errno::NOENT | Errno::NOTDIR | Errno::ACCESS) => Ok(None),

@@ -41,7 +41,7 @@ pub fn settle(
 ) -> Result<Settled> {
     let mut args = args.clone();
     args.refuse_of_launches()?;
-    let (via, credential) = way(name, &mut args, directories, say)?;
+    let (via, credential) = way(name, &mut args, host.caller.is_root(), directories, say)?;
     let here = |path: &Path| host.directory.as_deref().unwrap_or(Path::new(ROOT)).join(path);
     args.workdir = args.workdir.as_deref().map(here);
     args.env = args.env.iter().filter_map(|word| with_value(word, host)).collect();
@@ -59,7 +59,13 @@ pub fn settle(
 }
 
 /// The way out with the place of Tor in it, and where its password is.
-fn way(name: &str, args: &mut LaunchArgs, directories: &Directories, say: &Say) -> Result<(Via, Option<Wanted>)> {
+fn way(
+    name: &str,
+    args: &mut LaunchArgs,
+    is_systems: bool,
+    directories: &Directories,
+    say: &Say,
+) -> Result<(Via, Option<Wanted>)> {
     let mut via = way_out(args, say)?;
     let wants_tor = via.wants_tor();
     if wants_tor {
@@ -69,14 +75,23 @@ fn way(name: &str, args: &mut LaunchArgs, directories: &Directories, say: &Say) 
         args.via = via.secret_specs();
         return Ok((via, None));
     }
-    if let ([only], false) = (&args.via[..], wants_tor)
-        && let Some(file) = only.strip_prefix('@')
-    {
-        let file = std::path::absolute(file).with_context(|| format!("cannot tell where {file} is"))?;
-        args.via = vec![format!("@{}", file.display())];
+    let files: Vec<&str> = args.via.iter().filter_map(|spec| spec.strip_prefix('@')).collect();
+    // A launcher reads each file of a chain; systemd has one credential for all of it.
+    if files.len() == args.via.len() && (files.len() == 1 || !is_systems) && !wants_tor {
+        let absolute = |file: &&str| {
+            let file = std::path::absolute(file).with_context(|| format!("cannot tell where {file} is"))?;
+            Ok(format!("@{}", file.display()))
+        };
+        args.via = files.iter().map(absolute).collect::<Result<_>>()?;
         return Ok((via, None));
     }
     let path = directories.credentials.join(name);
+    for file in files {
+        say.plain(&format!(
+            "what {file} says is copied to {}: the unit reads that, and its program may read {file}",
+            path.display()
+        ));
+    }
     args.via = vec![format!("@{}", path.display())];
     let text = via.secret_specs().join("\n") + "\n";
     Ok((via, Some(Wanted { path, text, mode: 0o600 })))

@@ -34,7 +34,7 @@ pub(crate) fn of_view(view: &View) -> String {
         ("Replaced", replaced.collect()),
         ("Hidden where there", paths(&view.hidden)),
         ("Hidden, and what begins so", paths(&view.sessions)),
-        ("Made where not there, to be hidden", view.made.iter().map(|path| quoted(&path.to_string_lossy())).collect()),
+        ("Made where not there, to be hidden", paths(&view.made)),
         ("Hidden if a socket", paths(&view.sockets)),
     ]
     .into_iter()

@@ -1,0 +1,158 @@
+//! Keeps at its place what is hidden or read-only. A mount goes along with a directory above it that is renamed, and
+//! where a link has led to it another one can stand: so each directory and each link on the way there is mounted on
+//! itself, as the kernel neither renames nor removes what something is mounted on (EBUSY).
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::fs::{self, DirBuilder};
+use std::io::ErrorKind;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use rustix::fs::{Access, AtFlags, CWD, accessat};
+use rustix::mount::{MoveMountFlags, OpenTreeFlags, mount_bind_recursive, move_mount, open_tree};
+use rustix::process::geteuid;
+
+use super::mounts::present;
+
+/// Links followed on one way, as path_resolution(7) has it.
+const MAX_LINKS: usize = 40;
+
+/// Root's programs are not kept from replacing these, as they could write them as well, and packages have files there
+/// that are one by several names (rename(2) and link(2) end at a mount).
+const NOT_FROM_ROOT: &str = "/usr";
+
+/// How a path is walked, by its names alone: what is closed for the moment can be opened again.
+pub struct Way {
+    /// The directories and links on it, from above.
+    pub steps: Vec<PathBuf>,
+    /// Where it ends, links followed.
+    pub end: PathBuf,
+}
+
+impl Way {
+    /// The way of an absolute path; `None` if its links have no end.
+    #[must_use]
+    pub fn to(path: &Path) -> Option<Self> {
+        let backwards =
+            |path: &Path| path.components().rev().map(|part| part.as_os_str().to_owned()).collect::<Vec<OsString>>();
+        let (mut rest, mut steps, mut end, mut links) = (backwards(path), Vec::new(), PathBuf::new(), 0);
+        while let Some(part) = rest.pop() {
+            match part.to_str() {
+                Some("..") => drop(end.pop()),
+                Some(".") => {}
+                _ => {
+                    end.push(part);
+                    if let Ok(target) = fs::read_link(&end) {
+                        links += 1;
+                        if links > MAX_LINKS {
+                            return None;
+                        }
+                        steps.push(end.clone());
+                        end.pop();
+                        rest.extend(backwards(&target));
+                    } else if !rest.is_empty() {
+                        steps.push(end.clone());
+                    }
+                }
+            }
+        }
+        Some(Self { steps, end })
+    }
+}
+
+/// Mounts on itself what is on the way to one of the places, where the app could replace it, but for what is below
+/// `sealed`, which is the app's own.
+///
+/// # Errors
+/// The kernel refuses one of the mounts.
+pub fn pin<'a>(places: impl Iterator<Item = &'a PathBuf>, sealed: &Path) -> Result<()> {
+    let is_root = geteuid().is_root();
+    let is_left = |step: &Path| step.starts_with(sealed) || is_root && step.starts_with(NOT_FROM_ROOT);
+    let steps: BTreeSet<PathBuf> = places.filter_map(|place| Way::to(place)).flat_map(|way| way.steps).collect();
+    for step in steps.iter().filter(|step| !is_left(step)) {
+        if step.parent().is_some_and(is_apps_to_change) {
+            mount_on_itself(step)
+                .with_context(|| format!("cannot keep the program from replacing {}", step.display()))?;
+        }
+    }
+    Ok(())
+}
+
+fn mount_on_itself(step: &Path) -> rustix::io::Result<()> {
+    if !step.is_symlink() {
+        // What is mounted below is seen still.
+        return present(mount_bind_recursive(step, step)).map(drop);
+    }
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_SYMLINK_NOFOLLOW;
+    let Some(link) = present(open_tree(CWD, step, flags))? else { return Ok(()) };
+    move_mount(link, "", CWD, step, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+}
+
+/// Whether who runs this could put something else into a directory: it is writable, or could be made so.
+fn is_apps_to_change(directory: &Path) -> bool {
+    let is_own = directory.metadata().is_ok_and(|found| found.uid() == geteuid().as_raw());
+    is_own || accessat(CWD, directory, Access::WRITE_OK, AtFlags::empty()).is_ok()
+}
+
+/// Makes a directory that is to be hidden: where nothing is, nothing can be mounted.
+///
+/// # Errors
+/// It can't be made now, and the app could make it later.
+pub fn make(directory: &Path) -> Result<()> {
+    if directory.exists() {
+        return Ok(());
+    }
+    let Err(error) = DirBuilder::new().recursive(true).mode(0o700).create(directory) else { return Ok(()) };
+    let above = directory.ancestors().skip(1).find(|above| above.exists());
+    match error.kind() {
+        ErrorKind::ReadOnlyFilesystem => Ok(()),
+        // Hidden with the directory that its own user has closed, or another's.
+        _ if directory.metadata().is_err_and(|error| error.kind() == ErrorKind::PermissionDenied) => Ok(()),
+        _ if !above.is_some_and(is_apps_to_change) => Ok(()),
+        _ => bail!(
+            "{0} cannot be made ({error}), and the program could make it later and so choose the way out of your next launches: make it a directory of yours",
+            directory.display()
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn a_way_has_each_directory_and_each_link_that_could_be_replaced() {
+        let place = tempfile::tempdir().unwrap();
+        let place = place.path().canonicalize().unwrap();
+        let at = |name: &str| place.join(name);
+        fs::create_dir_all(at("dot/files/appfw")).unwrap();
+        fs::create_dir(at("home")).unwrap();
+        symlink("../dot/files", at("home/.config")).unwrap();
+        symlink(at("home/.config/appfw"), at("home/own")).unwrap();
+        let way = Way::to(&at("home/own")).unwrap();
+        let below: Vec<_> = way.steps.iter().filter_map(|step| step.strip_prefix(&place).ok()).collect();
+        let expected = ["", "home", "home/own", "", "home", "home/.config", "dot", "dot/files"];
+        assert_eq!(below, expected.map(Path::new));
+        assert_eq!(way.end, at("dot/files/appfw"));
+        // What isn't there yet has its place as well.
+        assert_eq!(Way::to(&at("home/.config/x/y")).unwrap().end, at("dot/files/x/y"));
+        symlink("loop", at("loop")).unwrap();
+        assert!(Way::to(&at("loop")).is_none());
+    }
+
+    #[test]
+    fn a_directory_is_made_or_it_is_said_that_the_program_could() {
+        let place = tempfile::tempdir().unwrap();
+        let at = |name: &str| place.path().join(name);
+        make(&at("a/b")).unwrap();
+        assert_eq!(at("a/b").metadata().unwrap().mode() & 0o777, 0o700);
+        make(&at("a/b")).unwrap();
+        symlink("nowhere", at("link")).unwrap();
+        let message = make(&at("link")).unwrap_err().to_string();
+        assert!(message.contains("link cannot be made (File exists"), "{message}");
+    }
+}
