@@ -16,7 +16,7 @@ use crate::exit::{self, NotExecuted};
 use crate::filters::Programs;
 use crate::host::Host;
 use crate::keeper::{Keeper, Unit};
-use crate::manager::{self, Manager, is_transient};
+use crate::manager::{self, Manager};
 use crate::name::{cgroup, manager_of_user};
 use crate::packaged::{self, Flatpak};
 use crate::plan::{Plan, Supervisor, program_of};
@@ -31,7 +31,7 @@ use crate::units::{Places, Units, text};
 use crate::via::Via;
 use crate::view::View;
 use crate::wait::{Attendance, Reports, Servants, Signals, Watch};
-use crate::{browser, buses, lifeline, publish, tor, verify};
+use crate::{browser, buses, lifeline, publish, taken, tor, verify};
 
 /// Runs the command of `args` behind its wall; returns the exit code.
 ///
@@ -129,10 +129,8 @@ async fn by_units(
         Supervisor::User => Manager::new(&bus).await?.of_user(),
         Supervisor::System | Supervisor::Standalone => Manager::new(&bus).await?,
     };
-    if args.unit.is_some()
-        && let Some(file) = manager.file_of(&plan.name.app()).await.filter(|file| !is_transient(file))
-    {
-        bail!("the name {} is in use by the unit {}; choose another --unit", plan.name, file.display());
+    if args.unit.is_some() {
+        taken::refuse_launch(&plan.name, &units, &manager).await?;
     }
     let filters = Programs::open(&plan.filters, !plan.lists().deny.is_empty())?;
     let held = Held { filters, address: reservation, ports: publish::listeners::open(&plan.publish)? };
@@ -142,6 +140,8 @@ async fn by_units(
     let state = State::create(places.base(), plan, &host)?;
     let sockets = state.sockets(plan).inspect_err(|_| state.remove())?;
     let _proxy = Proxy::start(&plan.buses, &state.directory).inspect_err(|_| state.remove())?;
+    // What was not loaded is not this launch's: units of its names may be another's.
+    manager.load(&units, &streams.lifeline_unit).await.inspect_err(|_| state.remove())?;
     let outcome = launch.run_units(&units, &manager, &mut signals, streams, sockets, held).await;
     lifeline::release(&lifeline);
     drop(lifeline);
@@ -296,6 +296,7 @@ impl Launch<'_> {
         self.say.detail(&format!("launch {name} in the {wall} wall, via {via}; who runs it: {supervisor}"));
     }
 
+    /// From the moment at which systemd has the units.
     async fn run_units(
         &self,
         units: &Units,
@@ -305,7 +306,6 @@ impl Launch<'_> {
         sockets: Sockets,
         held: Held,
     ) -> Result<u8> {
-        manager.load(units, &streams.lifeline_unit).await?;
         drop(streams.lifeline_unit); // PID 1 has its copies
         let builds = self.plan.supervisor == Supervisor::System;
         let (_, watch) =

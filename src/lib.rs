@@ -62,6 +62,7 @@ pub mod wait;
 
 pub mod lifeline;
 pub mod stop;
+pub mod taken;
 
 pub mod inside;
 mod netlink;

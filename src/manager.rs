@@ -27,6 +27,7 @@ const QUEUE_FULL: &str = "org.freedesktop.DBus.Error.LimitsExceeded";
 /// What is said in polkit's name where it would have to ask, and nobody can be asked.
 const NOBODY_TO_ASK: &str = "org.freedesktop.DBus.Error.InteractiveAuthorizationRequired";
 const UNIT_EXISTS: &str = "org.freedesktop.systemd1.UnitExists";
+const NO_SUCH_UNIT: &str = "org.freedesktop.systemd1.NoSuchUnit";
 
 /// What became of symbolic links: kind, link and target of each.
 type FileChanges = Vec<(String, String, String)>;
@@ -316,14 +317,17 @@ impl<'a> Manager<'a> {
             .with_context(|| format!("cannot signal {unit}"))
     }
 
-    /// Stops a unit and waits until it has stopped.
+    /// Stops a unit and waits until it has stopped; what isn't there has.
     ///
     /// # Errors
     /// systemd refuses.
     pub async fn stop(&self, unit: &str) -> Result<()> {
         let call = async || self.proxy.stop_unit(unit, "replace").await;
         let call = async { patiently(call).await.with_context(|| format!("cannot stop {unit}")) };
-        self.finished(unit, call).await.map(drop)
+        match self.finished(unit, call).await {
+            Err(error) if is_named(&error, NO_SUCH_UNIT) => Ok(()),
+            stopped => stopped.map(drop),
+        }
     }
 
     /// Whether a unit runs, or is about to.
@@ -379,9 +383,14 @@ async fn patiently<T>(call: impl AsyncFn() -> zbus::Result<T>) -> Result<T> {
 /// limit (max_match_rules_per_connection, 512) it hears no more of any.
 fn overdue(unit: &str) -> String {
     format!(
-        "systemd did not finish a job of {unit} within {} s: it is overloaded, or some 150 launches run at once, which is what dbus-daemon's max_match_rules_per_connection lets it follow; start fewer, or raise that",
+        "systemd did not finish a job of {unit} within {} s: the unit takes long to start or to stop (systemctl status {unit}), or systemd is overloaded, as by some 150 launches at once, which is what dbus-daemon's max_match_rules_per_connection lets it follow",
         JOB_TIMEOUT.as_secs()
     )
+}
+
+/// Whether it is an error that the bus calls so.
+fn is_named(error: &anyhow::Error, name: &str) -> bool {
+    matches!(error.downcast_ref(), Some(zbus::Error::MethodError(found, ..)) if found.as_str() == name)
 }
 
 /// In words that say what to do, where the bus has none.

@@ -11,9 +11,10 @@ pub const SLICE: &str = "appfw.slice";
 /// The slice above it, and above everything.
 pub const ROOT_SLICE: &str = "-.slice";
 
-const MAX: usize = 64;
+/// How long a name may be.
+pub const MAX: usize = 64;
 
-/// `[A-Za-z0-9_.-]{1,64}`, not ending as the names of a launch's other units do.
+/// `[A-Za-z0-9_.-]{1,64}`, not beginning as an option does, nor ending as the names of a launch's other units do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LaunchName(String);
 
@@ -27,6 +28,9 @@ impl LaunchName {
         }
         if name.chars().all(|c| c == '.') {
             bail!("launch name {name:?}: needs a letter or digit");
+        }
+        if name.starts_with('-') {
+            bail!("launch name {name:?}: must not begin with -, as an option does");
         }
         for taken in ["-forward", "-lifeline", "-publish"] {
             if name.ends_with(taken) {
@@ -47,7 +51,9 @@ impl LaunchName {
             .map(|c| if c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-') { c } else { '_' })
             .take(MAX - 9)
             .collect();
-        Self(format!("{word}-{random:08x}"))
+        // Nothing that begins as an option does.
+        let start = if word.is_empty() || word.starts_with('-') { "_" } else { "" };
+        Self(format!("{start}{}-{random:08x}", word.trim_start_matches('-')))
     }
 
     /// The app.
@@ -143,9 +149,23 @@ mod tests {
 
     #[test]
     fn names_that_would_become_syntax_are_refused() {
-        for name in
-            ["", ".", "..", "a b", "a/b", "../x", "a\nb", "a%i", "a@b", "é", "x-forward", "x-lifeline", "x-publish"]
-        {
+        for name in [
+            "",
+            ".",
+            "..",
+            "-x",
+            "--now",
+            "a b",
+            "a/b",
+            "../x",
+            "a\nb",
+            "a%i",
+            "a@b",
+            "é",
+            "x-forward",
+            "x-lifeline",
+            "x-publish",
+        ] {
             assert!(LaunchName::new(name).is_err(), "{name:?}");
         }
         assert!(LaunchName::new(&"a".repeat(65)).is_err());

@@ -75,6 +75,9 @@ pub struct UnitRemoveArgs {
     /// The unit's name
     #[arg(value_name = "NAME")]
     pub name: String,
+    /// Say nothing but errors
+    #[arg(long, short)]
+    pub quiet: bool,
 }
 
 impl LaunchArgs {

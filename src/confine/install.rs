@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
 use super::files::{self, Files};
 use super::proven::{self, Start};
@@ -11,16 +11,18 @@ use super::refuse::{self, full_name};
 use super::service::Service;
 use super::{drop_in_path, list, listeners, name_of, options, own};
 use crate::cli::{ConfineArgs, LaunchArgs, UnconfineArgs, WallKind};
+use crate::filters::Programs;
 use crate::host::Host;
 use crate::installed::{self, Change, Mark};
 use crate::manager::{self, Kind, Manager};
 use crate::name::LaunchName;
-use crate::permanent::{Realm, free_address, kept_address};
+use crate::permanent::{Realm, expect_ports, free_address, kept_address, restart};
 use crate::plan::PORT;
 use crate::profile::{self, Applied};
 use crate::say::Say;
-use crate::tor;
+use crate::units::TOR;
 use crate::via::Via;
+use crate::{taken, tor};
 
 /// `appfw confine …`.
 ///
@@ -55,11 +57,11 @@ async fn confine(args: ConfineArgs) -> Result<()> {
     if !realm.is_systems() {
         return own::confine(&realm, word, now, launch, &applied, &say).await.map_err(|error| applied.explain(error));
     }
-    let host = realm.host.for_units();
+    let host = realm.host.clone().for_units();
     refuse_caller(&host, dry_run)?;
     let bus = manager::connect().await?;
     let manager = Manager::new(&bus).await?;
-    let service = Service::read(&manager, &full_name(word)?).await?;
+    let service = read_anew(&manager, &full_name(word)?, dry_run).await?;
     let name = name_of(&service.name)?;
     let mut options = launch;
     files::make_absolute(&mut options)?;
@@ -76,12 +78,19 @@ async fn confine(args: ConfineArgs) -> Result<()> {
     if let Some(warning) = files.plan.warning().or_else(|| files.plan.buses.warning().map(str::to_owned)) {
         say.warning(&warning);
     }
+    refuse_tor(&manager, &service, &files.plan.via).await?;
     refuse_slices(&manager, &service).await?;
+    taken::refuse(&name, Mark::subject(&files.command), &realm, &manager).await?;
     if files.plan.wall != WallKind::Address && !publishes {
         refuse_listeners(&manager, &service, &drop_in_path(&service.name), &say).await?;
     }
     let all = files::all(&service.name, &name);
     let wanted = files.wanted(&service);
+    if !dry_run {
+        // Each start would fail by one that isn't there.
+        Programs::open(&files.plan.filters, false)?;
+        installed::apply(&installed::leftovers(&all, Mark::subject(&files.command)))?;
+    }
     let kept = |path: &PathBuf| wanted.iter().any(|wanted| wanted.path == *path) || files.uses(path);
     let obsolete: Vec<PathBuf> = all.into_iter().filter(|path| !kept(path)).collect();
     let mut changes = installed::changes(&wanted, &files.command)?;
@@ -99,7 +108,6 @@ async fn confine(args: ConfineArgs) -> Result<()> {
         );
     }
     if is_new {
-        installed::tell(&changes, "new", &say);
         if is_walled {
             manager.stop(&service.name).await?;
         }
@@ -113,6 +121,7 @@ async fn confine(args: ConfineArgs) -> Result<()> {
                 false => Err(error),
             };
         }
+        installed::tell(&changes, "new", &say);
     }
     if is_new || service.needs_reload {
         manager.reload().await?;
@@ -129,7 +138,7 @@ async fn confine(args: ConfineArgs) -> Result<()> {
         && manager.runs_since(&service.name, installed::written(&wanted)).await;
     match now {
         _ if is_behind_it => say.plain(&format!("nothing to do: {} is confined so already", service.name)),
-        true => restart(&manager, &service.name, &name).await?,
+        true => start(&realm, &manager, &service.name, &name, &say).await?,
         false if service.is_active => say.plain(&format!(
             "written; restart {0} to apply: systemctl restart {0} (until then it goes on as before)",
             service.name
@@ -153,7 +162,9 @@ async fn unconfine(args: &UnconfineArgs) -> Result<()> {
     for service in &services {
         let service = real_name(&manager, service).await;
         let name = name_of(&service)?;
-        let changes = installed::removals(&files::all(&service, &name), &["confine".to_owned(), service.clone()])?;
+        let (files, subject) = (files::all(&service, &name), ["confine".to_owned(), service.clone()]);
+        let removals = installed::removals(&files, &subject)?;
+        let changes = [installed::leftovers(&files, &subject), removals].concat();
         if changes.is_empty() {
             say.plain(&format!("nothing to do: {service} is not confined"));
         } else if args.dry_run {
@@ -161,8 +172,8 @@ async fn unconfine(args: &UnconfineArgs) -> Result<()> {
         } else {
             // Before what a start that is under way binds in is gone, which fails then.
             let runs = manager.is_active(&service).await;
-            installed::tell(&changes, "new", &say);
             installed::apply(&changes)?;
+            installed::tell(&changes, "new", &say);
             proven::forget(&name);
             remove_empty();
             manager.reload().await?;
@@ -189,11 +200,21 @@ async fn unconfine(args: &UnconfineArgs) -> Result<()> {
     Ok(())
 }
 
+/// The service as its files say: what was edited and not reloaded would be lost, as a drop-in repeats its commands.
+pub(super) async fn read_anew(manager: &Manager<'_>, service: &str, dry_run: bool) -> Result<Service> {
+    let held = Service::read(manager, service).await?;
+    if dry_run || !held.needs_reload {
+        return Ok(held);
+    }
+    manager.reload().await?;
+    Service::read(manager, service).await
+}
+
 /// Those that are meant by `appfw unconfine`.
 pub(super) fn chosen(args: &UnconfineArgs, realm: &Realm) -> Result<Vec<String>> {
     match (&args.service, args.all) {
         (Some(word), false) => Ok(vec![full_name(word)?]),
-        (None, true) => list::services(&realm.directories.units),
+        (None, true) => list::services(realm),
         _ => bail!("which service? appfw unconfine SERVICE, or --all"),
     }
 }
@@ -254,6 +275,24 @@ fn settle_address(options: &mut LaunchArgs, via: &Via, service: &Service, host: 
     Ok(())
 }
 
+/// The drop-in has the service start after Tor.
+async fn refuse_tor(manager: &Manager<'_>, service: &Service, via: &Via) -> Result<()> {
+    if !via.is_by_local_tor() {
+        return Ok(());
+    }
+    refuse::refuse_itself(&service.name)?;
+    let mut earlier = TOR.map(str::to_owned).to_vec();
+    let mut next = 0;
+    while let Some(unit) = earlier.get(next).cloned() {
+        next += 1;
+        let after = manager.property(&unit, Kind::Unit, "After").await?;
+        let after = Vec::<String>::try_from(after).unwrap_or_default();
+        refuse::refuse_cycle(service, &unit, &after)?;
+        earlier.extend(after.into_iter().filter(|one| !earlier.contains(one)).collect::<Vec<_>>());
+    }
+    Ok(())
+}
+
 /// A leaf merges the lists of all slices above it (src/core/bpf-firewall.c).
 pub(super) async fn refuse_slices(manager: &Manager<'_>, service: &Service) -> Result<()> {
     for slice in service.slices() {
@@ -288,13 +327,18 @@ pub(super) async fn refuse_listeners(
     }
     let processes: Vec<u32> = manager.processes(&service.name).await?.into_iter().map(|(number, _)| number).collect();
     let found = listeners::of(Path::new("/proc"), &processes);
-    let Some(first) = found.iter().find(|listener| listener.is_stream).or(found.first()) else { return Ok(()) };
+    let Some(first) = found.first() else { return Ok(()) };
     let listed: Vec<String> = found.iter().map(ToString::to_string).collect();
+    let streams = found.iter().filter(|listener| listener.is_stream);
+    let mut published: Vec<String> = streams.map(|listener| format!("--publish {}", listener.address)).collect();
+    if published.is_empty() {
+        published.push(format!("--publish {}", first.address));
+    }
     bail!(
-        "{} listens at {}, where nobody would find it in a network of its own: say --wall namespace --publish {}, or --wall address with --allow NET for its clients, or rules with --via none",
+        "{} listens at {}, where nobody would find it in a network of its own: say --wall namespace {}, or --wall address with --allow NET for its clients, or rules with --via none",
         service.name,
         listed.join(", "),
-        first.address
+        published.join(" ")
     )
 }
 
@@ -313,11 +357,13 @@ async fn check(manager: &Manager<'_>, service: &Service, files: &Files) -> Resul
 }
 
 /// With what serves it, or has: that is to be as the files say now.
-async fn restart(manager: &Manager<'_>, service: &str, name: &LaunchName) -> Result<()> {
+async fn start(realm: &Realm, manager: &Manager<'_>, service: &str, name: &LaunchName, say: &Say) -> Result<()> {
     manager.stop(service).await?;
     stop_servants(manager, name).await;
-    manager.restart(service).await.with_context(|| {
-        format!("{service} is confined and did not start; systemctl status {service} says why, appfw unconfine {service} takes the wall away")
+    let restarted = restart(realm, manager, service, say).await;
+    expect_ports(manager, name).await.and(restarted).map_err(|error| match format!("{error:#}") {
+        told if told.contains("appfw unconfine") => error,
+        told => anyhow!("{told}; appfw unconfine {service} takes its wall away"),
     })
 }
 

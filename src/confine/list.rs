@@ -1,8 +1,9 @@
 //! `appfw confine --list`.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{ErrorKind, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use anyhow::{Context, Result};
@@ -11,10 +12,10 @@ use serde::Serialize;
 
 use super::proven::Start;
 use super::service::Service;
-use super::{drop_in_in, name_of, own};
+use super::{CONFINED, DROP_IN, drop_in_in, name_of, own};
 use crate::cli::{Appfw, Subcommand, WallKind};
 use crate::installed::{self, Mark};
-use crate::permanent::Realm;
+use crate::permanent::{Directories, Realm};
 
 /// One confined service.
 #[derive(Debug, Serialize)]
@@ -25,28 +26,63 @@ struct Entry {
     state: &'static str,
     proven: bool,
     stale: bool,
+    /// Without it the service is not confined from its next start on.
+    drop_in: bool,
     command: Vec<String>,
 }
 
-/// The services that have a drop-in of ours.
+/// The services that a file of ours is of: their drop-in, or what another that is gone has left.
 ///
 /// # Errors
 /// The directory of units cannot be read.
-pub(super) fn services(units: &Path) -> Result<Vec<String>> {
-    let entries = match fs::read_dir(units) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error).with_context(|| format!("cannot read {}", units.display())),
-    };
-    let names = entries.flatten().filter_map(|entry| Some(entry.file_name().to_str()?.strip_suffix(".d")?.to_owned()));
-    let mut services: Vec<String> = names.filter(|name| mark(units, name).is_some()).collect();
-    services.sort();
+pub fn services(realm: &Realm) -> Result<Vec<String>> {
+    Ok(confined(realm)?.into_keys().collect())
+}
+
+/// Each with the mark of its drop-in, and whether that is there; or with the mark of another of its files.
+fn confined(realm: &Realm) -> Result<BTreeMap<String, (Mark, bool)>> {
+    let units = &realm.directories.units;
+    let mut services = BTreeMap::new();
+    for file in files(realm)? {
+        // What isn't ours is nobody that we confined.
+        let Some((_, mark)) = installed::find(&file).ok().flatten() else { continue };
+        let [word, service, ..] = &mark.command[..] else { continue };
+        if word == "confine" {
+            let service = service.clone();
+            let is_drop_in = file == drop_in_in(units, &service);
+            if is_drop_in || !services.contains_key(&service) {
+                services.insert(service, (mark, is_drop_in));
+            }
+        }
+    }
     Ok(services)
 }
 
-/// What isn't ours is nobody that we confined.
-fn mark(units: &Path, service: &str) -> Option<Mark> {
-    installed::find(&drop_in_in(units, service)).ok().flatten().map(|(_, mark)| mark)
+/// Where files of confined services may be, with those that a killed writer has left.
+fn files(realm: &Realm) -> Result<Vec<PathBuf>> {
+    let Directories { units, credentials, .. } = &realm.directories;
+    let named = |directory: &Path, part: &str| -> Vec<PathBuf> {
+        let all = entries(directory).unwrap_or_default().into_iter();
+        all.filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().contains(part))).collect()
+    };
+    let all = entries(units).with_context(|| format!("cannot read {}", units.display()))?;
+    let drop_ins = all.iter().filter(|path| path.extension().is_some_and(|kind| kind == "d"));
+    let mut files: Vec<PathBuf> = drop_ins.flat_map(|directory| named(directory, DROP_IN)).collect();
+    files.extend(named(units, "appfw-"));
+    files.extend(named(credentials, ""));
+    if realm.is_systems() {
+        files.extend(named(Path::new(CONFINED), "").iter().flat_map(|service| named(service, "")));
+    }
+    Ok(files)
+}
+
+/// What is in a directory; nothing if it isn't there.
+fn entries(directory: &Path) -> std::io::Result<Vec<PathBuf>> {
+    match fs::read_dir(directory) {
+        Ok(entries) => Ok(entries.flatten().map(|entry| entry.path()).collect()),
+        Err(error) if [ErrorKind::NotFound, ErrorKind::NotADirectory].contains(&error.kind()) => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
 }
 
 /// Prints them, one a line or as JSON.
@@ -58,21 +94,19 @@ pub(super) async fn print(realm: &Realm, json: bool) -> Result<()> {
     let manager = realm.manager(&bus).await?;
     let units = &realm.directories.units;
     let mut entries = Vec::new();
-    for service in services(units)? {
-        if let Some(mark) = mark(units, &service) {
-            let found = Service::read(&manager, &service).await.ok();
-            let proven = match (realm.is_systems(), &found) {
-                (_, None) => false,
-                (true, Some(found)) => {
-                    let written = drop_in_in(units, &service).metadata().and_then(|found| found.modified());
-                    let written = written.unwrap_or_else(|_| SystemTime::now());
-                    was_proven(&service, found) && manager.runs_since(&service, written).await
-                }
-                // The launcher executes nothing that it has not proven the wall of.
-                (false, Some(_)) => own::is_behind(&manager, &service).await,
-            };
-            entries.push(entry(service, mark, found.as_ref(), units, proven));
-        }
+    for (service, (mark, is_there)) in confined(realm)? {
+        let found = Service::read(&manager, &service).await.ok().filter(|found| found.load_state != "not-found");
+        let proven = match (realm.is_systems(), &found) {
+            (_, None) => false,
+            (true, Some(found)) => {
+                let written = drop_in_in(units, &service).metadata().and_then(|found| found.modified());
+                let written = written.unwrap_or_else(|_| SystemTime::now());
+                was_proven(&service, found) && manager.runs_since(&service, written).await
+            }
+            // The launcher executes nothing that it has not proven the wall of.
+            (false, Some(_)) => own::is_behind(&manager, &service).await,
+        };
+        entries.push(Entry { drop_in: is_there, ..entry(service, mark, found.as_ref(), units, proven) });
     }
     let text = if json { serde_json::to_string_pretty(&entries)? + "\n" } else { entries.iter().map(line).collect() };
     std::io::stdout().write_all(text.as_bytes()).context("cannot print the list")
@@ -100,11 +134,18 @@ fn entry(service: String, mark: Mark, found: Option<&Service>, units: &Path, pro
         _ => (Vec::new(), "unknown".to_owned()),
     };
     let has_changed = found.is_some_and(|found| found.has_changed(&drop_in_in(units, &service)));
+    let stale = mark.is_stale() || has_changed;
     let state = found.map_or("gone", |found| if found.is_active { "active" } else { "inactive" });
-    Entry { service, via, wall, state, proven, stale: mark.is_stale() || has_changed, command: mark.command }
+    Entry { service, via, wall, state, proven, stale, drop_in: true, command: mark.command }
 }
 
 fn line(entry: &Entry) -> String {
+    if !entry.drop_in {
+        return format!(
+            "{0}: not confined from its next start on, as its drop-in is gone (systemctl revert?): appfw confine it again, or appfw unconfine {0}\n",
+            entry.service
+        );
+    }
     let proven = match (entry.state, entry.proven) {
         ("active", true) => ", proven",
         ("active", false) => ", not behind it before its next start",

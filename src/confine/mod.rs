@@ -25,12 +25,13 @@ mod servants;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
-use crate::name::LaunchName;
+use crate::name::{self, LaunchName};
 
 pub use files::Files;
 pub use install::{run, undo};
+pub use list::services;
 pub use ready::ready;
 pub use servants::{Servants, maker};
 
@@ -55,7 +56,14 @@ const CREDENTIALS: &str = "/etc/appfw/credentials";
 /// It is too long.
 pub fn name_of(service: &str) -> Result<LaunchName> {
     let plain = |c: char| if c.is_ascii_alphanumeric() || "_.-".contains(c) { c } else { '_' };
-    LaunchName::new(&service.trim_end_matches(".service").chars().map(plain).collect::<String>())
+    let stem = service.trim_end_matches(".service");
+    let name: String = stem.chars().map(plain).collect();
+    // What no option begins with.
+    let name = name.strip_prefix('-').map_or_else(|| name.clone(), |rest| format!("_{rest}"));
+    if name.len() > name::MAX {
+        bail!("{service} has a name of more than {} characters, and what serves it would be called by that", name::MAX);
+    }
+    LaunchName::new(&name)
 }
 
 /// The drop-in of `service`.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, anyhow, bail};
 
 use super::exec::Exec;
-use super::install::{chosen, print, real_name, refuse_listeners};
+use super::install::{chosen, print, read_anew, real_name, refuse_listeners};
 use super::refuse::{self, full_name};
 use super::service::{GUARDED, Service};
 use super::{drop_in_in, name_of, options};
@@ -19,6 +19,7 @@ use crate::name::LaunchName;
 use crate::permanent::{Realm, Rendering, Settled, settle, start};
 use crate::profile::Applied;
 use crate::say::Say;
+use crate::taken;
 use crate::units::text::quoted;
 use crate::units::{LINKERS, Value};
 
@@ -48,7 +49,7 @@ pub(super) async fn confine(
     realm.expect_own_program()?;
     let bus = realm.connect().await?;
     let manager = realm.manager(&bus).await?;
-    let service = Service::read(&manager, &full_name(word)?).await?;
+    let service = read_anew(&manager, &full_name(word)?, options.dry_run).await?;
     if service.load_state == "not-found" {
         bail!(
             "{} has no service {} of their own; services of the system are root's to confine: sudo appfw confine …",
@@ -81,6 +82,7 @@ pub(super) async fn confine(
     let wanted: Vec<Wanted> =
         credential.into_iter().chain([Wanted { path: drop_in.clone(), text, mode: 0o644 }]).collect();
     let command = [vec!["confine".to_owned(), service.name.clone()], options::words(&args)?].concat();
+    taken::refuse(&name, Mark::subject(&command), realm, &manager).await?;
     let mut changes = installed::changes(&wanted, &command)?;
     if !has_secret {
         changes.extend(installed::removals(&[secret], Mark::subject(&command))?);
@@ -90,8 +92,8 @@ pub(super) async fn confine(
     }
     let is_new = !changes.iter().all(Change::is_none);
     if is_new {
-        installed::tell(&changes, "new", say);
         installed::apply(&changes)?;
+        installed::tell(&changes, "new", say);
     }
     if is_new || service.needs_reload {
         manager.reload().await?;
@@ -131,14 +133,16 @@ pub(super) async fn unconfine(realm: &Realm, args: &UnconfineArgs, say: &Say) ->
     for service in &services {
         let service = &real_name(&manager, service).await;
         let subject = ["confine".to_owned(), service.clone()];
-        let changes = installed::removals(&files(realm, service, &name_of(service)?), &subject)?;
+        let files = files(realm, service, &name_of(service)?);
+        let removals = installed::removals(&files, &subject)?;
+        let changes = [installed::leftovers(&files, &subject), removals].concat();
         if changes.is_empty() {
             say.plain(&format!("nothing to do: {service} is not confined"));
         } else if args.dry_run {
             print(&changes, &realm.directories.credentials)?;
         } else {
-            installed::tell(&changes, "new", say);
             installed::apply(&changes)?;
+            installed::tell(&changes, "new", say);
             for directory in realm.directories.credentials.ancestors().take(2) {
                 // Others' files keep it.
                 let _ = std::fs::remove_dir(directory);

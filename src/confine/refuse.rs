@@ -11,7 +11,7 @@ use crate::buses::Buses;
 use crate::confinement::OPENING;
 use crate::name::SLICE;
 use crate::network;
-use crate::units::LINKERS;
+use crate::units::{LINKERS, TOR};
 
 /// Where systemd's generators put units, and where transient ones are: no file of a package's or the user's.
 const GENERATED: [&str; 2] = ["/systemd/generator", "/systemd/transient"];
@@ -116,6 +116,29 @@ pub fn refuse_useless(service: &Service, buses: &Buses) -> Result<()> {
     if let Some(target) = service.before.iter().find(|unit| BEFORE_THE_BUS.contains(&unit.as_str())) {
         bail!(
             "{name} starts early in a boot (Before={target}), where there is no system bus yet, by which its wall is proven: no boot would start it"
+        );
+    }
+    Ok(())
+}
+
+/// # Errors
+/// It is Tor, which would have its way out through itself.
+pub fn refuse_itself(name: &str) -> Result<()> {
+    if TOR.contains(&name) || name.starts_with("tor@") {
+        bail!("{name} is Tor itself, and its only way out would be by itself: choose another --via");
+    }
+    Ok(())
+}
+
+/// `earlier` is Tor, or what Tor starts after, and starts itself after these, as far as they are loaded.
+///
+/// # Errors
+/// The service is among them, and would start after Tor itself.
+pub fn refuse_cycle(service: &Service, earlier: &str, after: &[String]) -> Result<()> {
+    let Service { name, before, .. } = service;
+    if after.contains(name) || before.iter().any(|unit| unit == earlier) {
+        bail!(
+            "{name} is to be up before {earlier} (Before=), so before Tor, after which it would start: systemd would start one of them only; take that order out by a drop-in, or say --via socks5h://127.0.0.1:9050, which waits for nobody"
         );
     }
     Ok(())

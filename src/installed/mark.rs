@@ -2,6 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+/// What a file of ours begins with, for people.
+const BY: &str = "# Written by appfw ";
+
 /// What the machine's line begins with. A JSON text has no line breaks, so that no word of the command begins a
 /// line of its own, and ends with a brace, so that it goes on in no other line (systemd.syntax(7)).
 const LINE: &str = "# appfw-made-by: ";
@@ -39,6 +42,17 @@ impl Mark {
         text.lines().take(3).find_map(|line| serde_json::from_str(line.strip_prefix(LINE)?).ok())
     }
 
+    /// Whether this is the beginning of what we write, up to a mark that is not whole.
+    #[must_use]
+    pub fn has_begun(text: &str) -> bool {
+        match text.split_once('\n') {
+            None => BY.starts_with(text) || text.starts_with(BY),
+            Some((first, rest)) => {
+                first.starts_with(BY) && !rest.contains('\n') && (LINE.starts_with(rest) || rest.starts_with(LINE))
+            }
+        }
+    }
+
     /// What follows the mark in a file of ours.
     #[must_use]
     pub fn body(text: &str) -> &str {
@@ -52,10 +66,7 @@ impl Mark {
     /// None that is known: what is in a mark can be written as JSON.
     pub fn lines(&self) -> serde_json::Result<String> {
         let json = serde_json::to_string(self)?;
-        Ok(format!(
-            "# Written by appfw {}, and replaced by it: changes belong into a drop-in.\n{LINE}{json}\n",
-            self.version
-        ))
+        Ok(format!("{BY}{}, and replaced by it: changes belong into a drop-in.\n{LINE}{json}\n", self.version))
     }
 
     /// Whether another version made it, which may have made it otherwise.
@@ -79,6 +90,17 @@ mod tests {
         assert!(lines.lines().all(|line| line.starts_with('#') && !line.ends_with('\\')), "{lines}");
         assert_eq!(Mark::read(&format!("{lines}[Unit]\n")), Some(mark));
         assert_eq!(Mark::body(&format!("{lines}[Unit]\n")), "[Unit]\n");
+    }
+
+    #[test]
+    fn the_beginning_of_a_file_of_ours_is_told_from_what_others_wrote() {
+        let lines = Mark::new(&["confine".to_owned(), "a.service".to_owned()]).lines().unwrap();
+        for end in 0..lines.len() {
+            assert!(Mark::has_begun(&lines[..end]), "{:?}", &lines[..end]);
+        }
+        for text in ["half", "\n", "# Written by me", "[Unit]\n", "# Written by appfw 0.1.0\n[Service]", &lines] {
+            assert!(!Mark::has_begun(text), "{text:?}");
+        }
     }
 
     #[test]

@@ -38,6 +38,8 @@ pub struct Change {
     pub after: Option<String>,
     /// The permissions of what shall stand there.
     mode: u32,
+    /// Whether its directory was made for what stands there now, and goes with it.
+    made_directory: bool,
 }
 
 impl Change {
@@ -106,7 +108,8 @@ pub fn changes(wanted: &[Wanted], command: &[String]) -> Result<Vec<Change>> {
         };
         let mark = Mark { made_directory, ..Mark::new(command) };
         let lines = mark.lines().with_context(|| format!("cannot mark {}", path.display()))?;
-        Ok(Change { path: path.clone(), before: found.map(|(text, _)| text), after: Some(lines + text), mode: *mode })
+        let before = found.map(|(text, _)| text);
+        Ok(Change { path: path.clone(), before, after: Some(lines + text), mode: *mode, made_directory })
     };
     wanted.iter().map(change).collect()
 }
@@ -126,12 +129,36 @@ pub fn written(wanted: &[Wanted]) -> SystemTime {
 pub fn removals(paths: &[PathBuf], subject: &[String]) -> Result<Vec<Change>> {
     let removal = |path: &PathBuf| {
         let found = find(path)?.filter(|(_, mark)| Mark::subject(&mark.command) == subject);
-        Ok(found.map(|(text, _)| Change { path: path.clone(), before: Some(text), after: None, mode: 0 }))
+        Ok(found.map(|(text, mark)| gone(path.clone(), text, mark.made_directory)))
     };
     paths.iter().filter_map(|path| removal(path).transpose()).collect()
 }
 
-/// Says what is changed, and how where that is asked for; a file that wasn't there is called `new`.
+/// What has to be done for that to be gone which a writer of these files that was killed has left beside them: they
+/// carry the mark of `subject`, or were not written as far as that. It is to be done before the files themselves are
+/// removed, which have the same place on their way.
+#[must_use]
+pub fn leftovers(paths: &[PathBuf], subject: &[String]) -> Vec<Change> {
+    let left = |path: &PathBuf| {
+        let place = beside(path);
+        if let Ok(found) = find(&place) {
+            let (text, mark) = found.filter(|(_, mark)| Mark::subject(&mark.command) == subject)?;
+            return Some(gone(place, text, mark.made_directory));
+        }
+        // Of a file with a mark not even that was written, or it isn't ours.
+        let found = fs::symlink_metadata(&place).ok()?;
+        let is_own = found.is_file() && found.uid() == rustix::process::geteuid().as_raw();
+        let text = if is_own { fs::read_to_string(&place).ok()? } else { return None };
+        Mark::has_begun(&text).then(|| gone(place, text, was_left(path)))
+    };
+    paths.iter().filter_map(left).collect()
+}
+
+fn gone(path: PathBuf, text: String, made_directory: bool) -> Change {
+    Change { path, before: Some(text), after: None, mode: 0, made_directory }
+}
+
+/// Says what was changed, and how where that is asked for; a file that wasn't there is called `new`.
 pub fn tell(changes: &[Change], new: &str, say: &Say) {
     for change in changes.iter().filter(|change| !change.is_none()) {
         let what = match (&change.before, &change.after) {
@@ -173,7 +200,8 @@ pub fn apply(changes: &[Change]) -> Result<()> {
 fn was_left(path: &Path) -> bool {
     let entries = path.parent().and_then(|directory| directory.read_dir().ok());
     let names: Vec<PathBuf> = entries.into_iter().flatten().flatten().map(|entry| entry.path()).collect();
-    names == [beside(path)]
+    let is_begun = |path: &PathBuf| path.extension().is_some_and(|kind| kind == BEGUN);
+    names.contains(&beside(path)) && names.iter().all(is_begun)
 }
 
 /// Writes what is new beside what it replaces: a full disk is met before anything is changed.
@@ -209,8 +237,7 @@ fn put_in_place(changes: &[&Change], done: &mut usize) -> Result<()> {
         let Some(directory) = change.path.parent() else { continue };
         // What is in place counts; that it survives a power cut is tried.
         let _ = File::open(directory).and_then(|directory| directory.sync_all());
-        let mark = change.before.as_deref().and_then(Mark::read);
-        if change.after.is_none() && mark.is_some_and(|mark| mark.made_directory) {
+        if change.after.is_none() && change.made_directory {
             let _ = fs::remove_dir(directory);
         }
     }
@@ -244,10 +271,13 @@ fn remove_beside(change: &Change) {
     let _ = fs::remove_file(beside(&change.path));
 }
 
+/// How the names of files end that are not in their places.
+const BEGUN: &str = "appfw-new";
+
 /// Where a file is before it takes its place, and what it has replaced: no name that systemd reads.
 fn beside(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    path.with_file_name(format!(".{name}.appfw-new"))
+    path.with_file_name(format!(".{name}.{BEGUN}"))
 }
 
 /// Whether a directory is as /tmp is. It has to be, so nobody is to be told to change that.

@@ -167,3 +167,43 @@ fn what_a_killed_one_left_is_in_nobodys_way() {
     assert!(find(&place.path("a.service")).unwrap().unwrap().0.ends_with("whole\n"));
     assert!(!place.path(".a.service.appfw-new").exists());
 }
+
+#[test]
+fn what_a_killed_one_left_goes_with_the_directory_that_was_made_for_it() {
+    let place = Place::new();
+    let before = place.all();
+    let wanted = ["a.d/a.conf", "a.d/b.conf", "b.service"].map(|name| place.wanted(name, "[Unit]\n"));
+    let paths = wanted.clone().map(|wanted| wanted.path);
+    let removed = || [leftovers(&paths, &own()), removals(&paths, &own()).unwrap()].concat();
+    for end in [usize::MAX, 40, 0] {
+        // Before it was in its place, or on the way out of it.
+        place.install(&wanted).unwrap();
+        for path in &paths {
+            fs::rename(path, beside(path)).unwrap();
+            let text = fs::read_to_string(beside(path)).unwrap();
+            fs::write(beside(path), &text[..end.min(text.len())]).unwrap();
+        }
+        apply(&removed()).unwrap();
+        assert_eq!(place.all(), before);
+        // Beside what had replaced it.
+        place.install(&wanted).unwrap();
+        for path in &paths {
+            let text = fs::read_to_string(path).unwrap();
+            fs::write(beside(path), &text[..end.min(text.len())]).unwrap();
+        }
+        apply(&removed()).unwrap();
+        assert_eq!(place.all(), before);
+    }
+}
+
+#[test]
+fn what_others_put_beside_stays() {
+    let place = Place::new();
+    let paths = ["a.service", "b.service", "c.service"].map(|name| place.path(name));
+    fs::write(beside(&paths[0]), "half\n").unwrap();
+    std::os::unix::fs::symlink("/etc/passwd", beside(&paths[1])).unwrap();
+    let other = Mark::new(&["confine".to_owned(), "c.service".to_owned()]);
+    fs::write(beside(&paths[2]), other.lines().unwrap()).unwrap();
+    assert_eq!(leftovers(&paths, &own()), []);
+    assert_eq!(leftovers(&paths[2..], &other.command).len(), 1);
+}

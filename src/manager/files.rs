@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail};
 
-use super::{Kind, Manager, patiently};
+use super::{Kind, Manager, NO_SUCH_UNIT, is_named, patiently};
 
 /// Whether a unit's file is one that a manager, the system's or a user's, has written for a launch.
 #[must_use]
@@ -37,7 +37,10 @@ impl Manager<'_> {
     /// systemd refuses.
     pub async fn disable(&self, unit: &str) -> Result<()> {
         let disabled = patiently(async || self.proxy.disable_unit_files(&[unit], false).await).await;
-        disabled.map(drop).with_context(|| format!("cannot disable {unit}"))
+        match disabled {
+            Err(error) if is_named(&error, NO_SUCH_UNIT) => Ok(()),
+            disabled => disabled.map(drop).with_context(|| format!("cannot disable {unit}")),
+        }
     }
 
     /// Whether it is started at every boot.
@@ -69,6 +72,15 @@ impl Manager<'_> {
     /// Has it forgotten that a unit failed, if it did.
     pub async fn forget(&self, unit: &str) {
         let _ = self.proxy.reset_failed_unit(unit).await;
+    }
+
+    /// Keeps a unit from being unloaded when it is over, for as long as this connection lasts: how it ended can be read.
+    pub async fn hold(&self, unit: &str) {
+        const SYSTEMD: Option<&str> = Some("org.freedesktop.systemd1");
+        // A unit that isn't loaded is by that, unlike by the manager's RefUnit().
+        let call = self.bus.call_method(SYSTEMD, super::path(unit), Some(Kind::Unit.interface()), "Ref", &());
+        // Without it what is over may be gone, and counts as never started.
+        let _ = call.await;
     }
 
     /// Starts a unit anew, and waits until its main process has been executed (Type=exec).

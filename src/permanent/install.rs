@@ -2,8 +2,6 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail};
 
@@ -12,20 +10,15 @@ use super::files::{Made, all_files, differences, shown};
 use super::realm::Realm;
 use super::rendering::{Rendering, command};
 use super::settled::{Settled, kept_address, settle};
-use crate::cli::{LaunchArgs, UnitInstallArgs, UnitShowArgs};
-use crate::exit::{self, Ended};
-use crate::installed;
+use super::start::{expect_ports, start};
+use crate::cli::{LaunchArgs, UnitInstallArgs, UnitRemoveArgs, UnitShowArgs};
+use crate::filters::Programs;
+use crate::installed::{self, Mark};
 use crate::launch;
-use crate::manager::{Kind, Life, Manager, is_transient};
 use crate::name::LaunchName;
 use crate::profile;
 use crate::say::Say;
-
-/// How long the app may take from its start to its execution.
-const PATIENCE: Duration = Duration::from_secs(20);
-const PAUSE: Duration = Duration::from_millis(20);
-/// How long it must go on to be said to run: what ends at once, as for a mistake in its arguments, is to be told.
-const HOLDS: Duration = Duration::from_millis(300);
+use crate::taken;
 
 /// `appfw unit show`: the files as `install` would write them.
 ///
@@ -52,7 +45,12 @@ pub async fn install(args: &UnitInstallArgs) -> Result<()> {
     let bus = realm.connect().await?;
     let manager = realm.manager(&bus).await?;
     let name = &made.rendering.plan.name;
-    refuse_launch(&manager, name).await?;
+    let subject = Mark::subject(&made.command);
+    taken::refuse(name, subject, &realm, &manager).await?;
+    // Each start would fail by one that isn't there.
+    Programs::open(&made.rendering.plan.filters, false)?;
+    let paths: Vec<PathBuf> = all_files(name, &realm.directories).collect();
+    installed::apply(&installed::leftovers(&paths, subject))?;
     let changes = differences(&made, &realm.directories)?;
     let unit = name.app();
     let is_changed = changes.iter().any(|change| !change.is_none());
@@ -85,7 +83,9 @@ pub async fn install(args: &UnitInstallArgs) -> Result<()> {
     }
     if args.now {
         let since = installed::written(&made.files);
-        return start(&realm, &manager, &unit, since, &realm.when(), &say).await;
+        let started = start(&realm, &manager, &unit, since, &realm.when(), &say).await;
+        expect_ports(&manager, name).await?;
+        return started;
     }
     say.plain(&match (is_changed, is_new) {
         (false, false) => format!("nothing to do: {unit} is installed"),
@@ -98,13 +98,15 @@ pub async fn install(args: &UnitInstallArgs) -> Result<()> {
 ///
 /// # Errors
 /// There is no such unit of ours; systemd refuses.
-pub async fn remove(name: &str) -> Result<()> {
-    let name = LaunchName::new(name)?;
+pub async fn remove(args: &UnitRemoveArgs) -> Result<()> {
+    let name = LaunchName::new(&args.name)?;
     let realm = Realm::of_caller().await?;
     let _alone = realm.alone()?;
     let directories = &realm.directories;
     let paths: Vec<PathBuf> = all_files(&name, directories).collect();
-    let changes = installed::removals(&paths, &["unit".to_owned(), "install".to_owned(), name.to_string()])?;
+    let subject = ["unit".to_owned(), "install".to_owned(), name.to_string()];
+    let removals = installed::removals(&paths, &subject)?;
+    let changes = [installed::leftovers(&paths, &subject), removals].concat();
     let unit = name.app();
     if changes.is_empty() {
         bail!("there is no unit {name}: {} does not exist", directories.units.join(&unit).display());
@@ -122,7 +124,7 @@ pub async fn remove(name: &str) -> Result<()> {
     // What is left of a unit that failed is its name.
     manager.forget(&unit).await;
     let _ = std::fs::remove_dir_all(directories.state.join(name.to_string()));
-    let say = Say::of_appfw(false, false);
+    let say = Say::of_appfw(args.quiet, false);
     for path in drop_ins(&paths) {
         say.plain(&format!("{} is not ours, and stays", path.display()));
     }
@@ -159,105 +161,4 @@ fn make(realm: &Realm, name: &str, args: &LaunchArgs, say: &Say) -> Result<Made>
         say.warning(&warning);
     }
     Ok(made)
-}
-
-/// A launch that runs has the name: its units are PID 1's own.
-async fn refuse_launch(manager: &Manager<'_>, name: &LaunchName) -> Result<()> {
-    match manager.file_of(&name.app()).await {
-        Some(path) if is_transient(&path) => {
-            bail!("the name {name} is in use by a launch; appfw stop {name} ends it")
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Starts it, or anew what has run since before its files were `written`, and waits until the app is executed; `how` is
-/// said of what runs.
-///
-/// # Errors
-/// It did not start, or ended at once; why, if one of ours has told.
-pub async fn start(
-    realm: &Realm,
-    manager: &Manager<'_>,
-    unit: &str,
-    written: SystemTime,
-    how: &str,
-    say: &Say,
-) -> Result<()> {
-    if manager.is_active(unit).await && manager.runs_since(unit, written).await {
-        say.plain(&format!("nothing to do: {unit} is installed and runs"));
-        return Ok(());
-    }
-    let began = SystemTime::now();
-    if let Err(error) = manager.restart(unit).await {
-        return Err(refusal(realm, unit, began).unwrap_or(error));
-    }
-    let deadline = tokio::time::Instant::now() + PATIENCE;
-    let mut executed = None;
-    while tokio::time::Instant::now() < deadline {
-        let life = Life::of(&manager.properties(unit, Kind::Service).await?);
-        if let Some(ended) = life.main {
-            if ended.code() == exit::OURS
-                && let Some(error) = refusal(realm, unit, began)
-            {
-                return Err(error);
-            }
-            return ended_at_once(manager, unit, ended, how, say);
-        }
-        let processes = manager.processes(unit).await.unwrap_or_default();
-        if processes.iter().any(|(pid, _)| is_the_apps(*pid)) {
-            let since = *executed.get_or_insert_with(tokio::time::Instant::now);
-            if since.elapsed() >= HOLDS {
-                say.plain(&format!("{unit} runs, and {how}"));
-                return Ok(());
-            }
-        }
-        tokio::time::sleep(PAUSE).await;
-    }
-    bail!(
-        "{unit} was started, and did not execute its program within {} s; see: {} {unit}",
-        PATIENCE.as_secs(),
-        manager.journal()
-    )
-}
-
-/// Whether a process executes something else than ours, and than systemd before it executes that. Its command line
-/// doesn't tell: one that has just ended has none.
-fn is_the_apps(pid: u32) -> bool {
-    let program = std::fs::read_link(format!("/proc/{pid}/exe"));
-    program.is_ok_and(|program| {
-        let name = program.file_name().unwrap_or_default().to_string_lossy();
-        !["appfw", "appfw-run", "systemd", "systemd-executor"].contains(&&*name)
-    })
-}
-
-fn ended_at_once(manager: &Manager<'_>, unit: &str, ended: Ended, how: &str, say: &Say) -> Result<()> {
-    match ended.code() {
-        0 => {
-            say.plain(&format!("{unit} has run, and {how}"));
-            Ok(())
-        }
-        code => bail!("{unit} was started and ended with {code}; see: {} {unit}", manager.journal()),
-    }
-}
-
-/// Why it did not start, if one of ours has said it to the journal since. Not by the number of the start: journald looks
-/// that up, and finds none of a unit that is over by then.
-fn refusal(realm: &Realm, unit: &str, began: SystemTime) -> Option<anyhow::Error> {
-    let began = began.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_secs();
-    let of_unit = if realm.is_systems() { "--unit" } else { "--user-unit" };
-    let lines = Command::new("journalctl")
-        .args(["--sync"])
-        // Root alone may ask for it; else what was said is there a moment later.
-        .stderr(Stdio::null())
-        .status()
-        .and_then(|_| {
-            let words = ["--quiet", "--no-pager", "--output=cat", &format!("--since=@{began}"), of_unit, unit];
-            Command::new("journalctl").args(words).output()
-        })
-        .ok()?;
-    let text = String::from_utf8_lossy(&lines.stdout);
-    let ours = ["appfw ready: ", "appfw inside: ", "appfw-run: "];
-    let said = text.lines().rev().find_map(|line| ours.iter().find_map(|who| line.strip_prefix(who)));
-    said.map(|sentence| anyhow::Error::msg(sentence.to_owned()))
 }

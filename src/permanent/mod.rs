@@ -13,6 +13,7 @@ mod ready;
 mod realm;
 mod rendering;
 mod settled;
+mod start;
 mod update;
 
 use anyhow::Result;
@@ -20,13 +21,13 @@ use anyhow::Result;
 use crate::cli::UnitCommand;
 use crate::manager::block_on;
 
-pub use files::shown;
-pub use install::start;
+pub use files::{all_files, shown};
 pub use order::{Outside, Standing};
 pub use ready::ready;
 pub use realm::Realm;
 pub use rendering::{Directories, Rendering, command};
 pub use settled::{Settled, free_address, kept_address, settle};
+pub use start::{expect_ports, restart, start};
 
 /// `appfw unit …`.
 ///
@@ -36,7 +37,7 @@ pub fn run(command: UnitCommand) -> Result<()> {
     match command {
         UnitCommand::Show(args) => block_on(install::show(&args)),
         UnitCommand::Install(args) => block_on(install::install(&args)),
-        UnitCommand::Remove(args) => block_on(install::remove(&args.name)),
+        UnitCommand::Remove(args) => block_on(install::remove(&args)),
         UnitCommand::Update(args) => block_on(update::update(&args)),
         UnitCommand::List(args) => block_on(list::list(&args)),
     }

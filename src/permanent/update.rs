@@ -3,10 +3,10 @@
 use anyhow::{Context, Result, bail};
 
 use super::files::{Made, all_units, differences};
-use super::install::start;
 use super::realm::Realm;
+use super::start::start;
 use crate::cli::UnitUpdateArgs;
-use crate::installed::{self, Wanted};
+use crate::installed::{self, Mark, Wanted};
 use crate::manager::Manager;
 use crate::name::LaunchName;
 use crate::say::Say;
@@ -14,7 +14,7 @@ use crate::say::Say;
 /// Renders the unit, or all, by their marks again.
 ///
 /// # Errors
-/// There is no such unit; one of them cannot be made any more: those before it are done.
+/// There is no such unit; or some cannot be made any more, or don't start: all others are done, and these are named.
 pub async fn update(args: &UnitUpdateArgs) -> Result<()> {
     let say = Say::of_appfw(false, args.verbose);
     let realm = Realm::of_caller().await?;
@@ -30,35 +30,48 @@ pub async fn update(args: &UnitUpdateArgs) -> Result<()> {
     }
     let bus = realm.connect().await?;
     let manager = realm.manager(&bus).await?;
-    let mut changed = Vec::new();
+    let mut due = Vec::new();
+    let mut failures = Vec::new();
     for (name, mark) in units {
-        let failed = || format!("the unit {name} cannot be made again");
-        let made = Made::again(&mark, &realm).with_context(failed)?;
-        let changes = differences(&made, &realm.directories)?;
         let unit = name.app();
-        if changes.iter().any(|change| !change.is_none()) {
-            installed::apply(&changes)?;
-            installed::tell(&changes, "written", &say);
-            changed.push((unit, made.files));
-        } else if manager.needs_reload(&unit).await || args.now && is_older(&manager, &unit, &made.files).await {
-            changed.push((unit, made.files));
+        match again(&name, &mark, &realm, &say) {
+            Ok((files, is_changed)) => {
+                let is_due = is_changed || manager.needs_reload(&unit).await;
+                if is_due || args.now && is_older(&manager, &unit, &files).await {
+                    due.push((unit, files));
+                }
+            }
+            Err(error) => failures.push(format!("{error:#}")),
         }
     }
-    if changed.is_empty() {
+    if !due.is_empty() {
+        manager.reload().await?;
+    } else if failures.is_empty() {
         say.plain("nothing to do: all is as it would be written");
-        return Ok(());
     }
-    manager.reload().await?;
-    for (unit, files) in changed {
+    for (unit, files) in due {
         match (manager.is_active(&unit).await, args.now) {
-            (true, true) => start(&realm, &manager, &unit, installed::written(&files), &realm.when(), &say).await?,
+            (true, true) => {
+                let started = start(&realm, &manager, &unit, installed::written(&files), &realm.when(), &say).await;
+                failures.extend(started.err().map(|error| format!("{error:#}")));
+            }
             (true, false) => {
                 say.plain(&format!("{unit} runs as before: {} restart {unit} applies it", realm.systemctl()))
             }
             (false, _) => {}
         }
     }
-    Ok(())
+    if failures.is_empty() { Ok(()) } else { bail!("{}", failures.join("; ")) }
+}
+
+/// Writes one again: its files, and whether any has changed.
+fn again(name: &LaunchName, mark: &Mark, realm: &Realm, say: &Say) -> Result<(Vec<Wanted>, bool)> {
+    let failed = || format!("the unit {name} cannot be made again");
+    let made = Made::again(mark, realm).with_context(failed)?;
+    let changes = differences(&made, &realm.directories).with_context(failed)?;
+    installed::apply(&changes).with_context(failed)?;
+    installed::tell(&changes, "written", say);
+    Ok((made.files, changes.iter().any(|change| !change.is_none())))
 }
 
 /// Whether what runs was started before its files were written.

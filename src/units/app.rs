@@ -15,6 +15,10 @@ use crate::plan::{Plan, Stdio, Supervisor};
 /// for the app as long as it takes before they stop the unit.
 const STOP_TIMEOUT: Duration = Duration::from_millis(1000);
 
+/// How long a unit that lasts rests after a failure: five starts within ten seconds are systemd's limit
+/// (DefaultStartLimitBurst=), at which it gives up.
+const RESTART: Duration = Duration::from_secs(5);
+
 /// The units of this host's Tor, as Debian calls them: the first stands for all of its instances.
 pub(crate) const TOR: [&str; 2] = ["tor.service", "tor@default.service"];
 
@@ -106,6 +110,7 @@ pub(super) fn unit(plan: &Plan, host: &Host, places: &Places) -> Unit {
 /// What no launcher starts, or starts again.
 pub(super) fn lasts(unit: &mut Unit, plan: &Plan) {
     unit.kind("Restart", word("on-failure"));
+    unit.kind("RestartSec", Value::Span(RESTART));
     // What keeps the app from running does not go away by another try.
     unit.kind("RestartPreventExitStatus", Value::ExitCode(exit::OURS));
     let target = match plan.supervisor {

@@ -1,0 +1,177 @@
+//! Starting what is written, and how that went.
+
+use std::process::{Command, Stdio};
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Result, anyhow, bail};
+use tokio::time::{Instant, sleep};
+use zbus::zvariant::{Array, Value};
+
+use super::realm::Realm;
+use crate::exit::{self, Ended};
+use crate::manager::{Kind, Life, Manager, Properties};
+use crate::name::LaunchName;
+use crate::say::Say;
+
+/// How long the app may take from its start to its execution.
+const PATIENCE: Duration = Duration::from_secs(20);
+const PAUSE: Duration = Duration::from_millis(20);
+/// How long it must go on to be said to run: what ends at once, as for a mistake in its arguments, is to be told.
+const HOLDS: Duration = Duration::from_millis(300);
+
+/// Starts it, or anew what has run since before its files were `written`, and waits until the app is executed; `how` is
+/// said of what runs.
+///
+/// # Errors
+/// It did not start, or ended at once; why, if one of ours has told.
+pub async fn start(
+    realm: &Realm,
+    manager: &Manager<'_>,
+    unit: &str,
+    written: SystemTime,
+    how: &str,
+    say: &Say,
+) -> Result<()> {
+    if manager.is_active(unit).await && manager.runs_since(unit, written).await {
+        say.plain(&format!("nothing to do: {unit} is installed and runs"));
+        return Ok(());
+    }
+    manager.hold(unit).await;
+    let began = SystemTime::now();
+    if let Err(error) = manager.restart(unit).await {
+        return Err(refusal(realm, unit, began).unwrap_or(error));
+    }
+    let deadline = Instant::now() + PATIENCE;
+    let mut executed = None;
+    while Instant::now() < deadline {
+        let held = manager.properties(unit, Kind::Service).await?;
+        if let Some(ended) = Life::of(&held).main {
+            if ended.code() == exit::OURS
+                && let Some(error) = refusal(realm, unit, began)
+            {
+                return Err(error);
+            }
+            if result(&held) != SUCCESS {
+                return Err(ended_at_once(manager, unit, Some(ended), result(&held)));
+            }
+            say.plain(&format!("{unit} has run, and {how}"));
+            return Ok(());
+        }
+        let processes = manager.processes(unit).await.unwrap_or_default();
+        if processes.iter().any(|(pid, _)| is_the_apps(*pid)) {
+            let since = *executed.get_or_insert_with(Instant::now);
+            if since.elapsed() >= HOLDS {
+                say.plain(&format!("{unit} runs, and {how}"));
+                return Ok(());
+            }
+        }
+        sleep(PAUSE).await;
+    }
+    bail!(
+        "{unit} was started, and did not execute its program within {} s; see: {} {unit}",
+        PATIENCE.as_secs(),
+        manager.journal()
+    )
+}
+
+/// Whether a process executes something else than ours, and than systemd before it executes that. Its command line
+/// doesn't tell: one that has just ended has none.
+fn is_the_apps(pid: u32) -> bool {
+    let program = std::fs::read_link(format!("/proc/{pid}/exe"));
+    program.is_ok_and(|program| {
+        let name = program.file_name().unwrap_or_default().to_string_lossy();
+        !["appfw", "appfw-run", "systemd", "systemd-executor"].contains(&&*name)
+    })
+}
+
+/// Starts a service of another's making anew. That is over when its wall is proven, before its main process; how this
+/// goes on is looked at for a moment.
+///
+/// # Errors
+/// It did not start, or failed at once; why, if one of ours has told.
+pub async fn restart(realm: &Realm, manager: &Manager<'_>, service: &str, say: &Say) -> Result<()> {
+    manager.hold(service).await;
+    let began = SystemTime::now();
+    if let Err(error) = manager.restart(service).await {
+        // What is said of one that starts all the same is no reason.
+        let refused = refusal(realm, service, began).filter(|said| said.to_string().contains("was not started"));
+        return Err(refused.unwrap_or(error));
+    }
+    let started = Instant::now();
+    while started.elapsed() < HOLDS {
+        let held = manager.properties(service, Kind::Service).await?;
+        match result(&held) {
+            SUCCESS => sleep(PAUSE).await,
+            "exec-condition" => {
+                say.plain(&format!("{service} was not started, as its own conditions say (ExecCondition=)"));
+                return Ok(());
+            }
+            result => return Err(ended_at_once(manager, service, Life::of(&held).main, result)),
+        }
+    }
+    let how = if manager.is_active(service).await { "runs" } else { "has run" };
+    say.plain(&format!("{service} {how}, and is behind its wall"));
+    Ok(())
+}
+
+/// How a service's `Result=` calls that it is well, or was to its end; exit codes that are none of a failure are so.
+const SUCCESS: &str = "success";
+
+fn result(service: &Properties) -> &str {
+    service.get("Result").and_then(|result| <&str>::try_from(result).ok()).unwrap_or(SUCCESS)
+}
+
+fn ended_at_once(manager: &Manager<'_>, unit: &str, ended: Option<Ended>, result: &str) -> anyhow::Error {
+    let how = ended.map_or_else(|| format!("failed ({result})"), |ended| format!("ended with {}", ended.code()));
+    anyhow!("{unit} was started and {how}; see: {} {unit}", manager.journal())
+}
+
+/// The host's side of published ports listens, if what is called so has one; who needs it would start without.
+///
+/// # Errors
+/// It doesn't: names its ports.
+pub async fn expect_ports(manager: &Manager<'_>, name: &LaunchName) -> Result<()> {
+    let socket = name.publisher_socket();
+    if manager.property(&socket, Kind::Unit, "ActiveState").await.is_ok_and(|state| *state == Value::from("failed")) {
+        let ports = manager.property(&socket, Kind::Socket, "Listen").await;
+        let ports = ports.ok().and_then(|ports| Array::try_from(ports).ok()).map(|ports| listed(&ports));
+        bail!(
+            "{socket} cannot listen at {}, most likely as another process does (ss -ltnp); see: {} {socket}",
+            ports.unwrap_or_default(),
+            manager.journal()
+        );
+    }
+    Ok(())
+}
+
+/// The addresses of a socket unit's `Listen=`: pairs of a type and an address.
+fn listed(listen: &Array<'_>) -> String {
+    let address = |pair: &Value<'_>| match pair {
+        Value::Structure(pair) => {
+            pair.fields().get(1).and_then(|address| <&str>::try_from(address).ok()).map(str::to_owned)
+        }
+        _ => None,
+    };
+    listen.inner().iter().filter_map(address).collect::<Vec<_>>().join(", ")
+}
+
+/// Why it did not start, if one of ours has said it to the journal since. Not by the number of the start: journald looks
+/// that up, and finds none of a unit that is over by then.
+fn refusal(realm: &Realm, unit: &str, began: SystemTime) -> Option<anyhow::Error> {
+    let began = began.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_secs();
+    let of_unit = if realm.is_systems() { "--unit" } else { "--user-unit" };
+    let lines = Command::new("journalctl")
+        .args(["--sync"])
+        // Root alone may ask for it; else what was said is there a moment later.
+        .stderr(Stdio::null())
+        .status()
+        .and_then(|_| {
+            let words = ["--quiet", "--no-pager", "--output=cat", &format!("--since=@{began}"), of_unit, unit];
+            Command::new("journalctl").args(words).output()
+        })
+        .ok()?;
+    let text = String::from_utf8_lossy(&lines.stdout);
+    let ours = ["appfw ready: ", "appfw inside: ", "appfw-run: "];
+    let said = text.lines().rev().find_map(|line| ours.iter().find_map(|who| line.strip_prefix(who)));
+    said.map(|sentence| anyhow::Error::msg(sentence.to_owned()))
+}
