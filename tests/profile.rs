@@ -460,7 +460,7 @@ fn what_is_the_machines_is_judged_as_roots_too_but_what_is_for_every_program_as_
     assert!(check(&[]).is_err());
     of_machine("profiles/resolver.toml", "");
     let config = of_machine("config.toml", "deny = \"8.8.8.8\"");
-    assert!(check(&[]).is_err() && check(&[config.clone()]).is_err());
+    assert!(check(&[]).is_err() && check(std::slice::from_ref(&config)).is_err());
     let mut host = machine.host();
     (host.caller.uid, host.booted) = (0, true);
     let of_root = manage::answer(&ProfileCommand::Check { files: Vec::new() }, machine.root.path(), host);
