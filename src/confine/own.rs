@@ -2,10 +2,13 @@
 //! each start. The user's systemd has no part in that (facts: docs/services.md), so that none of a service's other
 //! commands could be behind it.
 
+mod hardened;
+
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, anyhow, bail};
 
+use self::hardened::Needs;
 use super::exec::Exec;
 use super::install::{chosen, print, read_anew, real_name, refuse_listeners};
 use super::refuse::{self, full_name};
@@ -49,7 +52,7 @@ pub(super) async fn confine(
     realm.expect_own_program()?;
     let bus = realm.connect().await?;
     let manager = realm.manager(&bus).await?;
-    let service = read_anew(&manager, &full_name(word)?, options.dry_run).await?;
+    let service = read_anew(&manager, &full_name(word).map_err(of_users)?, options.dry_run).await?;
     if service.load_state == "not-found" {
         bail!(
             "{} has no service {} of their own; services of the system are root's to confine: sudo appfw confine …",
@@ -57,7 +60,7 @@ pub(super) async fn confine(
             service.name
         );
     }
-    refuse::refuse_missing(&service)?;
+    refuse::refuse_missing(&service).map_err(of_users)?;
     refuse_kind(&service)?;
     let name = name_of(&service.name)?;
     let own = own_command(&service, &name)?;
@@ -68,7 +71,10 @@ pub(super) async fn confine(
         settle(&name.to_string(), &asked, None, &realm.host, &realm.directories, say)?;
     let host = realm.host.clone().for_units();
     let rendering = Rendering::new(&name.to_string(), &args, via, &host, &realm.directories)?;
-    refuse::refuse(&service, &rendering.plan.buses, &realm.host.appfw)?;
+    refuse::refuse(&service, &rendering.plan.buses, &realm.host.appfw).map_err(of_users)?;
+    let launcher = launcher_of(&rendering);
+    let held = manager.properties(&service.name, Kind::Service).await?;
+    hardened::refuse(&service, &held, &needs(realm, &launcher))?;
     applied.openings(&args, &rendering.plan).iter().for_each(|opening| say.plain(opening));
     if let Some(warning) = rendering.plan.warning().or_else(|| rendering.plan.buses.warning().map(str::to_owned)) {
         say.warning(&warning);
@@ -77,7 +83,7 @@ pub(super) async fn confine(
     if args.publish.is_empty() {
         refuse_listeners(&manager, &service, &drop_in, say).await?;
     }
-    let text = text(&launcher_of(&rendering), &own);
+    let text = text(&launcher, &own);
     let has_secret = credential.is_some() || rendering.plan.via.has_secret() && rendering.places.credential == secret;
     let wanted: Vec<Wanted> =
         credential.into_iter().chain([Wanted { path: drop_in.clone(), text, mode: 0o644 }]).collect();
@@ -127,7 +133,7 @@ pub(super) async fn confine(
 /// # Errors
 /// Something of it could not be removed.
 pub(super) async fn unconfine(realm: &Realm, args: &UnconfineArgs, say: &Say) -> Result<()> {
-    let services = chosen(args, realm)?;
+    let services = chosen(args, realm).map_err(of_users)?;
     let bus = realm.connect().await?;
     let manager = realm.manager(&bus).await?;
     for service in &services {
@@ -168,6 +174,11 @@ pub(super) async fn is_behind(manager: &Manager<'_>, service: &str) -> bool {
     let processes = manager.processes(service).await.unwrap_or_default();
     let program = |pid: u32| std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
     processes.iter().any(|(pid, _)| program(*pid).file_name().is_some_and(|name| name == "appfw-run"))
+}
+
+/// A sentence about services of the system, as it is for a user's own.
+fn of_users(error: anyhow::Error) -> anyhow::Error {
+    anyhow!(format!("{error:#}").replace("systemctl ", "systemctl --user "))
 }
 
 /// # Errors
@@ -249,6 +260,15 @@ fn launcher_of(rendering: &Rendering) -> Vec<String> {
     };
     let end = command.iter().position(|word| word == "--").unwrap_or(command.len());
     command[..end].iter().cloned().chain(["--".to_owned()]).collect()
+}
+
+/// The files that it uses at each start.
+fn needs(realm: &Realm, launcher: &[String]) -> Needs {
+    let ways = launcher.iter().filter_map(|word| word.strip_prefix("--via=@"));
+    Needs {
+        runtime: realm.host.user_bus.as_deref().and_then(Path::parent).map(Path::to_owned),
+        files: launcher.iter().take(1).map(String::as_str).chain(ways).map(PathBuf::from).collect(),
+    }
 }
 
 fn text(launcher: &[String], own: &Exec) -> String {

@@ -156,7 +156,7 @@ def test_what_runs_by_older_files_is_started_again_and_what_does_not_start_is_to
         words = ["confine", name, f"--via={SOCKS}", "--only=web.test", "--now"]
         assert "runs, and is behind its wall" in of_bob(lab, *words)
         assert "nothing to do" in of_bob(lab, *words)
-    with service(lab, "simple", "RestrictNamespaces=yes\n", start=False) as name:
+    with service(lab, "simple", "LimitNOFILE=10\n", start=False) as name:
         told = of_bob(lab, "confine", name, f"--via={SOCKS}", "--now", code=OURS)
         assert f"appfw unconfine {name} takes its wall away" in told
 
@@ -195,7 +195,59 @@ REFUSED = {
     "the system's": ({}, ["--system"], "sudo appfw confine"),
     "an option of the unit's": ({}, ["--workdir=/"], "--workdir"),
     "a command": ({}, ["--", "curl"], "takes one service"),
+    "it is in a slice of ours": ({"more": "Slice=appfw.slice\n"}, [], "a unit of appfw's own"),
 }
+
+# What the launcher could not build its wall by, and what to write instead.
+HARDENED = {
+    "SystemCallFilter=@system-service": "SystemCallFilter=mount open_tree move_mount",
+    "SystemCallFilter=~@mount": "SystemCallFilter=mount open_tree move_mount",
+    "SystemCallFilter=~@privileged @mount": "SystemCallFilter=mount open_tree move_mount capset",
+    "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6": "RestrictAddressFamilies=AF_NETLINK",
+    "RestrictAddressFamilies=~AF_NETLINK": "RestrictAddressFamilies=AF_NETLINK",
+    "RestrictNamespaces=yes": "RestrictNamespaces=user pid net ipc mnt",
+    "RestrictNamespaces=~ipc": "RestrictNamespaces=ipc",
+    "ProtectKernelTunables=yes": "ProtectKernelTunables=no",
+    "ProtectKernelLogs=yes": "ProtectKernelLogs=no",
+    "ProtectHome=read-only": "ProtectHome=no",
+    "ReadOnlyPaths=/": "ReadWritePaths=/run/user/",
+    "UMask=0777": "UMask=0077",
+    "RuntimeDirectory=mine": "RuntimeDirectory=",
+    "SetCredential=a:b": "SetCredential=",
+}
+
+
+@pytest.mark.parametrize("setting", HARDENED)
+def test_what_would_keep_a_users_service_from_its_wall_is_refused_by_name_and_starts_without(lab, world, setting):
+    with service(lab, "simple", f"{setting}\n", start=False) as name, world.watch() as w:
+        before = tree(lab)
+        told = of_bob(lab, "confine", name, f"--via={SOCKS}", code=OURS)
+        assert setting.partition("=")[0] in told and len(told.splitlines()) == 1, told
+        assert tree(lab) == before
+        # As it says.
+        edit, instead = f"systemctl --user edit {name}, and write ", HARDENED[setting]
+        assert f"{edit}{instead}" in told, told
+        written = told.partition(edit)[2].partition(" below")[0]
+        drop_in = f"{name}.d/override.conf"
+        lab.run(["mkdir", "-p", f"{UNITS}/{name}.d"], user="bob", check=True)
+        write(lab, drop_in, f"[Service]\n{written}\n")
+        try:
+            of_bob(lab, "confine", name, f"--via={SOCKS}", "--now")
+            is_confined(next_start(lab, name, 0))
+        finally:
+            lab.path(f"{UNITS}/{drop_in}").unlink()
+    assert {packet["dst"] for packet in w.foreign()} <= {UPSTREAM}
+
+
+def test_a_hardened_service_of_a_users_keeps_what_is_not_in_the_way(lab, world):
+    kept = ["NoNewPrivileges=yes", "SystemCallFilter=@system-service @mount", "RestrictNamespaces=~cgroup",
+            "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK", "ProtectSystem=strict", "UMask=0077",
+            "ProtectControlGroups=yes", "PrivateTmp=yes", "LockPersonality=yes", "RestrictRealtime=yes",
+            "StateDirectory=mine", "ReadOnlyPaths=/srv"]
+    with service(lab, "simple", "\n".join(kept) + "\n", start=False) as name, world.watch() as w:
+        of_bob(lab, "confine", name, f"--via={SOCKS}", "--now")
+        is_confined(next_start(lab, name, 0))
+    assert {packet["dst"] for packet in w.foreign()} <= {UPSTREAM}
 
 
 @pytest.mark.parametrize("why", REFUSED)
@@ -209,6 +261,10 @@ def test_what_cannot_be_confined_is_refused_and_nothing_written(lab, why):
         told = of_bob(lab, "confine", name, f"--via={SOCKS}", *words, code=OURS)
         assert phrase in told and len(told.splitlines()) == 1, told
         assert tree(lab) == before
+
+
+def test_who_asks_for_a_users_service_is_sent_to_that_users_systemd(lab):
+    assert "; systemctl --user list-units" in of_bob(lab, "confine", "a b", "--via=direct", code=OURS)
 
 
 def test_what_is_not_ours_stays_as_it_is(lab):

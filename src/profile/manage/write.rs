@@ -16,6 +16,7 @@ use super::super::{Places, Sheet, Source, Value, is_profile_name, keys, shipped}
 use super::check;
 use crate::cli::{Given, LaunchArgs};
 use crate::host::Host;
+use crate::via::Via;
 use crate::{exit, installed, say};
 
 /// Has the user change a profile, and says what is wrong with it then.
@@ -57,6 +58,11 @@ fn open_editor(path: &Path, host: &Host) -> Result<()> {
     script.push(" \"$@\"");
     let status = Command::new("/bin/sh").arg("-c").arg(script).arg("appfw").arg(path).status();
     let status = status.context("cannot run the editor: set VISUAL or EDITOR")?;
+    ensure!(
+        status.code() != Some(exit::NOT_FOUND.into()),
+        "there is no editor {} here: set VISUAL or EDITOR to one",
+        editor.display()
+    );
     ensure!(status.success(), "{} ended with {}", editor.display(), exit::Ended::from(status).code());
     Ok(())
 }
@@ -71,7 +77,27 @@ pub(super) fn new(name: &str, options: &[OsString], places: &Places, host: &Host
         bail!("{}", mistake.sentence);
     }
     create(&path, &text, host)?;
+    for sentence in remarks(name, &sheet, places) {
+        say::complaint("appfw", sentence);
+    }
     Ok(format!("{}\n", path.display()))
+}
+
+/// What one may not have meant by a new profile.
+fn remarks(name: &str, sheet: &Sheet, places: &Places) -> Vec<&'static str> {
+    let entry = |key: &str| sheet.entries.get(key).map(|entry| &entry.value);
+    let has_secret = match entry("via") {
+        Some(Value::Words(specs)) => Via::parse(specs).is_ok_and(|via| via.has_secret()),
+        _ => false,
+    };
+    let is_found = places.profile(name).iter().any(|sheet| sheet.entries.contains_key("commands"));
+    let password = "warning: a password in --via is seen by everyone in the process list; keep the spec in a file of mode 0600 and write --via @FILE";
+    let commands = "it is for no command, and --profile alone finds it: --command says which one it is for";
+    [(has_secret, password), (!is_found, commands)]
+        .into_iter()
+        .filter(|(is_so, _)| *is_so)
+        .map(|(_, said)| said)
+        .collect()
 }
 
 fn text(options: &[OsString]) -> Result<String> {
