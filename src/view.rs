@@ -119,7 +119,9 @@ const SESSIONS: [&str; 5] = ["/tmp/ssh-", "/tmp/tmux-", "/tmp/emacs", "/tmp/dbus
 const COPIED: [&str; 2] = ["/etc/ssh/ssh_config.d", "/etc/crypto-policies/back-ends"];
 
 /// Where files become commands that root runs outside the wall.
-const READ_ONLY_FOR_ROOT: [&str; 13] = [
+const READ_ONLY_FOR_ROOT: [&str; 14] = [
+    // What every launch reads.
+    "/etc/appfw",
     "/etc/systemd",
     "/usr/lib/systemd",
     "/usr/local/lib/systemd",
@@ -220,7 +222,8 @@ impl View {
             && !user.is_root()
         {
             let configurations = configurations(host, &user.home);
-            view.hidden.extend(configurations.iter().map(|directory| directory.with_file_name("credstore")));
+            let stores = configurations.iter().map(|directory| directory.with_file_name("credstore"));
+            view.hidden.extend(stores.filter(|store| *store != user.home.join(CREDENTIAL_STORE)));
             view.made.extend(configurations);
         }
         if plan.buses == Buses::System {

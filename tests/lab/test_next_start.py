@@ -19,7 +19,8 @@ WAY = f"socks5h://{':'.join(PASSWORD)}@{UPSTREAM}:1081"
 TRICKS = """
 cd
 ( mv .config .c2; mv .config/appfw .config/a2; mv dotfiles d2; mv dotfiles/appfw dotfiles/a2
-  mv ways w2; mv dotfiles/config.toml dotfiles/other; rm -f .config/appfw .config/proxy ways/proxy .config/credstore/proxy
+  mv ways w2; mv dotfiles/config.toml dotfiles/other
+  rm -f .config/appfw .config/proxy ways/proxy .config/credstore/proxy
   rmdir .config/appfw; ln -sfn /tmp .config/appfw; mv .config/credstore .config/cs2
   mkdir -p .config/appfw/credentials .config/credstore ways
   for file in .config/appfw/credentials/{name} .config/proxy ways/proxy .config/credstore/proxy
@@ -35,7 +36,8 @@ ORDINARY = """
 set -e
 cd; rm -rf .config/third file2 directory2
 mkdir .config/other; echo x >.config/other/file; mv .config/other .config/third; echo x >.config/third/file
-echo x >.config/file; mv .config/file .config/third/; echo x >file; mv file file2; mkdir directory; mv directory directory2
+echo x >.config/file; mv .config/file .config/third/
+echo x >file; mv file file2; mkdir directory; mv directory directory2
 ln file2 directory2/file3; mv file2 .config/third/; rm -r .config/third directory2
 """
 CONFIGURATIONS = ["absent", "there", "a link", "a file that is a link", "below a link"]
@@ -56,7 +58,7 @@ def configuration(lab, how):
         "absent": "true",
         "there": f"mkdir .config/appfw; echo '{text}' >.config/appfw/config.toml",
         "a link": f"echo '{text}' >dotfiles/appfw/config.toml; ln -s ../dotfiles/appfw .config/appfw",
-        "a file that is a link": f"mkdir .config/appfw; echo '{text}' >dotfiles/config.toml; chmod 600 dotfiles/config.toml;"
+        "a file that is a link": f"mkdir .config/appfw; echo '{text}' >dotfiles/config.toml; chmod 600 dotfiles/*.toml;"
                                  "ln -s ../../dotfiles/config.toml .config/appfw/",
         "below a link": f"mv .config dotfiles/conf; ln -s dotfiles/conf .config; mkdir .config/appfw;"
                         f"echo '{text}' >.config/appfw/config.toml",
@@ -139,7 +141,8 @@ def test_each_file_of_a_chain_and_a_credential_are_hidden(lab, world, manager):
     name = unique("chain")
     with configuration(lab, "absent"):
         vias = [f"--via={way_in_a_file(lab, f'{HOME}/ways/{which}')}" for which in ("first", "second")]
-        command = [script(lab, unique("greps"), f"#!/bin/sh\ngrep -rs {PASSWORD[1]} ~/ways\necho that is all; sleep 60\n")]
+        greps = f"#!/bin/sh\ngrep -rs {PASSWORD[1]} ~/ways\necho that is all; sleep 60\n"
+        command = [script(lab, unique("greps"), greps)]
         with installed(lab, *vias, name=name, command=command):
             wait_until(lambda: "that is all" in journal(lab, name), 20, "its end")
             assert PASSWORD[1] not in journal(lab, name)
@@ -173,6 +176,7 @@ def test_somebody_elses_launch_makes_nothing_in_his_home_and_replaces_nothing(la
 @pytest.mark.parametrize("manager", ["--system", "--standalone"])
 def test_roots_program_moves_no_way_out_away(lab, manager):
     lab.run(["mkdir", "-p", "/etc/appfw/credentials"], check=True)
-    done = run(lab, manager, "--via=none", "mv", "/etc/appfw", "/etc/a2")
+    done = run(lab, manager, "--via=none", "sh", "-c", "touch /etc/appfw/config.toml; mv /etc/appfw /etc/a2")
     lab.run(["sh", "-c", "[ ! -e /etc/a2 ] || mv /etc/a2 /etc/appfw"], check=True)
-    assert b"busy" in done.stderr, done
+    assert b"Read-only" in done.stderr and b"busy" in done.stderr, done
+    assert not lab.path("/etc/appfw/config.toml").exists()
