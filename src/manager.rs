@@ -330,12 +330,6 @@ impl<'a> Manager<'a> {
         }
     }
 
-    /// Whether a unit runs, or is about to.
-    pub async fn is_active(&self, unit: &str) -> bool {
-        let state = self.property(unit, Kind::Unit, "ActiveState").await;
-        state.is_ok_and(|state| !["inactive", "failed"].iter().any(|over| *state == Value::from(*over)))
-    }
-
     /// Takes back what is left of a launch: the app, if it runs still, then the socket, with which
     /// the forwarder goes. What is gone already is no failure.
     pub async fn take_back(&self, units: &Units, app_is_over: bool) {

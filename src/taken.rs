@@ -40,7 +40,8 @@ pub async fn refuse(name: &LaunchName, subject: &[String], realm: &Realm, manage
 /// # Errors
 /// One has the name of a unit that lasts: names its file, and who made that.
 pub async fn refuse_launch(name: &LaunchName, units: &Units, manager: &Manager<'_>) -> Result<()> {
-    for unit in units.iter() {
+    // The app says most; where it has no file, what serves it may.
+    for unit in std::iter::once(&units.app).chain(units.iter()) {
         if let Some(file) = manager.file_of(&unit.name).await.filter(|file| !is_transient(file)) {
             let by = made(&file).map(|command| format!(", which `appfw {}` made", command.join(" ")));
             let by = by.unwrap_or_default();

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail};
+use zbus::zvariant::Value;
 
 use super::{Kind, Manager, NO_SUCH_UNIT, is_named, patiently};
 
@@ -53,6 +54,12 @@ impl Manager<'_> {
     pub async fn file_of(&self, unit: &str) -> Option<PathBuf> {
         let path = self.property(unit, Kind::Unit, "FragmentPath").await.ok()?;
         <&str>::try_from(&path).ok().filter(|path| !path.is_empty()).map(PathBuf::from)
+    }
+
+    /// Whether a unit runs, or is about to.
+    pub async fn is_active(&self, unit: &str) -> bool {
+        let state = self.property(unit, Kind::Unit, "ActiveState").await;
+        state.is_ok_and(|state| !["inactive", "failed"].iter().any(|over| *state == Value::from(*over)))
     }
 
     /// Whether its files have changed since they were read.

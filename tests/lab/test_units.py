@@ -190,8 +190,8 @@ def test_this_systemd_understands_every_unit(lab):
 def test_a_unit_holds_what_a_launch_of_the_same_plan_holds(lab):
     """Property by property, of units that run."""
     differ = {  # no launcher that waits and reports, and a name of its own
-        "app": {"ExecStart", "ExecStartPre", "Restart", "RestartUSec", "RestartPreventExitStatus", "TimeoutStopUSec",
-                "TimeoutAbortUSec", "CollectMode"},
+        "app": {"ExecStart", "ExecStartPre", "Restart", "RestartUSec", "RestartUSecNext", "RestartPreventExitStatus",
+                "TimeoutStopUSec", "TimeoutAbortUSec", "CollectMode"},
         "-forward.service": {"ExecStart", "BindPaths", "CollectMode", "User", "Group"},
         "-forward.socket": {"CollectMode", "RuntimeDirectory", "RuntimeDirectorySymlink", "StartLimitIntervalUSec"},
     }

@@ -49,12 +49,13 @@ def test_a_start_that_its_own_condition_forbids_is_no_failure(lab):
 
 
 def test_a_users_service_that_has_run_well_is_no_failure(lab):
+    of_bob = test_user_confine.of_bob
     with test_user_confine.service(lab, command="/bin/true", start=False) as name:
         began = time.monotonic()
-        assert "has run, and is behind its wall" in test_user_confine.of_bob(lab, "confine", name, f"--via={SOCKS}", "--now")
+        assert "has run, and is behind its wall" in of_bob(lab, "confine", name, f"--via={SOCKS}", "--now")
         assert time.monotonic() - began < 10
     with test_user_confine.service(lab, command='/bin/sh -c "exit 7"', start=False) as name:
-        said = test_user_confine.of_bob(lab, "confine", name, f"--via={SOCKS}", "--now", code=OURS)
+        said = of_bob(lab, "confine", name, f"--via={SOCKS}", "--now", code=OURS)
         assert "ended with 7" in said, said
 
 
@@ -136,8 +137,9 @@ def test_a_name_that_is_too_long_is_the_services(lab):
 def test_an_update_goes_on_after_a_unit_that_cannot_be_made(lab):
     way = secret_file(lab, SECRET)
     with contextlib.ExitStack() as stack:
-        names = [stack.enter_context(installed(lab, f"--via={via}", name=unique(stem), now=False, command=["/bin/sleep", "9"]))
+        units = [installed(lab, f"--via={via}", name=unique(stem), now=False, command=["/bin/sleep", "9"])
                  for stem, via in [("aaa", SOCKS), ("bbb", way), ("ccc", SOCKS)]]
+        names = [stack.enter_context(one) for one in units]
         files = [lab.path(f"{UNITS}/{unit(name)}") for name in names]
         texts = [file.read_text() for file in files]
         lab.path(way[1:]).unlink()
@@ -327,9 +329,10 @@ def test_every_listener_is_in_what_is_advised(lab):
 def test_a_published_port_that_is_in_use_is_named(lab):
     with Taken(lab, 7533), service(lab, running("/bin/sleep 1000")) as svc:
         words = ["--via", SOCKS, "--wall=namespace", "--publish=127.0.0.1:7533", "--now"]
-        for said in svc.confine(*words, code=OURS), install(lab, svc.stem + "u", *words, "--", "/bin/sleep", "9", code=OURS):
+        name = unique("unit")
+        for said in svc.confine(*words, code=OURS), install(lab, name, *words, "--", "/bin/sleep", "9", code=OURS):
             assert "127.0.0.1:7533" in said, said
-        appfw(lab, "unit", "remove", svc.stem + "u")
+        appfw(lab, "unit", "remove", name)
 
 
 class Taken(Service):
