@@ -118,7 +118,8 @@ def test_a_configuration_makes_no_network_of_none(lab, world):
                       ["appfw", "unit", "install", name, "--via", "none", "--", *CURL],
                       ["appfw", "confine", "cron", "--via", "none", "--now"]]:
             done = lab.run(words)
-            assert done.returncode == 125 and b"/etc/appfw/config.toml:1) would leave all else open" in done.stderr, done
+            assert done.returncode == 125, done
+            assert b"/etc/appfw/config.toml:1) would leave all else open" in done.stderr, done
         done = run(lab, "--via", "none", "--deny", "any", *CURL)
         assert done.returncode not in (0, 125), done
     assert w.foreign() == []

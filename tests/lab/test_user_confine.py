@@ -200,6 +200,7 @@ REFUSED = {
 
 # What the launcher could not build its wall by, and what to write instead.
 HARDENED = {
+    # systemd 252 has not seccomp among these.
     "SystemCallFilter=@system-service": "SystemCallFilter=mount open_tree move_mount",
     "SystemCallFilter=~@mount": "SystemCallFilter=mount open_tree move_mount",
     "SystemCallFilter=~@privileged @mount": "SystemCallFilter=mount open_tree move_mount capset",
@@ -240,7 +241,7 @@ def test_what_would_keep_a_users_service_from_its_wall_is_refused_by_name_and_st
 
 
 def test_a_hardened_service_of_a_users_keeps_what_is_not_in_the_way(lab, world):
-    kept = ["NoNewPrivileges=yes", "SystemCallFilter=@system-service @mount", "RestrictNamespaces=~cgroup",
+    kept = ["NoNewPrivileges=yes", "SystemCallFilter=@system-service @mount seccomp", "RestrictNamespaces=~cgroup",
             "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK", "ProtectSystem=strict", "UMask=0077",
             "ProtectControlGroups=yes", "PrivateTmp=yes", "LockPersonality=yes", "RestrictRealtime=yes",
             "StateDirectory=mine", "ReadOnlyPaths=/srv"]
