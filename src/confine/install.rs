@@ -166,6 +166,13 @@ async fn unconfine(args: &UnconfineArgs) -> Result<()> {
         let removals = installed::removals(&files, &subject)?;
         let changes = [installed::leftovers(&files, &subject), removals].concat();
         if changes.is_empty() {
+            if !args.dry_run {
+                // Who was killed after the files were gone came no further.
+                remove_empty(&name);
+                if manager.needs_reload(&service).await {
+                    manager.reload().await?;
+                }
+            }
             say.plain(&format!("nothing to do: {service} is not confined"));
         } else if args.dry_run {
             print(&changes, Path::new(super::CREDENTIALS))?;
@@ -175,7 +182,7 @@ async fn unconfine(args: &UnconfineArgs) -> Result<()> {
             installed::apply(&changes)?;
             installed::tell(&changes, "new", &say);
             proven::forget(&name);
-            remove_empty();
+            remove_empty(&name);
             manager.reload().await?;
             // What serves it has no file any more: nothing would end it with the service later.
             if runs && args.now {
@@ -220,8 +227,9 @@ pub(super) fn chosen(args: &UnconfineArgs, realm: &Realm) -> Result<Vec<String>>
 }
 
 /// The directories of our own, once nothing is in them.
-fn remove_empty() {
-    for directory in [super::CONFINED, super::CREDENTIALS, super::OWN] {
+fn remove_empty(name: &LaunchName) {
+    let ours = [super::CONFINED, super::CREDENTIALS, super::OWN].map(PathBuf::from);
+    for directory in std::iter::once(super::confined(name)).chain(ours) {
         // Others' files keep it.
         let _ = std::fs::remove_dir(directory);
     }

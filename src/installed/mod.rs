@@ -235,11 +235,12 @@ fn put_in_place(changes: &[&Change], done: &mut usize) -> Result<()> {
     for change in changes {
         remove_beside(change);
         let Some(directory) = change.path.parent() else { continue };
-        // What is in place counts; that it survives a power cut is tried.
-        let _ = File::open(directory).and_then(|directory| directory.sync_all());
+        // At once: nothing would tell any more that an empty one is ours.
         if change.after.is_none() && change.made_directory {
             let _ = fs::remove_dir(directory);
         }
+        // What is in place counts; that it survives a power cut is tried.
+        let _ = File::open(directory).and_then(|directory| directory.sync_all());
     }
     Ok(())
 }

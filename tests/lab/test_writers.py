@@ -254,6 +254,18 @@ def test_what_a_killed_writer_left_of_a_confined_service_goes(lab, how):
             assert tree(lab) == before
 
 
+def test_who_is_killed_while_it_lets_a_service_go_is_followed_by_one_who_does(lab):
+    with service(lab, running("/bin/sleep 1000")) as svc:
+        before, seen = tree(lab), set()
+        for delay in range(8, 40, 3):
+            svc.confine("--via", SECRET)
+            lab.run(["timeout", "--signal=KILL", f"0.0{delay:02}", "appfw", "unconfine", svc.name])
+            seen.add(len(tree(lab)))
+            svc.unconfine()
+            assert tree(lab) == before, delay
+        assert len(seen) > 1, seen
+
+
 def test_unconfine_all_finds_what_was_never_in_place_and_leaves_what_is_not_ours(lab):
     with service(lab, running("/bin/sleep 1000")) as svc:
         before = tree(lab)
