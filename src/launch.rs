@@ -42,7 +42,9 @@ pub async fn launch(args: &LaunchArgs) -> Result<u8> {
     let host = Host::read(Path::new("/"))?;
     let (args, applied) = &match args.settled {
         true => (args.clone(), Applied::default()),
-        false => profile::complete(args, Path::new("/"), &host)?,
+        // Within a launch the configuration is hidden, which would be said of it first.
+        false => profile::complete(args, Path::new("/"), &host)
+            .or_else(|error| standalone::refuse_nested().and(Err(error)))?,
     };
     if let Some(profile) = applied.describe() {
         say.detail(&profile);

@@ -291,11 +291,17 @@ fn remove_stale(base: &Path, uid: u32) {
         // A launcher without a systemd ends with all of its launch: it may be a unit of that name itself.
         let is_standalone = supervisor(base, &name) == Some(Supervisor::Standalone);
         let cgroups = [name.cgroup_directory(), name.cgroup_of_user(uid)];
-        let running = !is_standalone && cgroups.iter().any(|path| Path::new(path).is_dir());
+        let running = !is_standalone && cgroups.iter().any(|path| is_populated(Path::new(path)));
         if !running && matches!(lock(&directory), Ok(Some(_))) {
             let _ = fs::remove_dir_all(&directory);
         }
     }
+}
+
+/// Whether a cgroup has a process, or one below it has: systemd 257 may leave the directory of a unit that it stops.
+fn is_populated(cgroup: &Path) -> bool {
+    fs::read_to_string(cgroup.join("cgroup.events"))
+        .is_ok_and(|events| events.lines().any(|line| line == "populated 1"))
 }
 
 /// A launch that its launcher keeps.

@@ -149,10 +149,8 @@ pub(super) async fn unconfine(realm: &Realm, args: &UnconfineArgs, say: &Say) ->
         } else {
             installed::apply(&changes)?;
             installed::tell(&changes, "new", say);
-            for directory in realm.directories.credentials.ancestors().take(2) {
-                // Others' files keep it.
-                let _ = std::fs::remove_dir(directory);
-            }
+            // Others' files keep it. What it is in stays: launches read it, and make it where it isn't.
+            let _ = std::fs::remove_dir(&realm.directories.credentials);
             manager.reload().await?;
             match (manager.is_active(service).await, args.now) {
                 (true, true) => manager.restart(service).await?,

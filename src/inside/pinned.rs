@@ -92,7 +92,10 @@ fn mount_on_itself(step: &Path) -> rustix::io::Result<()> {
 
 /// Whether who runs this could put something else into a directory: it is writable, or could be made so.
 fn is_apps_to_change(directory: &Path) -> bool {
-    let is_own = directory.metadata().is_ok_and(|found| found.uid() == geteuid().as_raw());
+    /// Who a user namespace does not know (user_namespaces(7), overflowuid): nobody's files look like root's there.
+    const NOBODY: u32 = 65534;
+    let user = geteuid().as_raw();
+    let is_own = user != NOBODY && directory.metadata().is_ok_and(|found| found.uid() == user);
     is_own || accessat(CWD, directory, Access::WRITE_OK, AtFlags::empty()).is_ok()
 }
 

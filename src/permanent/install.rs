@@ -116,8 +116,8 @@ pub async fn remove(args: &UnitRemoveArgs) -> Result<()> {
     manager.stop(&unit).await?;
     manager.disable(&unit).await?;
     installed::apply(&changes)?;
-    if let Some(ours) = directories.credentials.parent() {
-        // Only where nothing else is in it.
+    if let Some(ours) = directories.credentials.parent().filter(|_| realm.is_systems()) {
+        // Only where nothing else is in it. A user's launches make it where it isn't.
         let _ = std::fs::remove_dir(ours);
     }
     manager.reload().await?;
