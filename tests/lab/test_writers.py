@@ -12,6 +12,9 @@ from test_units import appfw, install, installed, shows, unit
 from waiting import wait_until
 from world_map import PASSWORD, UPSTREAM
 
+# What is written is not what one systemd or the other makes of it: one of the labs is enough.
+pytestmark = pytest.mark.once("252")
+
 OURS = 125
 SECRET = f"socks5h://{':'.join(PASSWORD)}@{UPSTREAM}:1081"
 
@@ -257,7 +260,7 @@ def test_what_a_killed_writer_left_of_a_confined_service_goes(lab, how):
 def test_who_is_killed_while_it_lets_a_service_go_is_followed_by_one_who_does(lab):
     with service(lab, running("/bin/sleep 1000")) as svc:
         before, seen = tree(lab), set()
-        for delay in range(8, 40, 3):
+        for delay in (1, 2, 3, 5, 8, 12, 18, 27, 40, 60):
             svc.confine("--via", SECRET)
             lab.run(["timeout", "--signal=KILL", f"0.0{delay:02}", "appfw", "unconfine", svc.name])
             seen.add(len(tree(lab)))
