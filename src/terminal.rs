@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use nix::sys::termios::{
     ControlFlags, InputFlags, LocalFlags, OutputFlags, SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr,
 };
@@ -167,24 +167,47 @@ impl Mode {
     /// Raw mode, if the terminal is this launch's to change and not in it yet: a shell puts its own settings back when it
     /// stops a job.
     fn enter(&mut self) -> Result<()> {
-        let Some(lifeline) = self.lifeline.as_ref().filter(|_| !is_in_background()) else { return Ok(()) };
-        let current = tcgetattr(stdin()).context("cannot read the terminal's settings")?;
-        if self.saved.as_ref().is_some_and(|saved| saved.are_before(&current)) {
-            return Ok(());
-        }
-        let saved = Settings::from(&current);
-        lifeline::remember(lifeline, &saved)?;
-        self.saved = Some(saved);
-        // What was typed until now is kept, and the app's.
-        tcsetattr(stdin(), SetArg::TCSADRAIN, &raw(current)).context("cannot put the terminal into raw mode")
+        let Some(lifeline) = &self.lifeline else { return Ok(()) };
+        let saved = &mut self.saved;
+        unstopped(|| {
+            while !is_in_background() {
+                let current = tcgetattr(stdin()).context("cannot read the terminal's settings")?;
+                if saved.as_ref().is_some_and(|saved| saved.are_before(&current)) {
+                    return Ok(());
+                }
+                let settings = Settings::from(&current);
+                lifeline::remember(lifeline, &settings)?;
+                // What was typed until now is kept, and the app's.
+                let made = tcsetattr(stdin(), SetArg::TCSADRAIN, &raw(current));
+                made.context("cannot put the terminal into raw mode")?;
+                let settings = saved.insert(settings);
+                if !is_in_background() {
+                    break;
+                }
+                // Taken away between the look and the change.
+                let _ = settings.restore_from_raw(stdin());
+            }
+            Ok(())
+        })
     }
 
     fn leave(&mut self) {
         self.lifeline = None;
-        if let Some(saved) = self.saved.take().filter(|_| !is_in_background()) {
-            let _ = saved.restore_from_raw(stdin());
-        }
+        let saved = self.saved.take();
+        let restored = || saved.filter(|_| !is_in_background()).map_or(Ok(()), |saved| saved.restore_from_raw(stdin()));
+        let _ = unstopped(restored);
     }
+}
+
+/// Looks at the terminal and changes it, though a shell may take it away in between: then it is not this process that is
+/// stopped (SIGTTOU, tcsetattr(3)).
+fn unstopped(change: impl FnOnce() -> Result<()>) -> Result<()> {
+    let before = SigSet::from(Signal::SIGTTOU).thread_swap_mask(SigmaskHow::SIG_BLOCK);
+    let outcome = change();
+    if let Ok(before) = before {
+        let _ = before.thread_set_mask();
+    }
+    outcome
 }
 
 fn enter(mode: &Mutex<Mode>) -> Result<()> {

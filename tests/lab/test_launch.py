@@ -262,7 +262,9 @@ def test_umask_is_the_callers(lab, user):
 # An upstream that does not answer
 
 def say_lines(result):
-    return [line for line in result.stderr.decode().splitlines() if line.startswith("appfw-run: ")]
+    """What the launcher said: it may come in the middle of a line of the program's own."""
+    return [before + said for line in result.stderr.decode().splitlines()
+            for _, before, said in [line.partition("appfw-run: ")] if before]
 
 
 @pytest.mark.parametrize("via", [f"socks5h://{UPSTREAM}:9", f"http://{UPSTREAM}:9", "socks5h://127.0.0.1:9",
