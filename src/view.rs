@@ -295,10 +295,10 @@ impl OfService {
             Resolver::Off | Resolver::Forwarder => hidden.extend(NAME_SERVICES.map(PathBuf::from)),
         }
         hidden.extend(home.iter().flat_map(|home| AGENTS_AT_HOME.iter().map(|file| home.join(file))));
-        let upstream = plan.via.socket().filter(|path| !hidden.iter().any(|hidden| path.starts_with(hidden)));
-        hidden.extend(upstream.map(Path::to_owned));
-        let files = plan.via_files.iter().filter(|path| !hidden.iter().any(|hidden| path.starts_with(hidden)));
-        hidden.extend(files.cloned().collect::<Vec<_>>());
+        let of_via = plan.via.socket().into_iter().chain(plan.via_files.iter().map(PathBuf::as_path));
+        let open = of_via.filter(|path| !hidden.iter().any(|hidden| path.starts_with(hidden)));
+        let open: Vec<PathBuf> = open.map(Path::to_owned).collect();
+        hidden.extend(open);
         Self {
             empty: ["/run/systemd", BOOTED].map(PathBuf::from).to_vec(),
             shown,

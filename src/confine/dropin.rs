@@ -6,7 +6,7 @@ use std::path::Path;
 use zbus::zvariant::Value as Variant;
 
 use super::exec::Exec;
-use super::service::{Bind, Calls, Families, GUARDED, OVERLAYS, Service, successes};
+use super::service::{Bind, Calls, Families, GUARDED, OVERLAYS, Service, listed, successes};
 use super::{confined, drop_in_path, maker};
 use crate::cli::WallKind;
 use crate::confinement::{DENIED_CALLS, FAMILIES, OPENING, filter, set};
@@ -299,13 +299,12 @@ fn holds(setting: &Setting, read: &Properties) -> bool {
 
 /// Whether these calls, each with its error, are denied, or in no list of what is allowed.
 fn answers(held: &Variant<'_>, asked: &[String]) -> bool {
-    let Variant::Structure(pair) = held else { return false };
-    let [Variant::Bool(allow), list] = pair.fields() else { return false };
+    let Some((allow, list)) = listed(held) else { return false };
     let call = |entry: &str| entry.split(':').next().unwrap_or_default().to_owned();
     asked.iter().all(|asked| {
-        let mut entries = names(list).filter(|entry| call(entry) == call(asked));
+        let mut entries = list.iter().filter(|entry| call(entry) == call(asked));
         // An entry of a list that allows may be one with an error.
-        if *allow { entries.all(|entry| entry.contains(':')) } else { entries.next().is_some() }
+        if allow { entries.all(|entry| entry.contains(':')) } else { entries.next().is_some() }
     })
 }
 

@@ -16,7 +16,7 @@ use crate::host::Host;
 use crate::installed::{self, Change, Mark};
 use crate::manager::{self, Kind, Manager};
 use crate::name::LaunchName;
-use crate::permanent::{Realm, expect_ports, free_address, kept_address, restart};
+use crate::permanent::{Realm, apply, expect_ports, free_address, kept_address, restart};
 use crate::plan::PORT;
 use crate::profile::{self, Applied};
 use crate::say::Say;
@@ -108,19 +108,10 @@ async fn confine(args: ConfineArgs) -> Result<()> {
         );
     }
     if is_new {
-        if is_walled {
-            manager.stop(&service.name).await?;
-        }
         if service.is_active && known.is_none() {
             Start::Before.remember(&name, &service.invocation)?;
         }
-        if let Err(error) = installed::apply(&changes) {
-            // All is as it was.
-            return match is_walled {
-                true => manager.restart(&service.name).await.and(Err(error)),
-                false => Err(error),
-            };
-        }
+        apply(&changes, &manager, &service.name, is_walled).await?;
         installed::tell(&changes, "new", &say);
     }
     if is_new || service.needs_reload {
@@ -163,8 +154,7 @@ async fn unconfine(args: &UnconfineArgs) -> Result<()> {
         let service = real_name(&manager, service).await;
         let name = name_of(&service)?;
         let (files, subject) = (files::all(&service, &name), ["confine".to_owned(), service.clone()]);
-        let removals = installed::removals(&files, &subject)?;
-        let changes = [installed::leftovers(&files, &subject), removals].concat();
+        let changes = installed::sweep(&files, &subject)?;
         if changes.is_empty() {
             if !args.dry_run {
                 // Who was killed after the files were gone came no further.

@@ -140,8 +140,7 @@ pub(super) async fn unconfine(realm: &Realm, args: &UnconfineArgs, say: &Say) ->
         let service = &real_name(&manager, service).await;
         let subject = ["confine".to_owned(), service.clone()];
         let files = files(realm, service, &name_of(service)?);
-        let removals = installed::removals(&files, &subject)?;
-        let changes = [installed::leftovers(&files, &subject), removals].concat();
+        let changes = installed::sweep(&files, &subject)?;
         if changes.is_empty() {
             say.plain(&format!("nothing to do: {service} is not confined"));
         } else if args.dry_run {

@@ -340,33 +340,26 @@ pub(super) fn successes(held: &Variant<'_>) -> Result<(Vec<i32>, Vec<i32>)> {
     .context("systemd tells SuccessExitStatus= in an unknown form")
 }
 
+/// A filter of the form (bas): whether the names are allowed alone, or denied, and the names.
+pub(super) fn listed(held: &Variant<'_>) -> Option<(bool, BTreeSet<String>)> {
+    let Variant::Structure(pair) = held else { return None };
+    let [Variant::Bool(allow), Variant::Array(names)] = pair.fields() else { return None };
+    let names = names.inner().iter().filter_map(|word| <&str>::try_from(word).ok());
+    Some((*allow, names.map(str::to_owned).collect()))
+}
+
 fn calls(filter: &Variant<'_>, error: &Variant<'_>) -> Result<Calls> {
     /// SECCOMP_ERROR_NUMBER_KILL, which is the default (systemd: src/shared/seccomp-util.h).
     const KILL: i32 = i32::MAX - 1;
-    match (filter, error) {
-        (Variant::Structure(pair), Variant::I32(error)) => match pair.fields() {
-            [Variant::Bool(true), _] => Ok(Calls::Allowed { others_fail: *error != KILL }),
-            [Variant::Bool(false), _] => Ok(Calls::Denied),
-            _ => bail!("systemd tells SystemCallFilter= in an unknown form"),
-        },
+    match (listed(filter), error) {
+        (Some((true, _)), Variant::I32(error)) => Ok(Calls::Allowed { others_fail: *error != KILL }),
+        (Some((false, _)), _) => Ok(Calls::Denied),
         _ => bail!("systemd tells SystemCallFilter= or SystemCallErrorNumber= in an unknown form"),
     }
 }
 
 /// An empty list that denies is no list; an empty one that allows is `none`.
 fn families(held: &Variant<'_>) -> Result<Option<Families>> {
-    let read = match held {
-        Variant::Structure(pair) => match pair.fields() {
-            [Variant::Bool(allow), Variant::Array(names)] => {
-                let names = names.inner().iter().filter_map(|word| <&str>::try_from(word).ok()).map(str::to_owned);
-                Some(Families { allow: *allow, names: names.collect() })
-            }
-            _ => None,
-        },
-        _ => None,
-    };
-    match read {
-        Some(families) => Ok(Some(families).filter(|families| families.allow || !families.names.is_empty())),
-        None => bail!("systemd tells RestrictAddressFamilies= in an unknown form"),
-    }
+    let (allow, names) = listed(held).context("systemd tells RestrictAddressFamilies= in an unknown form")?;
+    Ok(Some(Families { allow, names }).filter(|families| families.allow || !families.names.is_empty()))
 }

@@ -19,9 +19,9 @@ use crate::control::Order;
 /// Names the descriptor that is one.
 pub fn refuse_and_close() -> Result<()> {
     let journal = std::env::var("JOURNAL_STREAM").ok();
-    refuse_way_out("input", std::io::stdin().as_fd(), journal.as_deref())?;
-    refuse_way_out("output", std::io::stdout().as_fd(), journal.as_deref())?;
-    refuse_way_out("error", std::io::stderr().as_fd(), journal.as_deref())?;
+    let (input, output, error) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
+    named([input.as_fd(), output.as_fd(), error.as_fd()])
+        .try_for_each(|(name, fd)| refuse_way_out(name, fd, journal.as_deref()))?;
     close_from_three(None)
 }
 
@@ -31,12 +31,14 @@ pub fn refuse_and_close() -> Result<()> {
 /// Names the descriptor that leads out (`StandardInput=file:` and its kin open sockets and directories as well).
 pub fn refuse_of_service() -> Result<()> {
     let (input, output, error) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
-    for (name, fd) in [("input", input.as_fd()), ("output", output.as_fd()), ("error", error.as_fd())] {
-        if !is_journal(fd) {
-            refuse_way_out(name, fd, None)?;
-        }
-    }
-    Ok(())
+    named([input.as_fd(), output.as_fd(), error.as_fd()])
+        .filter(|(_, fd)| !is_journal(fd))
+        .try_for_each(|(name, fd)| refuse_way_out(name, fd, None))
+}
+
+/// 0, 1 and 2 as sentences call them.
+fn named(streams: [BorrowedFd<'_>; 3]) -> impl Iterator<Item = (&'static str, BorrowedFd<'_>)> {
+    ["input", "output", "error"].into_iter().zip(streams)
 }
 
 /// Whether this is a stream to journald, which reads it and never answers: a service's environment may say anything of it.
@@ -79,9 +81,8 @@ pub fn install(order: &Order, streams: Vec<OwnedFd>) -> Result<()> {
         Err(_) => bail!("the launcher sent another number of descriptors than three"),
     };
     let journal = order.journal.as_deref();
-    refuse_way_out("input", input.as_fd(), journal)?;
-    refuse_way_out("output", output.as_fd(), journal)?;
-    refuse_way_out("error", error.as_fd(), journal)?;
+    named([input.as_fd(), output.as_fd(), error.as_fd()])
+        .try_for_each(|(name, fd)| refuse_way_out(name, fd, journal))?;
     let failed = "cannot take over the caller's descriptors";
     dup2_stdin(input).context(failed)?;
     dup2_stdout(output).context(failed)?;

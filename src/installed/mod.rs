@@ -154,6 +154,15 @@ pub fn leftovers(paths: &[PathBuf], subject: &[String]) -> Vec<Change> {
     paths.iter().filter_map(left).collect()
 }
 
+/// All that there is of these files of `subject`, with what a killed writer has left of them, to be gone.
+///
+/// # Errors
+/// Those of [`removals`].
+pub fn sweep(paths: &[PathBuf], subject: &[String]) -> Result<Vec<Change>> {
+    let removals = removals(paths, subject)?;
+    Ok([leftovers(paths, subject), removals].concat())
+}
+
 fn gone(path: PathBuf, text: String, made_directory: bool) -> Change {
     Change { path, before: Some(text), after: None, mode: 0, made_directory }
 }

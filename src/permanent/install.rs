@@ -10,7 +10,7 @@ use super::files::{Made, all_files, differences, shown};
 use super::realm::Realm;
 use super::rendering::{Rendering, command};
 use super::settled::{Settled, kept_address, settle};
-use super::start::{expect_ports, start};
+use super::start::{apply, expect_ports, start};
 use crate::cli::{LaunchArgs, UnitInstallArgs, UnitRemoveArgs, UnitShowArgs};
 use crate::filters::Programs;
 use crate::installed::{self, Mark};
@@ -60,17 +60,8 @@ pub async fn install(args: &UnitInstallArgs) -> Result<()> {
             "{unit} runs, and other files would change its wall under it: say --now, by which it is stopped and started again"
         );
     }
-    if runs {
-        manager.stop(&unit).await?;
-    }
     if is_changed {
-        if let Err(error) = installed::apply(&changes) {
-            // All is as it was.
-            return match runs {
-                true => manager.restart(&unit).await.and(Err(error)),
-                false => Err(error),
-            };
-        }
+        apply(&changes, &manager, &unit, runs).await?;
         installed::tell(&changes, "written", &say);
     }
     let is_new = !manager.is_enabled(&unit).await;
@@ -105,8 +96,7 @@ pub async fn remove(args: &UnitRemoveArgs) -> Result<()> {
     let directories = &realm.directories;
     let paths: Vec<PathBuf> = all_files(&name, directories).collect();
     let subject = ["unit".to_owned(), "install".to_owned(), name.to_string()];
-    let removals = installed::removals(&paths, &subject)?;
-    let changes = [installed::leftovers(&paths, &subject), removals].concat();
+    let changes = installed::sweep(&paths, &subject)?;
     let unit = name.app();
     if changes.is_empty() {
         bail!("there is no unit {name}: {} does not exist", directories.units.join(&unit).display());

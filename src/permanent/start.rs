@@ -9,6 +9,7 @@ use zbus::zvariant::{Array, Value};
 
 use super::realm::Realm;
 use crate::exit::{self, Ended};
+use crate::installed::{self, Change};
 use crate::manager::{Kind, Life, Manager, Properties};
 use crate::name::LaunchName;
 use crate::say::Say;
@@ -18,6 +19,20 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const PAUSE: Duration = Duration::from_millis(20);
 /// How long it must go on to be said to run: what ends at once, as for a mistake in its arguments, is to be told.
 const HOLDS: Duration = Duration::from_millis(300);
+
+/// Changes the files of a unit, which is stopped for that if it runs behind them.
+///
+/// # Errors
+/// It does not stop; a file could not be written: then all is as it was, and so is it.
+pub async fn apply(changes: &[Change], manager: &Manager<'_>, unit: &str, runs: bool) -> Result<()> {
+    if runs {
+        manager.stop(unit).await?;
+    }
+    match installed::apply(changes) {
+        Err(error) if runs => manager.restart(unit).await.and(Err(error)),
+        applied => applied,
+    }
+}
 
 /// Starts it, or anew what has run since before its files were `written`, and waits until the app is executed; `how` is
 /// said of what runs.

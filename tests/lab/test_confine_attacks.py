@@ -20,10 +20,6 @@ def executable(lab, path, text):
     file.chmod(0o755)
 
 
-def journal_of(svc):
-    return svc.lab.run(["journalctl", "--no-pager", "-o", "cat", "-u", svc.name], check=True).stdout.decode()
-
-
 @pytest.fixture
 def open_slice(lab):
     """A list that opens every unit of the system's, given after they were confined."""
@@ -51,7 +47,7 @@ def test_what_a_services_user_writes_into_its_environment_is_not_the_proofs(lab)
 
 
 LAID_OVER = {
-    "BindReadOnlyPaths=/home/bob/bin:/usr/local/bin": "in the place of /usr/local/bin",
+    "BindReadOnlyPaths=/home/bob/forged:/usr/local/bin": "in the place of /usr/local/bin",
     "BindPaths=/home/bob/dbus:/var/run/dbus": "in the place of /var/run/dbus",
     "BindPaths=/home/bob/preload:/etc/ld.so.preload": "in the place of /etc/ld.so.preload",
     "ExtensionDirectories=/home/bob/ext": "ExtensionDirectories=",
@@ -69,7 +65,7 @@ def test_what_is_laid_over_the_proof_is_refused(lab):
 
 
 def test_what_a_later_drop_in_lays_over_the_proof_is_not_there(lab):
-    executable(lab, "/home/bob/bin/appfw", "#!/bin/sh\nid -u >/run/evil-was-here\n")
+    executable(lab, "/home/bob/forged/appfw", "#!/bin/sh\nid -u >/run/evil-was-here\n")
     with service(lab, trying(lab, "User=bob")) as svc:
         svc.confine("--via", SOCKS)
         drop_in(svc, "override.conf", "[Service]\n" + "\n".join(LAID_OVER) + "\n")
@@ -118,7 +114,7 @@ def test_a_proof_that_fails_is_no_success(lab, world, open_slice, lines):
         with world.watch() as w:
             assert svc.systemctl("start", svc.name, check=False).returncode != 0
         assert w.foreign() == []
-        assert "was not started" in journal_of(svc)
+        assert "was not started" in lab.journal(svc.name)
         # Nor is a proof that can't be executed.
         lab.run(["systemctl", "revert", "system.slice"], check=True)
         appfw = lab.path("/usr/local/bin/appfw")
@@ -152,7 +148,7 @@ def test_streams_that_lead_out_do_not_start(lab, lines):
     with service(lab, "\n".join([SLEEPS, "User=bob", *lines, ""])) as svc:
         svc.confine("--via", SOCKS, "--now", code=125)
         assert not svc.is_active()
-        assert "(StandardInput=, StandardOutput=, StandardError=)" in journal_of(svc)
+        assert "(StandardInput=, StandardOutput=, StandardError=)" in lab.journal(svc.name)
 
 
 @pytest.mark.parametrize("output", ["append:/var/log/svc.log", pytest.param("null", marks=pytest.mark.slow),
@@ -168,7 +164,7 @@ def test_why_it_did_not_start_stands_in_the_journal_wherever_its_output_goes(lab
         svc.confine("--via", SOCKS)
         drop_in(svc, "zz-later.conf", "[Service]\nPrivateNetwork=no\n")
         assert svc.systemctl("start", svc.name, check=False).returncode != 0
-        assert "PrivateNetwork= than" in journal_of(svc)
+        assert "PrivateNetwork= than" in lab.journal(svc.name)
 
 
 def test_rules_do_not_open_what_the_services_own_have_closed(lab):
@@ -211,7 +207,7 @@ def test_processes_of_an_earlier_start_keep_a_service_from_starting(lab):
         svc.start()
         svc.confine("--via", SOCKS)
         assert svc.systemctl("restart", svc.name, check=False).returncode != 0
-        assert "of an earlier start is outside of the wall" in journal_of(svc)
+        assert "of an earlier start is outside of the wall" in lab.journal(svc.name)
         svc.systemctl("kill", "--signal=KILL", svc.name)
         svc.systemctl("reset-failed", svc.name)
         svc.start()

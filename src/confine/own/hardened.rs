@@ -9,6 +9,7 @@ use nix::libc;
 use zbus::zvariant::Value as Variant;
 
 use super::Service;
+use crate::confine::service::listed;
 use crate::confinement::FAMILIES;
 use crate::manager::Properties;
 
@@ -159,10 +160,8 @@ fn value<'a>(held: &'a Properties, name: &str) -> Option<&'a Variant<'static>> {
 
 /// Whether what it names is allowed alone, or not; a name may have an error's after it.
 fn list_of(held: &Properties, name: &str) -> Option<(bool, BTreeSet<String>)> {
-    let Some(Variant::Structure(pair)) = value(held, name) else { return None };
-    let [Variant::Bool(allow), Variant::Array(names)] = pair.fields() else { return None };
-    let names = names.inner().iter().filter_map(|word| <&str>::try_from(word).ok());
-    Some((*allow, names.map(|name| name.split(':').next().unwrap_or_default().to_owned()).collect()))
+    let (allow, names) = listed(value(held, name)?)?;
+    Some((allow, names.iter().map(|name| name.split(':').next().unwrap_or_default().to_owned()).collect()))
 }
 
 /// Without the prefixes of systemd.exec(5).

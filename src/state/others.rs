@@ -1,0 +1,77 @@
+//! Launches that are there already: who keeps them, those that run, and what is left of those that don't.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::lock;
+use crate::name::LaunchName;
+use crate::plan::Supervisor;
+
+/// Who supervises the launch of this name, if there is one here.
+#[must_use]
+pub fn supervisor(base: &Path, name: &LaunchName) -> Option<Supervisor> {
+    let record = recorded(&base.join(name.to_string()))?;
+    Supervisor::ALL.into_iter().find(|supervisor| record["supervisor"] == supervisor.as_str())
+}
+
+/// Removes the directories of launches that have neither a launcher nor a running unit.
+pub(super) fn remove_stale(base: &Path, uid: u32) {
+    let Ok(entries) = fs::read_dir(base) else { return };
+    for directory in entries.flatten().map(|entry| entry.path()) {
+        // Only what we wrote: a launch's directory has its name, and a plan in it.
+        let name = directory.file_name().and_then(|name| LaunchName::new(name.to_str()?).ok());
+        let Some(name) = name.filter(|_| directory.join("plan.json").is_file()) else { continue };
+        // A launcher without a systemd ends with all of its launch: it may be a unit of that name itself.
+        let is_standalone = supervisor(base, &name) == Some(Supervisor::Standalone);
+        let cgroups = [name.cgroup_directory(), name.cgroup_of_user(uid)];
+        let running = !is_standalone && cgroups.iter().any(|path| is_populated(Path::new(path)));
+        if !running && matches!(lock(&directory), Ok(Some(_))) {
+            let _ = fs::remove_dir_all(&directory);
+        }
+    }
+}
+
+/// Whether a cgroup has a process, or one below it has: systemd 257 may leave the directory of a unit that it stops.
+fn is_populated(cgroup: &Path) -> bool {
+    fs::read_to_string(cgroup.join("cgroup.events"))
+        .is_ok_and(|events| events.lines().any(|line| line == "populated 1"))
+}
+
+/// A launch that its launcher keeps.
+#[derive(Debug)]
+pub struct Running {
+    directory: PathBuf,
+    /// The launcher's process.
+    pub launcher: u32,
+}
+
+impl Running {
+    /// The launch of that name below `base`, if there is one and no systemd keeps it.
+    #[must_use]
+    pub fn find(base: &Path, name: &LaunchName) -> Option<Self> {
+        let directory = base.join(name.to_string());
+        let record = recorded(&directory)?;
+        let is_standalone = record["supervisor"] == Supervisor::Standalone.as_str();
+        let launcher = u32::try_from(record["launcher"].as_u64()?).ok()?;
+        let running = Self { directory, launcher };
+        (is_standalone && running.is_running()).then_some(running)
+    }
+
+    /// Whether the launcher holds its directory, as it does for as long as it lives: the process is its then.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        matches!(lock(&self.directory), Ok(None))
+    }
+}
+
+fn recorded(directory: &Path) -> Option<serde_json::Value> {
+    serde_json::from_str(&fs::read_to_string(directory.join("plan.json")).ok()?).ok()
+}
+
+/// Who has the name of that directory, as a sentence says it.
+pub(super) fn holder(directory: &Path) -> String {
+    match recorded(directory) {
+        Some(record) => format!("process {} running {}", record["launcher"], record["command"][0]),
+        None => directory.display().to_string(),
+    }
+}
