@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::lock;
 use crate::name::LaunchName;
 use crate::plan::Supervisor;
+use crate::units::ORDER;
 
 /// Who supervises the launch of this name, if there is one here.
 #[must_use]
@@ -24,17 +25,21 @@ pub(super) fn remove_stale(base: &Path, uid: u32) {
         // A launcher without a systemd ends with all of its launch: it may be a unit of that name itself.
         let is_standalone = supervisor(base, &name) == Some(Supervisor::Standalone);
         let cgroups = [name.cgroup_directory(), name.cgroup_of_user(uid)];
-        let running = !is_standalone && cgroups.iter().any(|path| is_populated(Path::new(path)));
+        let running = !is_standalone && cgroups.iter().any(|path| runs(&directory, Path::new(path)));
         if !running && matches!(lock(&directory), Ok(Some(_))) {
             let _ = fs::remove_dir_all(&directory);
         }
     }
 }
 
-/// Whether a cgroup has a process, or one below it has: systemd 257 may leave the directory of a unit that it stops.
-fn is_populated(cgroup: &Path) -> bool {
-    fs::read_to_string(cgroup.join("cgroup.events"))
-        .is_ok_and(|events| events.lines().any(|line| line == "populated 1"))
+/// Whether the unit with that cgroup runs, whose `directory` this is. systemd 257 may leave the cgroup of one that it stops,
+/// without a process; a permanent unit's has none either between `appfw ready`, which holds nothing any more, and `inside`.
+fn runs(directory: &Path, cgroup: &Path) -> bool {
+    match directory.join(ORDER).exists() {
+        true => cgroup.is_dir(),
+        false => fs::read_to_string(cgroup.join("cgroup.events"))
+            .is_ok_and(|events| events.lines().any(|line| line == "populated 1")),
+    }
 }
 
 /// A launch that its launcher keeps.
@@ -73,5 +78,28 @@ pub(super) fn holder(directory: &Path) -> String {
     match recorded(directory) {
         Some(record) => format!("process {} running {}", record["launcher"], record["command"][0]),
         None => directory.display().to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_units_empty_cgroup_is_a_launch_that_is_over_and_a_permanent_unit_that_starts() {
+        let place = tempfile::tempdir().unwrap();
+        let (directory, cgroup) = (place.path().join("web"), place.path().join("appfw-web.service"));
+        fs::create_dir(&directory).unwrap();
+        assert!(!runs(&directory, &cgroup));
+        fs::create_dir(&cgroup).unwrap();
+        for (populated, is_permanent, expected) in
+            [(1, false, true), (0, false, false), (1, true, true), (0, true, true)]
+        {
+            fs::write(cgroup.join("cgroup.events"), format!("populated {populated}\nfrozen 0\n")).unwrap();
+            if is_permanent {
+                fs::write(directory.join(ORDER), "").unwrap();
+            }
+            assert_eq!(runs(&directory, &cgroup), expected, "{populated} {is_permanent}");
+        }
     }
 }
