@@ -2,28 +2,43 @@
 
 use std::process::ExitCode;
 
-use appfw::cli::{self, Appfw, Parsed, Subcommand};
+use anyhow::Result;
+use appfw::cli::{self, Appfw, Parsed, Part, Subcommand};
 use appfw::{confine, exit, forward, inside, lifeline, permanent, profile, publish, ready, say, stop};
 
 fn main() -> ExitCode {
+    match cli::part() {
+        Some(Parsed::Run(part)) => return be(part),
+        Some(Parsed::Exit(code)) => return ExitCode::from(code),
+        None => {}
+    }
     let args = match cli::parse::<Appfw>() {
         Parsed::Run(args) => args,
         Parsed::Exit(code) => return ExitCode::from(code),
     };
-    let outcome = match args.subcommand {
-        Subcommand::Inside(args) => return inside::run(&args),
-        Subcommand::Ready(args) => return ready::run(&args),
-        Subcommand::Network(args) => return inside::make_network(&args),
-        Subcommand::Lifeline(_) => return lifeline::run(),
-        Subcommand::Forward(args) => forward::run(args),
-        Subcommand::Publish(args) => publish::run(&args),
+    ended(match args.subcommand {
+        Subcommand::Forward(args) => forward::run(*args),
         Subcommand::Profile(command) => profile::manage::run(&command),
         Subcommand::Unit(command) => permanent::run(*command),
         Subcommand::Confine(args) => confine::run(*args),
         Subcommand::Unconfine(args) => confine::undo(&args),
         Subcommand::Stop { name } => stop::run(&name),
         Subcommand::Other(words) => cli::refuse_other(&words),
-    };
+    })
+}
+
+/// Most parts answer by themselves: to a launcher, or as a unit's own.
+fn be(part: Part) -> ExitCode {
+    match part {
+        Part::Inside(args) => inside::run(&args),
+        Part::Ready(args) => ready::run(&args),
+        Part::Network(args) => inside::make_network(&args),
+        Part::Lifeline(_) => lifeline::run(),
+        Part::Publish(args) => ended(publish::run(&args)),
+    }
+}
+
+fn ended(outcome: Result<()>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -45,25 +45,28 @@ Examples:
     /// Take away what appfw confine wrote
     Unconfine(UnconfineArgs),
     /// Run the forwarder by hand, as a plain proxy (units start it themselves)
-    Forward(ForwardArgs),
-    /// Inner part: prove the wall, then become the app
-    #[command(hide = true)]
-    Inside(InsideArgs),
-    /// Inner part: make the network of the app's namespace
-    #[command(hide = true)]
-    Network(NetworkArgs),
-    /// Inner part: the first command of a permanent unit
-    #[command(hide = true)]
-    Ready(ReadyArgs),
-    /// Inner part: lead published ports into the app's namespace
-    #[command(hide = true)]
-    Publish(PublishArgs),
-    /// Inner part: end a launch when its launcher dies
-    #[command(hide = true)]
-    Lifeline(LifelineArgs),
+    Forward(Box<ForwardArgs>),
     /// Subcommands that later versions bring.
     #[command(external_subcommand)]
     Other(Vec<OsString>),
+}
+
+/// The inner parts, which units and the launcher start. They have a parser of their own: to build the one of all that
+/// is for people, with several hundred options, would take each launch half a millisecond, and twice where `inside`
+/// builds the wall.
+#[derive(Debug, Parser)]
+#[command(name = "appfw", version)]
+pub enum Part {
+    /// Prove the wall, then become the app
+    Inside(InsideArgs),
+    /// Make the network of the app's namespace
+    Network(NetworkArgs),
+    /// The first command of a permanent unit
+    Ready(ReadyArgs),
+    /// Lead published ports into the app's namespace
+    Publish(PublishArgs),
+    /// End a launch when its launcher dies
+    Lifeline(LifelineArgs),
 }
 
 /// Subcommands of the contract that this version does not have yet.

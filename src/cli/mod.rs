@@ -11,7 +11,7 @@ mod unit;
 mod usage;
 mod words;
 
-pub use appfw::{Appfw, Subcommand};
+pub use appfw::{Appfw, Part, Subcommand};
 pub use confine::{ConfineArgs, UnconfineArgs};
 pub use forward::ForwardArgs;
 pub use given::{Given, Options};
@@ -49,6 +49,13 @@ pub fn parse<T: CommandFactory + FromArgMatches>() -> Parsed<T> {
     }
 }
 
+/// The inner part that this process is to be, if its first word is the name of one.
+#[must_use]
+pub fn part() -> Option<Parsed<Part>> {
+    let word = std::env::args_os().nth(1)?;
+    Part::command().find_subcommand(word).is_some().then(parse::<Part>)
+}
+
 /// Prints what was asked for, or what is wrong; returns the exit code.
 fn answer(command: &clap::Command, words: &[OsString], error: &clap::Error) -> u8 {
     match error.kind() {
@@ -71,7 +78,8 @@ fn answer(command: &clap::Command, words: &[OsString], error: &clap::Error) -> u
 /// Whether `appfw` has a subcommand of this name, now or in a later version.
 #[must_use]
 pub fn is_subcommand(word: &str) -> bool {
-    appfw::LATER.contains(&word) || Appfw::command().find_subcommand(word).is_some()
+    let has = |command: clap::Command| command.find_subcommand(word).is_some();
+    appfw::LATER.contains(&word) || has(Appfw::command()) || has(Part::command())
 }
 
 /// Answers a subcommand that is none of this version's.
@@ -98,6 +106,7 @@ mod tests {
     fn the_definitions_hold_together() {
         LaunchArgs::command().debug_assert();
         Appfw::command().debug_assert();
+        Part::command().debug_assert();
     }
 
     #[test]

@@ -218,7 +218,7 @@ mod tests {
     fn args(line: &str) -> ForwardArgs {
         let words = ["appfw", "forward"].into_iter().chain(line.split_whitespace());
         let Subcommand::Forward(args) = Appfw::try_parse_from(words).unwrap().subcommand else { unreachable!() };
-        args
+        *args
     }
 
     #[test]

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use rustix::mount::mount_bind;
 use rustix::process::geteuid;
 
-use super::pinned::Way;
+use super::pinned::{Links, Way};
 use crate::view::View;
 
 /// Sessions' sockets that are hidden one by one: far more than sessions, fewer than mounts cost time.
@@ -73,7 +73,7 @@ fn links(directory: &Path, depth: usize, found: &mut Vec<PathBuf>) {
 /// user has closed, and could open again, is followed up to there by its names.
 fn behind(path: &Path) -> Option<PathBuf> {
     let found = match path.canonicalize() {
-        Err(error) if error.kind() == ErrorKind::PermissionDenied => Way::to(path)?.end,
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => Way::to(path, &mut Links::default())?.end,
         found => found.ok()?,
     };
     (found != path).then_some(found)

@@ -2,7 +2,7 @@
 //! where a link has led to it another one can stand: so each directory and each link on the way there is mounted on
 //! itself, as the kernel neither renames nor removes what something is mounted on (EBUSY).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder};
 use std::io::ErrorKind;
@@ -31,10 +31,25 @@ pub struct Way {
     pub end: PathBuf,
 }
 
+/// What the places looked at so far lead to: most ways have a beginning in common, and each launch walks a hundred.
+#[derive(Default)]
+pub struct Links(HashMap<PathBuf, Option<PathBuf>>);
+
+impl Links {
+    fn target(&mut self, place: &Path) -> Option<PathBuf> {
+        if let Some(known) = self.0.get(place) {
+            return known.clone();
+        }
+        let found = fs::read_link(place).ok();
+        self.0.insert(place.to_owned(), found.clone());
+        found
+    }
+}
+
 impl Way {
     /// The way of an absolute path; `None` if its links have no end.
     #[must_use]
-    pub fn to(path: &Path) -> Option<Self> {
+    pub fn to(path: &Path, known: &mut Links) -> Option<Self> {
         let backwards =
             |path: &Path| path.components().rev().map(|part| part.as_os_str().to_owned()).collect::<Vec<OsString>>();
         let (mut rest, mut steps, mut end, mut links) = (backwards(path), Vec::new(), PathBuf::new(), 0);
@@ -44,7 +59,7 @@ impl Way {
                 Some(".") => {}
                 _ => {
                     end.push(part);
-                    if let Ok(target) = fs::read_link(&end) {
+                    if let Some(target) = known.target(&end) {
                         links += 1;
                         if links > MAX_LINKS {
                             return None;
@@ -70,7 +85,9 @@ impl Way {
 pub fn pin<'a>(places: impl Iterator<Item = &'a PathBuf>, sealed: &Path) -> Result<()> {
     let is_root = geteuid().is_root();
     let is_left = |step: &Path| step.starts_with(sealed) || is_root && step.starts_with(NOT_FROM_ROOT);
-    let steps: BTreeSet<PathBuf> = places.filter_map(|place| Way::to(place)).flat_map(|way| way.steps).collect();
+    let mut known = Links::default();
+    let steps: BTreeSet<PathBuf> =
+        places.filter_map(|place| Way::to(place, &mut known)).flat_map(|way| way.steps).collect();
     for step in steps.iter().filter(|step| !is_left(step)) {
         if step.parent().is_some_and(is_apps_to_change) {
             mount_on_itself(step)
@@ -136,15 +153,16 @@ mod tests {
         fs::create_dir(at("home")).unwrap();
         symlink("../dot/files", at("home/.config")).unwrap();
         symlink(at("home/.config/appfw"), at("home/own")).unwrap();
-        let way = Way::to(&at("home/own")).unwrap();
+        let mut known = Links::default();
+        let way = Way::to(&at("home/own"), &mut known).unwrap();
         let below: Vec<_> = way.steps.iter().filter_map(|step| step.strip_prefix(&place).ok()).collect();
         let expected = ["", "home", "home/own", "", "home", "home/.config", "dot", "dot/files"];
         assert_eq!(below, expected.map(Path::new));
         assert_eq!(way.end, at("dot/files/appfw"));
         // What isn't there yet has its place as well.
-        assert_eq!(Way::to(&at("home/.config/x/y")).unwrap().end, at("dot/files/x/y"));
+        assert_eq!(Way::to(&at("home/.config/x/y"), &mut known).unwrap().end, at("dot/files/x/y"));
         symlink("loop", at("loop")).unwrap();
-        assert!(Way::to(&at("loop")).is_none());
+        assert!(Way::to(&at("loop"), &mut known).is_none());
     }
 
     #[test]

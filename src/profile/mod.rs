@@ -136,8 +136,9 @@ fn named(name: &str, places: &Places) -> Result<Profile> {
 
 /// The profile for a command: by the name that it is called by, else by that of the file that this leads to.
 fn of_command(command: &[OsString], places: &Places, host: &Host) -> Result<Option<Profile>> {
-    let profiles = all(places)?;
-    for name in names_of(command, host) {
+    let names = names_of(command, host);
+    let profiles = all(&names, places)?;
+    for name in names {
         // The highest place that has one decides.
         let mut candidates = Vec::new();
         for profile in &profiles {
@@ -168,9 +169,11 @@ fn of_command(command: &[OsString], places: &Places, host: &Host) -> Result<Opti
     Ok(None)
 }
 
-/// Every profile. What is wrong within one is for whoever uses it, but one whose commands can't be told may be meant.
-fn all(places: &Places) -> Result<Vec<Profile>> {
-    let (names, nameless) = places.names();
+/// Every profile, but for those built in that no file changes and that are for none of the `commands`: each launch would
+/// read them all. What is wrong within one is for whoever uses it, but one whose commands can't be told may be meant.
+fn all(commands: &[String], places: &Places) -> Result<Vec<Profile>> {
+    let (mut names, nameless) = places.names_of_files();
+    names.extend(commands.iter().flat_map(|command| shipped::that_name(command)).map(str::to_owned));
     let named = names.into_iter().map(|name| (places.profile(&name), name));
     let file_name = |sheet: Sheet| (vec![sheet.clone()], sheet.source.to_string());
     let profile = |(sheets, name): (Vec<Sheet>, String)| {

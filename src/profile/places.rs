@@ -98,8 +98,15 @@ impl Places {
     /// The names of all profiles, and the files that can be none, or are in the way of finding more.
     #[must_use]
     pub fn names(&self) -> (BTreeSet<String>, Vec<Sheet>) {
-        let mut names: BTreeSet<String> = shipped::names().map(str::to_owned).collect();
-        let mut unreadable = Vec::new();
+        let (mut names, unreadable) = self.names_of_files();
+        names.extend(shipped::names().map(str::to_owned));
+        (names, unreadable)
+    }
+
+    /// As [`Self::names`], but for those that are built in alone.
+    #[must_use]
+    pub fn names_of_files(&self) -> (BTreeSet<String>, Vec<Sheet>) {
+        let (mut names, mut unreadable) = (BTreeSet::new(), Vec::new());
         for directory in self.directories.iter().map(|directory| directory.join("profiles")) {
             match self.list(&directory) {
                 Ok(files) => {

@@ -19,6 +19,12 @@ pub fn names() -> impl Iterator<Item = &'static str> {
     SHIPPED.iter().map(|(name, _)| *name)
 }
 
+/// Those that may be for a command: its name stands in their text, quoted as TOML has it.
+pub fn that_name(command: &str) -> impl Iterator<Item = &'static str> {
+    let quoted = format!("\"{command}\"");
+    SHIPPED.iter().filter(move |(_, text)| text.contains(&quoted)).map(|(name, _)| *name)
+}
+
 /// The text of one.
 #[must_use]
 pub fn text(name: &str) -> Option<&'static str> {
