@@ -186,8 +186,8 @@ fn a_directory_that_is_away_takes_no_rules_with_it() {
         assert!(complete(&machine, &["x"]).is_ok());
         fs::remove_dir(&away).unwrap();
         let refusal = complete(&machine, &["x"]).expect_err("the rules are away");
-        let wanted = format!("{} is a symbolic link that leads nowhere", link.display());
-        assert!(refusal.contains(&wanted), "{refusal}");
+        assert!(refusal.contains(&*link.to_string_lossy()), "{refusal}");
+        assert!(refusal.contains("is a symbolic link that leads nowhere"), "{refusal}");
         // Without profiles only config.toml counts.
         assert_eq!(complete(&machine, &["--no-profile", "x"]).is_ok(), link.ends_with("profiles"));
         assert!(complete(&machine, &["--profile", "curl", "x"]).is_err());
