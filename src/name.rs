@@ -87,6 +87,12 @@ impl LaunchName {
         format!("appfw-{self}-publish.service")
     }
 
+    /// What serves the app and has units of its own, in the order in which it ends: nothing is started by a connection then.
+    #[must_use]
+    pub fn servants(&self) -> [String; 4] {
+        [self.publisher_socket(), self.publisher(), self.socket(), self.forwarder()]
+    }
+
     /// What ends the launch when its launcher dies.
     #[must_use]
     pub fn lifeline(&self) -> String {

@@ -368,10 +368,12 @@ async fn start(realm: &Realm, manager: &Manager<'_>, service: &str, name: &Launc
 /// Whether there were any.
 async fn stop_servants(manager: &Manager<'_>, name: &LaunchName) -> bool {
     let mut were_there = false;
-    for servant in [name.publisher_socket(), name.publisher(), name.socket(), name.forwarder()] {
+    for servant in name.servants() {
         were_there |= manager.is_active(&servant).await;
         // Not there, or over already.
         let _ = manager.stop(&servant).await;
+        // As a socket whose port is taken has.
+        manager.forget(&servant).await;
     }
     were_there
 }

@@ -112,7 +112,9 @@ pub async fn remove(args: &UnitRemoveArgs) -> Result<()> {
     }
     manager.reload().await?;
     // What is left of a unit that failed is its name.
-    manager.forget(&unit).await;
+    for unit in name.servants().iter().chain([&unit]) {
+        manager.forget(unit).await;
+    }
     let _ = std::fs::remove_dir_all(directories.state.join(name.to_string()));
     let say = Say::of_appfw(args.quiet, false);
     for path in drop_ins(&paths) {

@@ -3,7 +3,7 @@
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use tokio::time::{Instant, sleep};
 use zbus::zvariant::{Array, Value};
 
@@ -28,10 +28,15 @@ pub async fn apply(changes: &[Change], manager: &Manager<'_>, unit: &str, runs: 
     if runs {
         manager.stop(unit).await?;
     }
-    match installed::apply(changes) {
-        Err(error) if runs => manager.restart(unit).await.and(Err(error)),
-        applied => applied,
+    let applied = installed::apply(changes);
+    if applied.is_err() && runs {
+        let again = manager.restart(unit).await.err();
+        return applied.with_context(|| match again {
+            None => format!("{unit} was stopped for new files, and runs again as before"),
+            Some(error) => format!("{unit} was stopped for new files, and does not start again ({error:#})"),
+        });
     }
+    applied
 }
 
 /// Starts it, or anew what has run since before its files were `written`, and waits until the app is executed; `how` is

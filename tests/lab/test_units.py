@@ -7,13 +7,15 @@ import os
 import pathlib
 import re
 import signal
+import socket
 import time
 
 import pytest
 
-from confining import WAYS
+from confining import WAYS, service
 from conftest import VERSIONS, boot
 from launching import SOCKS, launched, script, started, unique
+from namespaces import network_namespace
 from waiting import wait_until
 from world_map import ORIGIN, PASSWORD, UPSTREAM
 
@@ -244,6 +246,22 @@ while True: server.accept()[0].sendall(b"served")'
     with installed(lab, "--via=none", "--uid=bob") as name:
         found = next_start(lab, name, 0)
         assert found["proxy"] != 200 and found["tcp"] != "open"
+
+
+def test_nothing_is_left_in_systemds_list_of_a_port_that_another_process_has(lab):
+    """A socket that could not listen is in it by its name, even when its file is gone."""
+    name, number = unique("taken"), 7301
+    words = [f"--via={SOCKS}", "--wall=namespace", f"--publish={number}", "--now"]
+    with network_namespace(lab.pid):
+        holder = socket.create_server(("127.0.0.1", number))
+    with holder, service(lab, "[Service]\nExecStart=/bin/sleep 1000\n") as made:
+        sentence = f"publish.socket cannot listen at 127.0.0.1:{number}"
+        assert sentence in install(lab, name, *words, "--", "/bin/sleep", "1000", code=125)
+        assert sentence in made.confine(*words, code=125)
+        made.unconfine()
+        appfw(lab, "unit", "remove", name)
+        listed = lab.run(["systemctl", "list-units", "--all", f"appfw-{name}*", f"appfw-{made.stem}*"]).stdout.decode()
+        assert "appfw-" not in listed, listed
 
 
 def test_a_password_stands_in_a_private_file_alone(lab, world):
