@@ -27,7 +27,7 @@ pub struct Places {
 /// The places to hide. Asked for before anything is covered: a link in what is sealed is not seen
 /// afterwards, and what it leads to would stay.
 #[must_use]
-pub fn places(view: &View) -> Places {
+pub fn places(view: &View, known: &mut Links) -> Places {
     let mut named = view.hidden.clone();
     let mut covered = Vec::new();
     let mut directories: Vec<_> = view.sessions.iter().filter_map(|stem| stem.parent()).collect();
@@ -46,7 +46,7 @@ pub fn places(view: &View) -> Places {
     named.extend(view.sockets.iter().filter(is_socket).cloned());
     named.extend(view.made.iter().cloned());
     view.made.iter().for_each(|directory| links(directory, DEPTH, &mut named));
-    let behind: Vec<PathBuf> = named.iter().chain(&view.empty).filter_map(|path| behind(path)).collect();
+    let behind: Vec<PathBuf> = named.iter().chain(&view.empty).filter_map(|path| behind(path, known)).collect();
     Places { hidden: named.into_iter().chain(behind).collect(), covered }
 }
 
@@ -71,12 +71,8 @@ fn links(directory: &Path, depth: usize, found: &mut Vec<PathBuf>) {
 
 /// What `path` leads to by links, if it is another place. A way that ends at a directory which the app's own
 /// user has closed, and could open again, is followed up to there by its names.
-fn behind(path: &Path) -> Option<PathBuf> {
-    let found = match path.canonicalize() {
-        Err(error) if error.kind() == ErrorKind::PermissionDenied => Way::to(path, &mut Links::default())?.end,
-        found => found.ok()?,
-    };
-    (found != path).then_some(found)
+fn behind(path: &Path, known: &mut Links) -> Option<PathBuf> {
+    Way::to(path, known).map(|way| way.end).filter(|end| end != path)
 }
 
 /// What is called one of `stems` and a word, in `directory`, which anybody may have filled: sockets, and what may hold
@@ -161,7 +157,7 @@ mod tests {
         symlink(&socket, &link).unwrap();
         let view = View { hidden: vec![link.clone()], sockets: vec![socket.clone(), other], ..View::default() };
         let real = socket.canonicalize().unwrap();
-        assert_eq!(places(&view).hidden, [link, socket, real]);
+        assert_eq!(places(&view, &mut Links::default()).hidden, [link, socket, real]);
     }
 
     #[test]
@@ -177,7 +173,7 @@ mod tests {
         fs::write(at("dot/a"), "").unwrap();
         fs::write(at("dot/b"), "").unwrap();
         symlink(at("dot/b"), at("dot/profiles/ssh.toml")).unwrap();
-        let hidden = places(&View { made: vec![at("appfw")], ..View::default() }).hidden;
+        let hidden = places(&View { made: vec![at("appfw")], ..View::default() }, &mut Links::default()).hidden;
         for path in ["appfw", "dot/a", "dot/b", "dot/profiles"] {
             assert!(hidden.contains(&at(path)), "{path}: {hidden:?}");
         }
@@ -194,10 +190,10 @@ mod tests {
         symlink(at("link"), at("second")).unwrap();
         fs::write(at("closed/socket"), "").unwrap();
         for name in ["link", "second"] {
-            assert_eq!(behind(&at(name)).unwrap(), at("closed/socket").canonicalize().unwrap());
+            assert_eq!(behind(&at(name), &mut Links::default()).unwrap(), at("closed/socket").canonicalize().unwrap());
         }
-        assert_eq!(behind(&at("closed/socket").canonicalize().unwrap()), None);
-        assert_eq!(behind(&at("absent")), None);
+        assert_eq!(behind(&at("closed/socket").canonicalize().unwrap(), &mut Links::default()), None);
+        assert_eq!(behind(&at("absent"), &mut Links::default()), None);
     }
 
     #[test]
@@ -208,7 +204,7 @@ mod tests {
         }
         fs::write(place.path().join("ssh-file"), "").unwrap();
         let view = View { sessions: vec![place.path().join("ssh-")], ..View::default() };
-        let mut found = places(&view).hidden;
+        let mut found = places(&view, &mut Links::default()).hidden;
         found.sort();
         assert_eq!(found, [place.path().join("ssh-"), place.path().join("ssh-aB9")]);
     }
@@ -221,7 +217,7 @@ mod tests {
         }
         let view = View { sessions: vec![place.path().join("ssh-")], ..View::default() };
         let expected = Places { hidden: Vec::new(), covered: vec![place.path().to_owned()] };
-        assert_eq!(places(&view), expected);
+        assert_eq!(places(&view, &mut Links::default()), expected);
     }
 
     #[test]

@@ -18,7 +18,8 @@ use rustix::mount::{
 use rustix::process::{Resource, Rlimit, geteuid, getrlimit, setrlimit, umask};
 
 use super::hiding::Places;
-use super::{copies, hiding, pinned};
+use super::pinned::{self, Links};
+use super::{copies, hiding};
 use crate::view::{Bind, View};
 
 /// What systemd gives TemporaryFileSystem= (src/basic/mountpoint-util.h): a bound on what an app can
@@ -44,8 +45,9 @@ pub fn make(view: &View) -> Result<()> {
     }
     view.made.iter().try_for_each(|made| pinned::make(made))?;
     let _descriptors = Descriptors::raised()?;
-    let Places { hidden, covered } = hiding::places(view);
-    pinned::pin(hidden.iter().chain(&view.read_only), &view.sealed)?;
+    let mut known = Links::default();
+    let Places { hidden, covered } = hiding::places(view, &mut known);
+    pinned::pin(hidden.iter().chain(&view.read_only), &view.sealed, &mut known)?;
     read_only(&view.read_only)?;
     copies::make(&view.copied)?;
     // Held before the directory that they lie in is covered.

@@ -82,12 +82,11 @@ impl Way {
 ///
 /// # Errors
 /// The kernel refuses one of the mounts.
-pub fn pin<'a>(places: impl Iterator<Item = &'a PathBuf>, sealed: &Path) -> Result<()> {
+pub fn pin<'a>(places: impl Iterator<Item = &'a PathBuf>, sealed: &Path, known: &mut Links) -> Result<()> {
     let is_root = geteuid().is_root();
     let is_left = |step: &Path| step.starts_with(sealed) || is_root && step.starts_with(NOT_FROM_ROOT);
-    let mut known = Links::default();
-    let steps: BTreeSet<PathBuf> =
-        places.filter_map(|place| Way::to(place, &mut known)).flat_map(|way| way.steps).collect();
+    let ways = places.filter_map(|place| Way::to(place, known));
+    let steps: BTreeSet<PathBuf> = ways.flat_map(|way| way.steps).collect();
     for step in steps.iter().filter(|step| !is_left(step)) {
         if step.parent().is_some_and(is_apps_to_change) {
             mount_on_itself(step)
