@@ -236,6 +236,8 @@ fn privileges(service: &Service) -> Vec<Setting> {
     if service.is_root() {
         // Else it would move out of its cgroup, or have the kernel run something outside.
         let kernel = ["ProtectControlGroups", "ProtectKernelTunables", "ProtectKernelModules", "ProtectKernelLogs"];
+        // A stronger one of the service's own stays.
+        let kernel = kernel.into_iter().filter(|one| *one != "ProtectControlGroups" || !service.has_own_cgroups);
         settings.extend(kernel.map(|directive| set(directive, Value::Bool(true))));
     } else {
         // at(1) and crontab(1) have what they are given run outside.

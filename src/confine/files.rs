@@ -8,12 +8,13 @@ use super::dropin::DropIn;
 use super::service::Service;
 use super::{CREDENTIALS, Servants, UNITS, confined, drop_in_path, name_of, options};
 use crate::cli::LaunchArgs;
+use crate::confinement::set;
 use crate::host::Host;
 use crate::installed::Wanted;
 use crate::name::LaunchName;
 use crate::plan::{Plan, Resolver, Tenure};
 use crate::state::resolver;
-use crate::units::text;
+use crate::units::{Value, text};
 use crate::via::{Endpoint, Via};
 
 /// A plan for a service, and what follows from it.
@@ -54,6 +55,7 @@ impl Files {
         args.dbus = args.dbus.or(Some(crate::cli::Bus::None));
         let mut plan = Plan::new(&args, via, host)?;
         plan.tenure = Tenure::Confined { service: service.name.clone(), cgroup: service.cgroup() };
+        plan.properties = service.private.iter().map(|name| set(name, Value::Bool(true))).collect();
         if plan.has_forwarder() && plan.address.ip().is_unspecified() {
             bail!("--wall address with a forwarder needs its --address here");
         }

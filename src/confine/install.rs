@@ -358,11 +358,21 @@ async fn check(manager: &Manager<'_>, service: &Service, files: &Files) -> Resul
 async fn start(realm: &Realm, manager: &Manager<'_>, service: &str, name: &LaunchName, say: &Say) -> Result<()> {
     manager.stop(service).await?;
     stop_servants(manager, name).await;
-    let restarted = restart(realm, manager, service, say).await;
-    expect_ports(manager, name).await.and(restarted).map_err(|error| match format!("{error:#}") {
+    let restarted = restart(realm, manager, service).await;
+    let how = expect_ports(manager, name).await.and(restarted).map_err(|error| match format!("{error:#}") {
         told if told.contains("appfw unconfine") => error,
         told => anyhow!("{told}; appfw unconfine {service} takes its wall away"),
-    })
+    })?;
+    // That the proof has ended well, as systemd saw it, is not that it was made.
+    let invocation = Service::read(manager, service).await?.invocation;
+    if Start::of(name, &invocation) != Some(Start::Proven) {
+        manager.stop(service).await?;
+        bail!(
+            "{service} was started without the proof of its wall, and is stopped: systemctl cat {service} shows its files"
+        );
+    }
+    say.plain(&format!("{service} {how}"));
+    Ok(())
 }
 
 /// Whether there were any.

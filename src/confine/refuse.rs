@@ -192,7 +192,7 @@ fn past_the_wall(service: &Service, appfw: &Path) -> Result<()> {
     let set = |linker: &&str| service.environment.iter().any(|variable| variable.split('=').next() == Some(linker));
     if let Some(linker) = LINKERS.iter().find(|linker| set(linker)) {
         bail!(
-            "{name} sets {linker}, which would have its code loaded into the proof of its wall as well: have a script that it starts set that"
+            "{name} sets {linker}, by which the dynamic linker would go in the proof of its wall as well: have a script that it starts set that"
         );
     }
     if !service.root.is_empty() {

@@ -9,6 +9,7 @@ use zbus::zvariant::Value as Variant;
 
 use super::exec::Exec;
 use crate::manager::{Kind, Manager, Properties};
+use crate::units::SHARED;
 use crate::verify::is_empty;
 use crate::view::SHOWN_TO_SERVICES;
 
@@ -53,6 +54,10 @@ pub struct Service {
     pub calls: Calls,
     /// `AmbientCapabilities=`.
     pub ambient: u64,
+    /// What it has for itself of [`SHARED`].
+    pub private: Vec<&'static str>,
+    /// `ProtectControlGroups=strict` (systemd 257).
+    pub has_own_cgroups: bool,
     /// `BusName=`.
     pub bus_name: String,
     /// What it is ordered before.
@@ -169,6 +174,13 @@ impl Service {
             families: families(of(service, "RestrictAddressFamilies")?)?,
             calls: calls(of(service, "SystemCallFilter")?, of(service, "SystemCallErrorNumber")?)?,
             ambient: number(service, "AmbientCapabilities")?,
+            private: {
+                let has = |name: &&str| service.get(*name).is_some_and(|held| **held == Variant::Bool(true));
+                SHARED.into_iter().filter(has).collect()
+            },
+            has_own_cgroups: service
+                .get("ProtectControlGroupsEx")
+                .is_some_and(|held| **held == Variant::from("strict")),
             bus_name: text(service, "BusName")?,
             before: words(unit, "Before")?,
             pam_name: text(service, "PAMName")?,
@@ -210,14 +222,19 @@ impl Service {
         self.others(own).iter().any(|path| changed(path.as_ref()).is_ok_and(|other| other > written))
     }
 
-    /// Whether it runs as root.
+    /// Whether it can do with files what root can: it is root, can become so, or no permission stops it.
     #[must_use]
     pub fn is_root(&self) -> bool {
+        /// CHOWN, DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER, FSETID, SETGID, SETUID, SETPCAP, MKNOD and SETFCAP
+        /// (linux/capability.h).
+        const LIKE_ROOT: [u32; 10] = [0, 1, 2, 3, 4, 6, 7, 8, 27, 31];
         let is_root = |user: &str| {
             let found = nix::unistd::User::from_name(user).ok().flatten();
             user.parse() == Ok(0_u32) || found.is_some_and(|found| found.uid.is_root())
         };
-        !self.dynamic_user && (self.user.is_empty() || is_root(&self.user))
+        // Who is there under that name is taken instead of a dynamic user.
+        let by_user = if self.user.is_empty() { !self.dynamic_user } else { is_root(&self.user) };
+        by_user || LIKE_ROOT.iter().any(|bit| self.ambient >> bit & 1 == 1)
     }
 
     /// The slices above it, from its own to the root's (systemd.slice(5): what is above one stands in its name).

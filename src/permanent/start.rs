@@ -105,11 +105,11 @@ fn is_the_apps(pid: u32) -> bool {
 }
 
 /// Starts a service of another's making anew. That is over when its wall is proven, before its main process; how this
-/// goes on is looked at for a moment.
+/// goes on is looked at for a moment, and returned.
 ///
 /// # Errors
 /// It did not start, or failed at once; why, if one of ours has told.
-pub async fn restart(realm: &Realm, manager: &Manager<'_>, service: &str, say: &Say) -> Result<()> {
+pub async fn restart(realm: &Realm, manager: &Manager<'_>, service: &str) -> Result<&'static str> {
     manager.hold(service).await;
     let began = SystemTime::now();
     if let Err(error) = manager.restart(service).await {
@@ -122,16 +122,15 @@ pub async fn restart(realm: &Realm, manager: &Manager<'_>, service: &str, say: &
         let held = manager.properties(service, Kind::Service).await?;
         match result(&held) {
             SUCCESS => sleep(PAUSE).await,
-            "exec-condition" => {
-                say.plain(&format!("{service} was not started, as its own conditions say (ExecCondition=)"));
-                return Ok(());
-            }
+            "exec-condition" => return Ok("was not started, as its own conditions say (ExecCondition=)"),
             result => return Err(ended_at_once(manager, service, Life::of(&held).main, result)),
         }
     }
-    let how = if manager.is_active(service).await { "runs" } else { "has run" };
-    say.plain(&format!("{service} {how}, and is behind its wall"));
-    Ok(())
+    Ok(if manager.is_active(service).await {
+        "runs, and is behind its wall"
+    } else {
+        "has run, and is behind its wall"
+    })
 }
 
 /// How a service's `Result=` calls that it is well, or was to its end; exit codes that are none of a failure are so.

@@ -10,9 +10,26 @@ use crate::plan::Plan;
 /// 128 + SIGTERM: what the launcher ends with where it is stopped, and its program by that.
 const STOPPED: u8 = 143;
 
-/// Variables by which other code is loaded into a program (ld.so(8)); no app of an ordinary user's gets them.
-pub const LINKERS: [&str; 7] =
-    ["LD_PRELOAD", "LD_AUDIT", "LD_LIBRARY_PATH", "LD_PROFILE", "LD_DEBUG_OUTPUT", "GLIBC_TUNABLES", "GCONV_PATH"];
+/// Variables by which the dynamic linker loads other code into a program, or ends it with success before it has begun
+/// (ld.so(8); `LD_DEBUG=help`); no app of an ordinary user's gets them.
+pub const LINKERS: [&str; 16] = [
+    "LD_PRELOAD",
+    "LD_AUDIT",
+    "LD_LIBRARY_PATH",
+    "LD_ORIGIN_PATH",
+    "LD_PROFILE",
+    "LD_PROFILE_OUTPUT",
+    "LD_DEBUG",
+    "LD_DEBUG_OUTPUT",
+    "LD_TRACE_LOADED_OBJECTS",
+    "LD_TRACE_PRELINKING",
+    "LD_VERBOSE",
+    "LD_WARN",
+    "LD_SHOW_AUXV",
+    "LD_ASSUME_KERNEL",
+    "GLIBC_TUNABLES",
+    "GCONV_PATH",
+];
 
 pub(super) fn unit(plan: &Plan, host: &Host, words: Vec<String>) -> Unit {
     let mut unit = Unit::new(plan, plan.name.app(), plan.whole());

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::{Places, Unit, Value, lists, word, words};
+use super::{Places, SHARED, Unit, Value, lists, word, words};
 use crate::cli::{Capture, WallKind};
 use crate::listening::BACKLOG;
 use crate::network::{self, IpLists};
@@ -50,6 +50,8 @@ pub(super) fn unit(plan: &Plan, places: &Places) -> Unit {
             // On both sides: not symmetric before systemd 254.
             unit.kind("PrivateNetwork", Value::Bool(true));
             unit.unit("JoinsNamespaceOf", words([&plan.app_unit()]));
+            let shared = plan.properties.iter().filter(|setting| SHARED.contains(&setting.directive));
+            unit.kind.extend(shared.cloned());
         }
     }
     if places.in_run {
