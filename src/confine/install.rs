@@ -130,10 +130,16 @@ async fn confine(args: ConfineArgs) -> Result<()> {
     match now {
         _ if is_behind_it => say.plain(&format!("nothing to do: {} is confined so already", service.name)),
         true => start(&realm, &manager, &service.name, &name, &say).await?,
-        false if service.is_active => say.plain(&format!(
-            "written; restart {0} to apply: systemctl restart {0} (until then it goes on as before)",
-            service.name
-        )),
+        false if service.is_active => {
+            // Seen with 252, and not with 257: a unit that runs has its new IP lists by the reload.
+            let has_lists = host.systemd.is_none_or(|version| version < 257);
+            let meanwhile =
+                if has_lists { "this systemd has its IP lists in force at once" } else { "it goes on as before" };
+            say.plain(&format!(
+                "written; restart {0} to apply: systemctl restart {0} (until then {meanwhile})",
+                service.name
+            ));
+        }
         false => say.plain(&format!("written; {} starts behind its wall from now on", service.name)),
     }
     Ok(())
@@ -182,7 +188,7 @@ async fn unconfine(args: &UnconfineArgs) -> Result<()> {
             match (runs, args.now, had_servants) {
                 (true, true, _) => manager.restart(&service).await?,
                 (true, false, true) => say.plain(&format!(
-                    "removed; restart {service} to apply: systemctl restart {service} (it reaches nothing until then)"
+                    "removed; restart {service} to apply: systemctl restart {service} (its way out is gone until then)"
                 )),
                 (true, false, false) => {
                     say.plain(&format!("removed; restart {service} to apply: systemctl restart {service}"));

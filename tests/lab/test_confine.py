@@ -4,10 +4,11 @@ import contextlib
 import errno
 import json
 import os
+import time
 
 import pytest
 
-from confining import TRIES, Service, drop_in, service, tree, trying
+from confining import TRIES, WAYS, Service, drop_in, service, tree, trying
 from conftest import VERSIONS, boot
 from launching import SOCKS, script, started, unique
 from test_takeover import PIPES
@@ -77,6 +78,29 @@ def test_a_service_goes_through_the_proxy_alone_and_is_as_before_when_it_is_let_
         assert "nothing to do" in svc.unconfine()
 
 
+def test_what_a_running_service_has_of_a_wall_before_its_restart_is_told(lab):
+    """systemd 252 has new IP lists in force at its reload."""
+    program = script(lab, "loops.py", f"""{WAYS}
+while True:
+    pathlib.Path(os.environ["RUNTIME_DIRECTORY"], "found").write_text(str(ends(by_tcp)))
+    time.sleep(0.1)
+""")
+    text = f"[Service]\nUser=bob\nRuntimeDirectory=@NAME@\nExecStart=/usr/bin/python3 {program}\n"
+    with service(lab, text) as svc:
+        svc.start()
+        found = lab.path(f"/run/{svc.stem}/found")
+        wait_until(lambda: found.exists() and found.read_text() == "open", 10, "a service that is free")
+        said = svc.confine("--via", SOCKS)
+        if "has its IP lists in force at once" in said:
+            wait_until(lambda: found.read_text() not in ("", "open"), 5, "what was told")
+        else:
+            assert "it goes on as before" in said
+            time.sleep(2)
+            assert found.read_text() in ("", "open")
+        svc.restart()
+        wait_until(lambda: found.exists() and found.read_text() not in ("", "open"), 10, "a service behind its wall")
+
+
 def test_nothing_is_left_of_what_served_a_service_that_is_let_go(lab):
     def servants():
         return lab.run(["systemctl", "list-units", "--all", "--plain", "--no-legend", "appfw-svc*"]).stdout.decode()
@@ -84,7 +108,7 @@ def test_nothing_is_left_of_what_served_a_service_that_is_let_go(lab):
     with service(lab, trying(lab, "User=bob")) as svc:
         svc.confine("--via", SOCKS, "--now")
         assert svc.found()["proxy"] == 200 and f"appfw-{svc.stem}-forward.service" in servants()
-        assert "it reaches nothing until then" in svc.unconfine()
+        assert "its way out is gone until then" in svc.unconfine()
         assert servants() == ""
         svc.restart()
         assert svc.found()["tcp"] == "open" and servants() == ""
