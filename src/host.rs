@@ -200,6 +200,13 @@ pub fn refuse_writable(program: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Whether nobody but root can change a file or what stands in its place, links followed.
+#[must_use]
+pub fn is_roots(file: &Path) -> bool {
+    let real = file.canonicalize();
+    refuse_writable(file).is_ok() && real.is_ok_and(|real| refuse_writable(&real).is_ok())
+}
+
 /// `appfw` stands beside this executable, or in the directory given at build time; never found by
 /// PATH, which the caller's environment chooses. `inside` checks that the versions are the same.
 fn find_appfw() -> Result<PathBuf> {

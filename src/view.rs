@@ -217,6 +217,7 @@ impl View {
             view.session = Session::new(plan, &host.environment).shown;
             view.session.extend(Buses::shown(plan, places));
             view.made = vec![state::base_in_tmp(Path::new("/"), user.uid)];
+            view.made.extend(buses(plan, host, &user.home));
         }
         if let Identity::Caller(user) = &plan.app
             && !user.is_root()
@@ -310,10 +311,23 @@ impl OfService {
 
 /// Where the caller's next launches, of this environment or of a unit's, look for ways out and profiles.
 fn configurations(host: &Host, home: &Path) -> Vec<PathBuf> {
+    bases(host, home, "XDG_CONFIG_HOME", ".config").into_iter().map(|base| base.join("appfw")).collect()
+}
+
+/// Where a session bus reads what it starts for a name that nobody has: for whoever may call that, and outside.
+fn buses(plan: &Plan, host: &Host, home: &Path) -> Vec<PathBuf> {
+    let Buses::Filtered { .. } = plan.buses else { return Vec::new() };
+    let more = host.variable("XDG_DATA_DIRS").map(std::env::split_paths).into_iter().flatten();
+    let bases = bases(host, home, "XDG_DATA_HOME", ".local/share").into_iter().chain(more);
+    bases.filter(|base| base.is_absolute()).map(|base| base.join("dbus-1/services")).collect()
+}
+
+/// A directory of the XDG Base Directory Specification: as the caller's environment has it, and as that of a unit has.
+fn bases(host: &Host, home: &Path, variable: &str, usual: &str) -> Vec<PathBuf> {
     let here = host.directory.clone().unwrap_or_default();
-    let set = host.variable("XDG_CONFIG_HOME").map(PathBuf::from).filter(|place| place.is_absolute());
+    let set = host.variable(variable).map(PathBuf::from).filter(|place| place.is_absolute());
     let homes = host.variable("HOME").map(|home| here.join(home)).into_iter().chain([home.to_owned()]);
-    let places = set.map(|place| place.join("appfw")).into_iter().chain(homes.map(|home| home.join(CONFIGURATION)));
+    let places = set.into_iter().chain(homes.map(|home| home.join(usual)));
     let mut places: Vec<_> = places.filter(|place| place.is_absolute()).collect();
     places.sort_unstable();
     places.dedup();

@@ -12,7 +12,7 @@ use anyhow::{Result, bail};
 
 use crate::browser::{Program, Surroundings};
 use crate::cli::Bus;
-use crate::host::Host;
+use crate::host::{Host, is_roots};
 use crate::plan::{Identity, Plan};
 use crate::session;
 use crate::units::Places;
@@ -114,7 +114,7 @@ pub async fn settle(plan: &mut Plan, host: &Host, asked: bool) -> Result<()> {
     if Program::find(&plan.command, &surroundings).is_some() {
         return Ok(());
     }
-    let names = plan.command.first().map(|word| names::names(word, &surroundings)).unwrap_or_default();
+    let names = plan.command.first().map(|word| names::names(word, &surroundings, is_roots)).unwrap_or_default();
     let held = proxy::held(address, &names).await;
     match held {
         Some(name) if asked => {

@@ -1,7 +1,8 @@
 //! Names that programs own on the session bus. GTK's and KDE's end at once if they may not (GApplication:
 //! "Failed to register"), and do without a bus. So one has the name that its desktop file is called by, as the
 //! Desktop Entry Specification has it, if nobody has it and nobody would be started for it: to own is to speak to
-//! the owner as well, and gnome-terminal would have its shell opened by the one outside.
+//! the owner as well, and gnome-terminal would have its shell opened by the one outside. Root's files alone count: by
+//! one of its own, a program would choose the name of its next start.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -12,15 +13,15 @@ use crate::browser::{Surroundings, read_ini};
 /// Desktop files looked at.
 const MAX_FILES: usize = 4096;
 
-/// The names that may be this program's: those of desktop files that execute it.
-pub fn names(program: &OsStr, surroundings: &Surroundings) -> Vec<String> {
+/// The names that may be this program's: those of desktop files that execute it, and that `is_roots` says are root's.
+pub fn names(program: &OsStr, surroundings: &Surroundings, is_roots: impl Fn(&Path) -> bool) -> Vec<String> {
     let Some(program) = Path::new(program).file_name().and_then(OsStr::to_str) else { return Vec::new() };
     let directories = data_directories(surroundings);
     let files = directories.iter().filter_map(|directory| fs::read_dir(directory.join("applications")).ok()).flatten();
     let files = files.flatten().map(|entry| entry.path()).take(MAX_FILES);
     let mut names: Vec<String> = files
         .filter_map(|file| Some((name_of(&file)?, file)))
-        .filter(|(_, file)| executes(file, program))
+        .filter(|(_, file)| executes(file, program) && is_roots(file))
         .map(|(name, _)| name)
         .filter(|name| !directories.iter().any(|directory| is_started_for(directory, name)))
         .collect();
@@ -86,11 +87,25 @@ mod tests {
             environment: vec![("XDG_DATA_DIRS".into(), place.path().into()), ("HOME".into(), "/nowhere".into())],
             directory: "/".into(),
         };
+        let names = |program: &str| names(OsStr::new(program), &surroundings, |_| true);
         for (program, expected) in
             [("editor", &["org.test.Editor"][..]), ("terminal", &[]), ("other", &[]), ("..", &[])]
         {
-            assert_eq!(names(OsStr::new(program), &surroundings), expected, "{program}");
+            assert_eq!(names(program), expected, "{program}");
         }
-        assert_eq!(names(OsStr::new("/opt/bin/editor"), &surroundings), ["org.test.Editor"]);
+        assert_eq!(names("/opt/bin/editor"), ["org.test.Editor"]);
+    }
+
+    #[test]
+    fn a_desktop_file_that_the_program_could_have_written_gives_no_name() {
+        let place = tempfile::tempdir().unwrap();
+        fs::create_dir_all(place.path().join("applications")).unwrap();
+        let file = place.path().join("applications/org.test.Editor.desktop");
+        fs::write(&file, "[Desktop Entry]\nExec=editor\n").unwrap();
+        let surroundings =
+            Surroundings { environment: vec![("XDG_DATA_HOME".into(), place.path().into())], directory: "/".into() };
+        // /tmp is everybody's.
+        assert!(names(OsStr::new("editor"), &surroundings, crate::host::is_roots).is_empty());
+        assert_eq!(names(OsStr::new("editor"), &surroundings, |seen| seen == file), ["org.test.Editor"]);
     }
 }

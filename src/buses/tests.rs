@@ -92,6 +92,22 @@ fn the_app_finds_its_bus_in_its_own_runtime_directory() {
 }
 
 #[test]
+fn what_the_bus_starts_for_a_name_is_not_the_programs_to_write() {
+    let mut host = desktop(true);
+    for (name, value) in [("XDG_DATA_HOME", "/srv/data"), ("XDG_DATA_DIRS", "/usr/share:/srv/flatpak:relative")] {
+        host.environment.push((name.into(), value.into()));
+    }
+    for (line, is_kept) in [("--dbus filtered x", true), ("--dbus none x", false)] {
+        let plan = plan(&host, line).unwrap();
+        let made = View::new(&plan, &host, &places(&plan, &host)).made;
+        let made: Vec<_> = made.iter().filter_map(|path| path.to_str()?.strip_suffix("/dbus-1/services")).collect();
+        let expected: &[&str] =
+            if is_kept { &["/home/alice/.local/share", "/srv/data", "/usr/share", "/srv/flatpak"] } else { &[] };
+        assert_eq!(made, expected, "{line}");
+    }
+}
+
+#[test]
 fn the_policy_lets_no_name_be_owned_or_spoken_to_freely() {
     let arguments = arguments(&[]);
     assert_eq!(arguments[0], "--filter");

@@ -131,7 +131,7 @@ pub fn make(directory: &Path) -> Result<()> {
         _ if directory.metadata().is_err_and(|error| error.kind() == ErrorKind::PermissionDenied) => Ok(()),
         _ if !above.is_some_and(is_apps_to_change) => Ok(()),
         _ => bail!(
-            "{0} cannot be made ({error}), and the program could make it later and so choose the way out of your next launches: make it a directory of yours",
+            "{0} cannot be made ({error}), and the program could make it later, for what is run outside to read: make it a directory of yours",
             directory.display()
         ),
     }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use crate::cli::{Isolate, LaunchArgs};
+use crate::cli::{Bus, Isolate, LaunchArgs};
 use crate::host::Host;
 use crate::installed::Wanted;
 use crate::plan::{Identity, Plan, Supervisor, Tenure};
@@ -73,6 +73,8 @@ impl Rendering {
         let is_systems = host.caller.is_root();
         args.detach = is_systems;
         args.user |= !is_systems;
+        // What it is started with is nobody's to see when it is installed, and a display may be in that.
+        args.dbus = args.dbus.or(Some(Bus::None));
         if args.system && !is_systems {
             bail!("units of the system are root's: sudo appfw unit …");
         }

@@ -120,6 +120,7 @@ def test_proxy_ends_with_the_launch_however_that_ends(lab, services, manager):
             wait_until(lambda: count() == 0, 5, f"the end of the proxy of a launch that ended {end}")
 
 
+DATA = "/srv/share"
 APPLICATION = """#!/usr/bin/python3
 import sys
 from gi.repository import Gio
@@ -136,21 +137,26 @@ sys.exit(app.run(sys.argv))
 
 @pytest.fixture()
 def application(lab, services):
-    """A GTK-like program with a desktop file; its variables."""
+    """A home with a GTK-like program in it, and that program's desktop file among root's."""
     home = f"/srv/{unique('home')}"
-    lab.run(["mkdir", "-p", f"{home}/.local/share/applications"], check=True)
+    lab.run(["mkdir", "-p", home, f"{DATA}/applications"], check=True)
     for name in ["stay-own", "own"]:
         lab.path(f"{home}/{name}").write_text(APPLICATION)
         lab.path(f"{home}/{name}").chmod(0o755)
         entry = f"[Desktop Entry]\nExec={home}/own %U\n"
-    lab.path(f"{home}/.local/share/applications/org.test.Own.desktop").write_text(entry)
+    lab.path(f"{DATA}/applications/org.test.Own.desktop").write_text(entry)
     lab.run(["chown", "-R", "bob:", home], check=True)
-    return home
+    yield home
+    lab.run(["rm", "-r", DATA], check=True)
+
+
+def with_display(home):
+    return {"HOME": home, "DISPLAY": ":9", "XDG_DATA_DIRS": f"{DATA}:/usr/share"}
 
 
 @pytest.mark.slow
 def test_application_that_owns_a_name_runs_and_hands_nothing_over(lab, application):
-    environment = {"HOME": application, "DISPLAY": ":9"}
+    environment = with_display(application)
     options = ["appfw-run", "--via", SOCKS]
     launch = lambda *words: lab.run([*options, *words, f"{application}/own", "http://web.test/"], user="bob",
                                     env=environment)
@@ -182,9 +188,82 @@ def test_display_brings_the_filter_to_who_lives_with_it_and_none_takes_it(lab, a
                                           ("own", ":9", ["--dbus", "none"], b"")]:
         lab.path(f"{application}/{name}").write_text(ask)
         lab.path(f"{application}/{name}").chmod(0o755)
-        environment = {"HOME": application, **({"DISPLAY": display} if display else {})}
+        environment = with_display(application)
+        if not display:
+            del environment["DISPLAY"]
         done = lab.run(["appfw-run", "--via", SOCKS, *option, f"{application}/{name}"], user="bob", env=environment)
         assert done.stdout == answer, (name, display, option, done)
+
+
+# Takes a name, and gives what it is asked to open to a browser: curl, outside.
+BROWSER = """
+import subprocess, sys, time
+from gi.repository import Gio, GLib
+name = sys.argv[1]
+bus = Gio.bus_get_sync(Gio.BusType.SESSION)
+def answer(connection, message, incoming):
+    if incoming and message.get_member() == 'OpenURL':
+        subprocess.run(['curl', '-4', '-sS', '--max-time', '5', message.get_body().unpack()[0]])
+        connection.send_message(Gio.DBusMessage.new_method_reply(message), Gio.DBusSendMessageFlags.NONE)
+        return None
+    return message
+bus.add_filter(answer)
+sys.stdin.readline()
+dbus = 'org.freedesktop.DBus'
+bus.call_sync(dbus, '/org/freedesktop/DBus', dbus, 'RequestName', GLib.Variant('(su)', (name, 4)), None, 0, -1, None)
+print('ready', flush=True)
+GLib.MainLoop().run()
+"""
+
+
+@pytest.mark.slow
+def test_desktop_file_of_the_programs_own_opens_no_name_to_its_next_start(lab, world, services):
+    name, environment = "org.mozilla.firefox.ZGVm", {"DISPLAY": ":9"}
+    entry = f"/home/bob/.local/share/applications/{name}.desktop"
+    plant = f"mkdir -p $(dirname {entry}); printf '[Desktop Entry]\\nExec=sh\\n' >{entry}"
+    run(lab, "--via", SOCKS, "sh", "-c", plant, user="bob", env=environment, check=True)
+    ask = f"echo ready; read line; gdbus call --session --timeout 5 --dest {name} --object-path /x" \
+          " --method org.mozilla.firefox.OpenURL http://web.test/; echo asked"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "user": "bob"}
+    try:
+        with world.watch() as w, started(lab, ["python3", "-c", BROWSER, name], **pipes) as outside, \
+                started(lab, ["appfw-run", "--via", SOCKS, "sh", "-c", ask], env=environment, **pipes) as inside:
+            said = Output(inside.stdout.fileno())
+            said.until(b"ready")
+            outside.stdin.write(b"\n")
+            outside.stdin.flush()
+            Output(outside.stdout.fileno()).until(b"ready")
+            inside.stdin.write(b"\n")
+            inside.stdin.flush()
+            said.until(b"asked")
+        assert w.foreign() == []
+    finally:
+        lab.path(entry).unlink()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("manager, name, interface", [
+    ("--user", "org.test.Own", "org.test.Own"),
+    ("--standalone", "org.freedesktop.portal.Fcitx", "org.fcitx.Fcitx.InputMethod1"),
+])
+def test_bus_starts_nothing_outside_that_a_program_has_written(lab, application, manager, name, interface):
+    """For a name that it may own, and for one that it may call and that nobody has."""
+    services = f"{application}/.local/share/dbus-1/services"
+    lab.path(f"{application}/own").write_text(f"""#!/bin/sh
+{call(*OPEN[0])} | grep '^()$'
+for place in {services} /home/bob/.local/share/dbus-1/services
+do  mkdir -p $place
+    printf '[D-BUS Service]\\nName={name}\\nExec=/bin/touch {application}/outside\\n' >$place/{name}.service
+done
+sleep 1
+{call(name, '/', f'{interface}.X')}
+sleep 1
+""")
+    done = lab.run(["appfw-run", manager, "--via", SOCKS, f"{application}/own"], user="bob",
+                   env=with_display(application))
+    lab.run(["rm", "-rf", "/home/bob/.local/share/dbus-1"], check=True)
+    assert done.stdout.startswith(b"()\n"), done
+    assert not lab.path(f"{application}/outside").exists(), done
 
 
 @pytest.mark.slow
