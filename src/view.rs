@@ -89,7 +89,10 @@ const AGENTS: [&str; 31] = [
     "/run/nslcd",
 ];
 
-/// Below a user's home: what the launcher reads, and the user's own of systemd's credentials (`credential =`).
+/// The user's own of systemd's credentials (`credential =`), in the directories of configuration and at run time.
+const STORE: &str = "credstore";
+
+/// The same below a user's home, and what the launcher reads.
 const CONFIGURATION: &str = ".config/appfw";
 const CREDENTIAL_STORE: &str = ".config/credstore";
 
@@ -222,10 +225,7 @@ impl View {
         if let Identity::Caller(user) = &plan.app
             && !user.is_root()
         {
-            let configurations = configurations(host, &user.home);
-            let stores = configurations.iter().map(|directory| directory.with_file_name("credstore"));
-            view.hidden.extend(stores.filter(|store| *store != user.home.join(CREDENTIAL_STORE)));
-            view.made.extend(configurations);
+            view.made.extend(configurations(host, &user.home));
         }
         if plan.buses == Buses::System {
             view.shown.push(SYSTEM_BUS.into());
@@ -248,13 +248,18 @@ impl View {
         view.sockets = sockets(host);
         // The via's password, and a session's sockets, where they aren't in what holds nothing anyway.
         let runtime = variable(host, "XDG_RUNTIME_DIR").map(PathBuf::from);
-        let own = places.state.parent().map(Path::to_owned).into_iter().chain(runtime);
+        let own = places.state.parent().map(Path::to_owned).into_iter().chain(runtime.clone());
         let is_seen = |path: &PathBuf| {
             let is_gone = view.empty.iter().any(|empty| path.starts_with(empty));
             path.is_absolute() && !is_gone && !view.sealed.starts_with(path)
         };
         let seen: Vec<_> = own.filter(is_seen).collect();
         view.hidden.extend(seen);
+        if matches!(&plan.app, Identity::Caller(user) if !user.is_root()) {
+            // What isn't there yet, and launches read once it is.
+            let stores: Vec<_> = runtime.filter(is_seen).map(|runtime| runtime.join(STORE)).into_iter().collect();
+            view.made.extend(stores);
+        }
         if let Some(socket) =
             plan.via.socket().filter(|path| !view.hidden.iter().any(|hidden| path.starts_with(hidden)))
         {
@@ -311,7 +316,8 @@ impl OfService {
 
 /// Where the caller's next launches, of this environment or of a unit's, look for ways out and profiles.
 fn configurations(host: &Host, home: &Path) -> Vec<PathBuf> {
-    bases(host, home, "XDG_CONFIG_HOME", ".config").into_iter().map(|base| base.join("appfw")).collect()
+    let bases = bases(host, home, "XDG_CONFIG_HOME", ".config");
+    bases.iter().flat_map(|base| ["appfw", STORE].map(|name| base.join(name))).collect()
 }
 
 /// Where a session bus reads what it starts for a name that nobody has: for whoever may call that, and outside.

@@ -281,6 +281,16 @@ fn ways_out_have_names() {
     );
     let credential = machine.write("etc/credstore/proxy", "socks5://a.test");
     assert_eq!(machine.completed("--via credential x").via, [format!("@{}", credential.display())]);
+    // One that is none, or can't be looked at, is not passed over.
+    machine.host.environment.push(("XDG_RUNTIME_DIR".into(), machine.path("run").into()));
+    machine.write("run/credstore/proxy/x", "");
+    assert_eq!(
+        machine.completed("--via credential x").via,
+        [format!("@{}", machine.path("run/credstore/proxy").display())]
+    );
+    machine.write("~/config.toml", &format!("[vias.credential]\ncredential = \"{}\"", "x".repeat(300)));
+    assert!(machine.refusal("--via credential x").contains("cannot tell whether"));
+    machine.write("~/config.toml", "[vias.credential]\ncredential = \"proxy\"");
     let own = machine.write("own/proxy", "socks5://a.test");
     machine.host.environment.push(("CREDENTIALS_DIRECTORY".into(), machine.path("own").into()));
     assert_eq!(machine.completed("--via credential x").via, [format!("@{}", own.display())]);

@@ -1,6 +1,7 @@
 //! Ways out that `config.toml` gives a name, so that no command line needs a password: `[vias.NAME]`.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -87,14 +88,13 @@ impl Named {
             Self::File(path) => Ok(vec![format!("@{path}")]),
             Self::Credential(credential) => {
                 let places = credential_places(root, host);
-                let found = places.iter().map(|place| place.join(credential)).find(|path| path.is_file());
-                let found = found.with_context(|| {
-                    let places: Vec<String> = places.iter().map(|place| place.display().to_string()).collect();
-                    format!(
+                let Some(found) = first(&places, credential)? else {
+                    let places: Vec<String> = places.iter().map(|store| store.place.display().to_string()).collect();
+                    bail!(
                         "--via {name}: there is no credential {credential}, looked for in {}; put a file of mode 0600 there",
                         places.join(", ")
                     )
-                })?;
+                };
                 let path = found.to_str().with_context(|| format!("{} is not UTF-8", found.display()))?;
                 Ok(vec![format!("@{path}")])
             }
@@ -102,8 +102,35 @@ impl Named {
     }
 }
 
+/// A directory of credentials.
+struct Store {
+    place: PathBuf,
+    /// Whether it is the machine's, which root may close to others.
+    is_machines: bool,
+}
+
+/// The first that is there. What the user, or a program of the user's, has closed may hold it: those after that don't
+/// count then.
+fn first(stores: &[Store], credential: &str) -> Result<Option<PathBuf>> {
+    let looked = stores.iter().find_map(|Store { place, is_machines }| {
+        let path = place.join(credential);
+        match path.symlink_metadata() {
+            Ok(_) => Some(Ok(path)),
+            Err(error) if [ErrorKind::NotFound, ErrorKind::NotADirectory].contains(&error.kind()) => None,
+            Err(error) if error.kind() == ErrorKind::PermissionDenied && *is_machines => None,
+            Err(error) => Some(Err(error).with_context(|| {
+                format!(
+                    "cannot tell whether {} is there, which would be the way out: open it to yourself",
+                    path.display()
+                )
+            })),
+        }
+    });
+    looked.transpose()
+}
+
 /// Where `LoadCredential=` would look: the service's own, then systemd's stores.
-fn credential_places(root: &Path, host: &Host) -> Vec<PathBuf> {
+fn credential_places(root: &Path, host: &Host) -> Vec<Store> {
     let below = |variable: &str| host.variable(variable).map(PathBuf::from).filter(|path| path.is_absolute());
     let own = below("CREDENTIALS_DIRECTORY");
     let users = match host.caller.is_root() {
@@ -114,7 +141,8 @@ fn credential_places(root: &Path, host: &Host) -> Vec<PathBuf> {
         }
     };
     let systems = ["etc/credstore", "run/credstore", "usr/local/lib/credstore", "usr/lib/credstore"];
-    own.into_iter().chain(users).chain(systems.map(|place| root.join(place))).collect()
+    let own = own.into_iter().chain(users).map(|place| Store { place, is_machines: false });
+    own.chain(systems.map(|place| Store { place: root.join(place), is_machines: true })).collect()
 }
 
 /// The names of all places: a higher one's way out replaces a lower one's of the same name.

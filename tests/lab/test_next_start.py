@@ -154,6 +154,34 @@ def test_each_file_of_a_chain_and_a_credential_are_hidden(lab, world, manager):
             assert PASSWORD[1] not in journal(lab, name)
 
 
+STORE = "/usr/local/lib/credstore"
+
+
+@pytest.mark.parametrize("manager, planted, variable", [
+    ("--standalone", ".config/credstore", {}),
+    ("--user", ".config/credstore", {}),
+    ("--user", "xdg/credstore", {"XDG_CONFIG_HOME": f"{HOME}/xdg"}),
+    ("--standalone", "run/credstore", {"XDG_RUNTIME_DIR": f"{HOME}/run"}),
+])
+def test_a_store_of_credentials_that_was_not_there_is_not_the_programs_to_make(lab, world, manager, planted, variable):
+    """Also by a launch that uses none, for one that does."""
+    plant = f"mkdir -p ~/{planted}; umask 077; echo direct >~/{planted}/proxy; true"
+    with configuration(lab, "there"):
+        of_bob(lab, "sh", "-c", "cd; rm -rf .config/credstore xdg run; mkdir -p xdg/appfw; chmod 755 .config")
+        for place in ".config", "xdg":
+            of_bob(lab, "sh", "-c", f"printf '[vias.stored]\\ncredential = \"proxy\"\\n' >~/{place}/appfw/config.toml")
+        lab.run(["install", "-D", "-m", "600", "-o", "bob", "/dev/stdin", f"{STORE}/proxy"], input=WAY.encode(), check=True)
+        try:
+            with world.watch() as w:
+                for via in ("none", "stored"):
+                    run(lab, manager, "--via", via, "sh", "-c", plant, user="bob", env=variable, check=True)
+                    assert "world" in text_of(lab, manager, "--via", "stored", "curl", "-sS", "http://web.test/",
+                                              user="bob", env=variable)
+            assert {packet["dst"] for packet in w.foreign()} == {UPSTREAM}
+        finally:
+            lab.run(["rm", "-rf", f"{STORE}/proxy", f"{HOME}/xdg", f"{HOME}/run"], check=True)
+
+
 def test_what_could_not_be_covered_later_is_refused(lab):
     with configuration(lab, "absent"), polkit_rule(lab, ALLOW_BOB):
         of_bob(lab, "ln", "-s", "nowhere", f"{HOME}/.config/appfw")

@@ -60,7 +60,7 @@ def test_a_users_service_is_confined_and_as_before_when_it_is_let_go(lab, world,
     with service(lab, kind, KINDS[kind]) as name:
         assert next_start(lab, name, 0)["bus"] is None
         # Which launches make where it isn't.
-        lab.run(["mkdir", "-p", "/home/bob/.config/appfw"], user="bob", check=True)
+        lab.run(["mkdir", "-p", "/home/bob/.config/appfw", "/home/bob/.config/credstore"], user="bob", check=True)
         before, shown = tree(lab), systemctl(lab, "cat", name)
         assert f"systemctl --user restart {name}" in of_bob(lab, "confine", name, f"--via={SOCKS}")
         with world.watch() as w:

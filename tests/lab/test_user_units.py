@@ -94,7 +94,7 @@ def is_confined(found, arguments=("a b", "%n $HOME;")):
 def test_a_users_unit_is_confined_at_each_start_and_leaves_nothing(lab, world):
     lab.run(["mkdir", "-p", UNITS], user="bob", check=True)
     # Which launches make where it isn't.
-    lab.run(["mkdir", "-p", "/home/bob/.config/appfw"], user="bob", check=True)
+    lab.run(["mkdir", "-p", "/home/bob/.config/appfw", "/home/bob/.config/credstore"], user="bob", check=True)
     before = tree(lab)
     with world.watch() as w, installed(lab, f"--via={SOCKS}") as name:
         is_confined(next_start(lab, name, 0))
