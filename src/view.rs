@@ -220,12 +220,8 @@ impl View {
             view.session = Session::new(plan, &host.environment).shown;
             view.session.extend(Buses::shown(plan, places));
             view.made = vec![state::base_in_tmp(Path::new("/"), user.uid)];
+            view.made.extend(configurations(plan, host));
             view.made.extend(buses(plan, host, &user.home));
-        }
-        if let Identity::Caller(user) = &plan.app
-            && !user.is_root()
-        {
-            view.made.extend(configurations(host, &user.home));
         }
         if plan.buses == Buses::System {
             view.shown.push(SYSTEM_BUS.into());
@@ -314,9 +310,13 @@ impl OfService {
     }
 }
 
-/// Where the caller's next launches, of this environment or of a unit's, look for ways out and profiles.
-fn configurations(host: &Host, home: &Path) -> Vec<PathBuf> {
-    let bases = bases(host, home, "XDG_CONFIG_HOME", ".config");
+/// Where the next launches of the app's user, of this environment or of a unit's, look for ways out and profiles.
+fn configurations(plan: &Plan, host: &Host) -> Vec<PathBuf> {
+    let bases = match &plan.app {
+        Identity::Caller(user) => bases(host, &user.home, "XDG_CONFIG_HOME", ".config"),
+        // Of whose environment nothing is known. `inside` makes them as that user.
+        Identity::Other(user) => vec![user.home.join(".config")],
+    };
     bases.iter().flat_map(|base| ["appfw", STORE].map(|name| base.join(name))).collect()
 }
 

@@ -197,11 +197,19 @@ def test_what_could_not_be_covered_later_is_refused(lab):
 
 
 @pytest.mark.parametrize("manager", ["--system", "--standalone"])
-def test_somebody_elses_launch_makes_nothing_in_his_home_and_replaces_nothing(lab, manager):
+def test_roots_launch_of_his_program_writes_no_configuration_of_his_and_replaces_nothing(lab, manager):
+    words = [manager, "--uid=bob", "--via=none", "sh", "-c"]
     with configuration(lab, "absent"):
-        words = [manager, "--uid=bob", "--via=none", "sh", "-c"]
-        run(lab, *words, "true", check=True)
-        assert not lab.path(f"{HOME}/.config/appfw").exists()
+        plant = f"mkdir -p {HOME}/.config/appfw; echo 'via = \"direct\"' >{HOME}/.config/appfw/config.toml"
+        done = run(lab, *words, plant)
+        made = lab.path(f"{HOME}/.config/appfw")
+        assert (made.stat().st_uid, list(made.iterdir())) == (lab.path(HOME).stat().st_uid, []), done
+        # As him: by no link of his does root write elsewhere.
+        of_bob(lab, "sh", "-c", f"rmdir {HOME}/.config/appfw; ln -s /etc/planted {HOME}/.config/appfw")
+        done = run(lab, *words, "true")
+        assert done.returncode == 125 and b"/.config/appfw cannot be made" in done.stderr, done
+        assert not lab.path("/etc/planted").exists()
+        of_bob(lab, "rm", f"{HOME}/.config/appfw")
     with configuration(lab, "there"):
         done = run(lab, *words, "mv ~/.config ~/.c2; mv ~/.config/appfw ~/.config/a2; ls ~/.config/appfw ~/.c2")
         assert b"busy" in done.stderr and not lab.path(f"{HOME}/.c2").exists(), done
