@@ -53,7 +53,7 @@ impl User {
             name: uid.to_string(),
             uid: uid.as_raw(),
             gid: unistd::getegid().as_raw(),
-            home: std::env::var_os("HOME").map_or_else(|| "/".into(), PathBuf::from),
+            home: std::env::var_os("HOME").map(PathBuf::from).filter(|home| home.is_absolute()).unwrap_or("/".into()),
             shell: "/bin/sh".into(),
         };
         Ok(found.map_or_else(nameless, Into::into))

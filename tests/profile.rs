@@ -439,6 +439,10 @@ fn edit_starts_from_what_is_shipped_and_says_what_is_wrong_with_the_result() {
     assert_eq!(edit("ssh", "true").unwrap(), "nothing was changed\n");
     assert!(edit("ssh", "false").unwrap_err().contains("false ended with 1"));
     assert!(!machine.path("ssh").exists());
+    let refusal = edit("ssh", "f() { echo '# my work' >>\"$1\"; return 1; }; f").unwrap_err();
+    assert!(refusal.contains(&format!("{} stays as it is now", machine.path("ssh").display())), "{refusal}");
+    assert!(fs::read_to_string(machine.path("ssh")).unwrap().ends_with("# my work\n"));
+    fs::remove_file(machine.path("ssh")).unwrap();
     assert!(edit("ssh", &append("dns = \"off\"")).unwrap().contains("is saved"));
     let text = fs::read_to_string(machine.path("ssh")).unwrap();
     assert!(

@@ -320,6 +320,12 @@ pub(crate) fn make_directory(directory: &Path, made: &mut Vec<PathBuf>) -> Resul
             if let Some(above) = directory.parent() {
                 make_directory(above, made)?;
             }
+            if directory.is_symlink() {
+                bail!(
+                    "{} is a symbolic link that leads nowhere: put back what it leads to, or remove it",
+                    directory.display()
+                );
+            }
             let failed = || format!("cannot make {}, so nothing was changed", directory.display());
             DirBuilder::new().mode(0o755).create(directory).with_context(failed)?;
             made.push(directory.to_owned());

@@ -2,6 +2,7 @@
 //! key. Higher places come first: the command line, the profile's files, then each `config.toml`.
 
 mod applied;
+mod fixed;
 mod keys;
 pub mod manage;
 mod origin;
@@ -187,13 +188,13 @@ fn all(commands: &[String], places: &Places) -> Result<Vec<Profile>> {
     named.chain(nameless.into_iter().map(file_name)).map(profile).collect()
 }
 
-/// What a command may be called by in profiles.
+/// What a command may be called by in profiles: its own name, and that of the file which it leads to by root's links.
 fn names_of(command: &[OsString], host: &Host) -> Vec<String> {
     let Some(word) = command.first() else { return Vec::new() };
     let file_name = |path: &Path| path.file_name().and_then(|name| name.to_str()).map(str::to_owned);
     let directory = host.directory.clone().unwrap_or_else(|| "/".into());
     let surroundings = Surroundings { environment: host.environment.clone(), directory };
-    let real = browser::find(word, &surroundings).and_then(|path| path.canonicalize().ok());
+    let real = browser::find(word, &surroundings).and_then(|path| fixed::leads_to(&path));
     let names = [file_name(Path::new(word)), real.as_deref().and_then(file_name)];
     names.into_iter().flatten().collect()
 }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, Metadata};
-use std::io::{ErrorKind, Read};
+use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -36,17 +36,13 @@ impl Places {
     /// Those of a caller. Root reads what is root's alone, whatever sudo has left of the environment.
     #[must_use]
     pub fn of(root: &Path, host: &Host) -> Self {
-        let user = (!host.caller.is_root()).then_some(()).and_then(|()| {
+        let user = (!host.caller.is_root()).then(|| {
             // XDG Base Directory Specification: a relative path is to be ignored.
-            let set = host.variable("XDG_CONFIG_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+            let absolute = |name: &str| host.variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
             // `su` and setpriv(1) leave the home of who called them.
-            let is_anothers = |home: &PathBuf| {
-                let looked = home.join(".config/appfw").metadata();
-                looked.is_err_and(|error| error.kind() == ErrorKind::PermissionDenied)
-            };
-            let homes = host.variable("HOME").map(PathBuf::from).into_iter().chain([host.caller.home.clone()]);
-            let home = || homes.into_iter().find(|home| !is_anothers(home)).map(|home| home.join(".config"));
-            set.or_else(home).map(|place| place.join("appfw"))
+            let home = absolute("HOME").filter(|home| is_of(home, host.caller.uid));
+            let home = home.unwrap_or_else(|| host.caller.home.clone());
+            absolute("XDG_CONFIG_HOME").unwrap_or_else(|| home.join(".config")).join("appfw")
         });
         let machines = MACHINES.map(|place| root.join(place));
         Self { directories: user.into_iter().chain(machines).collect(), caller: host.caller.uid }
@@ -107,7 +103,12 @@ impl Places {
     #[must_use]
     pub fn names_of_files(&self) -> (BTreeSet<String>, Vec<Sheet>) {
         let (mut names, mut unreadable) = (BTreeSet::new(), Vec::new());
-        for directory in self.directories.iter().map(|directory| directory.join("profiles")) {
+        for place in &self.directories {
+            let directory = place.join("profiles");
+            if let Some(sheet) = self.obstacle(place, &directory) {
+                unreadable.push(sheet);
+                continue;
+            }
             match self.list(&directory) {
                 Ok(files) => {
                     for file in files {
@@ -153,6 +154,12 @@ impl Places {
 
     /// A file, if it is there.
     fn sheet(&self, kind: Kind, path: &Path) -> Option<Sheet> {
+        let place = self.directories.iter().find(|directory| path.starts_with(directory));
+        if let (Some(place), Some(directory)) = (place, path.parent())
+            && let Some(obstacle) = self.obstacle(place, directory)
+        {
+            return Some(obstacle);
+        }
         let source = Source::File(path.to_owned());
         match self.read(path) {
             Ok(None) => None,
@@ -170,6 +177,49 @@ impl Places {
         self.sheet(kind, path).unwrap_or_else(absent)
     }
 
+    /// What keeps a place, or a directory in it, from being looked at: its files may hold rules. It is the same for all of
+    /// them.
+    fn obstacle(&self, place: &Path, directory: &Path) -> Option<Sheet> {
+        let refused = |directory: &Path| match self.enter(directory) {
+            Ok(()) => None,
+            Err(error) => Some(Sheet::unreadable(Source::File(directory.to_owned()), format!("{error:#}"))),
+        };
+        refused(place).or_else(|| refused(directory))
+    }
+
+    fn enter(&self, directory: &Path) -> Result<()> {
+        if directory == self.own() {
+            self.trust_own()?;
+        }
+        match directory.metadata() {
+            Ok(_) => Ok(()),
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                expect_absent(directory)
+            }
+            Err(error) => bail!("may hold rules, and {}", closed(directory, &error)),
+        }
+    }
+
+    /// Who can write the directory that a user's place is in can take that away, with the rules in it.
+    ///
+    /// # Errors
+    /// Others can, or could.
+    pub fn trust_own(&self) -> Result<()> {
+        /// As /tmp is: what is in it is moved by its owner alone.
+        const STICKY: u32 = 0o1000;
+        let Some(above) = self.own().parent().filter(|_| self.directories.len() > MACHINES.len()) else {
+            return Ok(());
+        };
+        let Ok(found) = above.metadata() else { return Ok(()) };
+        if found.uid() != 0 && found.uid() != self.caller {
+            bail!("{} belongs to another user: set XDG_CONFIG_HOME to a directory of your own", above.display());
+        }
+        if found.mode() & 0o022 != 0 && found.mode() & STICKY == 0 {
+            bail!("{0} can be changed by other users, who could take the rules away: chmod go-w {0}", above.display());
+        }
+        Ok(())
+    }
+
     /// The text, and whether nobody else can read it. A link is followed: what it leads to is checked.
     fn read(&self, path: &Path) -> Result<Option<(String, bool)>> {
         // Non-blocking, so that a FIFO in its place holds nobody up before it is refused.
@@ -178,7 +228,7 @@ impl Places {
             Ok(file) => File::from(file),
             Err(rustix::io::Errno::NOENT) => return expect_absent(path).map(|()| None),
             Err(rustix::io::Errno::NOTDIR) => return Ok(None),
-            Err(error) => return Err(error).context("cannot be opened"),
+            Err(error) => bail!("{}", closed(path, &error.into())),
         };
         let metadata = file.metadata().context("cannot be examined")?;
         ensure!(metadata.is_file(), "is no regular file: move it away");
@@ -223,6 +273,23 @@ impl Places {
             bail!("{0} can be changed by other users: chmod go-w {0}", path.display());
         }
         Ok(())
+    }
+}
+
+/// Whether a directory is that user's. What cannot be looked at is whose it is that closes the way there, or who could
+/// make it: a program may have closed its user's home, and the rules count all the same.
+fn is_of(directory: &Path, user: u32) -> bool {
+    let looked = directory.ancestors().find_map(|above| above.metadata().ok());
+    looked.is_some_and(|found| found.uid() == user)
+}
+
+fn closed(path: &Path, error: &io::Error) -> String {
+    match error.kind() {
+        ErrorKind::PermissionDenied => format!(
+            "cannot be opened ({error}): `namei -l {}` shows the directory that is closed; chmod u+rx opens one of yours",
+            path.display()
+        ),
+        _ => format!("cannot be opened: {error}"),
     }
 }
 

@@ -19,6 +19,7 @@ impl Machine {
         let mut host = host();
         // Files are this process's, who must be the caller, and an ordinary one.
         host.caller.uid = rustix::process::geteuid().as_raw().max(1);
+        host.caller.home = root.path().join("home");
         host.environment =
             vec![("HOME".into(), root.path().join("home").into()), ("PATH".into(), root.path().join("bin").into())];
         Self { root, host }
@@ -230,7 +231,7 @@ fn a_profile_is_found_by_the_command_and_by_what_it_leads_to() {
     let found = |line: &str| machine.completed(line).profile;
     assert_eq!(found("x"), None);
     machine.write("~/profiles/real.toml", "commands = [\"real-x\"]");
-    assert_eq!(found("x").as_deref(), Some("real"));
+    assert_eq!(found("x").as_deref(), rustix::process::geteuid().is_root().then_some("real"), "if the link is root's");
     machine.write("usr/share/appfw/profiles/called.toml", "commands = [\"x\"]");
     assert_eq!(found("x").as_deref(), Some("called"), "by the word itself first");
     machine.write("~/profiles/mine.toml", "commands = [\"y\", \"x\"]");
@@ -239,6 +240,12 @@ fn a_profile_is_found_by_the_command_and_by_what_it_leads_to() {
     assert_eq!(found("--no-profile x"), None);
     assert_eq!(found("--profile called /opt/z").as_deref(), Some("called"));
     assert_eq!(found("firefox-esr").as_deref(), Some("firefox"));
+    let link = machine.path("home/tool");
+    fs::create_dir_all(link.parent().unwrap()).unwrap();
+    std::os::unix::fs::symlink(&program, &link).unwrap();
+    let found_by_link = || found(link.to_str().unwrap());
+    fs::set_permissions(machine.path("home"), fs::Permissions::from_mode(0o777)).unwrap();
+    assert_eq!(found_by_link(), None, "a link that the program may change");
 
     machine.write("~/profiles/other.toml", "commands = \"x\"");
     assert!(machine.refusal("x").contains("the profiles mine and other are all for x; choose one by --profile"));

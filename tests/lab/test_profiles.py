@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from launching import run, unique
+from launching import SOCKS, run, unique
 from world_map import PASSWORD, UPSTREAM
 
 CURL = ["curl", "-sS", "--max-time", "30", "http://web.test/"]
@@ -129,3 +129,51 @@ def test_a_configuration_that_opens_a_resolver_says_so(lab):
     with files(lab, {"config.toml": 'dns = "host"\n'}, "root", "/etc/appfw"):
         done = run(lab, "--via", "none", "--deny", "any", "true", check=True)
         assert b'configuration (/etc/appfw/config.toml): dns = "host"' in done.stderr
+
+
+@pytest.mark.parametrize("there, closed", [(".config/appfw", ".config"), ("dot/appfw", "dot")])
+def test_a_program_that_closes_its_users_configuration_closes_the_next_launch(lab, world, there, closed):
+    """Whether a home is another's is its owner's to say, and not that it cannot be read."""
+    place = f"$HOME/{there}"
+    with files(lab, {"config.toml": 'via = "direct"\nblock = ["any"]\n'}, place=place):
+        link = "cd; [ -e .config/appfw ] || { mkdir -p .config; ln -s ../dot/appfw .config/; }"
+        lab.run(["sh", "-c", link], user="bob", check=True)
+        before = lab.run(["stat", "-c", "%a", f"/home/bob/{closed}"], check=True).stdout.decode().strip()
+        try:
+            run(lab, "sh", "-c", f"chmod 000 ~/{closed}", user="bob")
+            with world.watch() as w:
+                done = run(lab, "--via", "direct", *CURL, user="bob")
+            checked = lab.run(["appfw", "profile", "check"], user="bob")
+        finally:
+            lab.run(["chmod", before, f"/home/bob/{closed}"], check=True)
+            lab.run(["sh", "-c", "cd; [ ! -L .config/appfw ] || rm .config/appfw"], user="bob", check=True)
+    assert done.returncode == 125 and b"namei -l /home/bob/.config/appfw" in done.stderr, done
+    assert checked.stderr.count(b"may hold rules") == 1, checked.stderr
+    assert w.foreign() == []
+
+
+def test_anothers_home_that_can_be_read_drops_no_rules(lab, world):
+    with files(lab, {"config.toml": 'block = ["any"]\n'}), world.watch() as w:
+        home = lab.path("/home/eve")
+        before = home.stat().st_mode & 0o7777
+        home.chmod(0o755)
+        try:
+            done = run(lab, "--via", "direct", *CURL, user="bob", env={"HOME": "/home/eve"})
+        finally:
+            home.chmod(before)
+    assert b"refused 1 name: web.test:80; --block keeps it out" in done.stderr, done
+    assert w.foreign() == []
+
+
+def test_a_program_does_not_choose_its_next_profile_by_a_link(lab, world):
+    texts = {"config.toml": f'via = "{SOCKS}"\n', "profiles/git.toml": 'via = "direct"\n'}
+    make = "mkdir -p ~/bin; cp /usr/bin/curl ~/bin/tool-1.0; ln -s tool-1.0 ~/bin/tool"
+    lab.run(["sh", "-c", make], user="bob", check=True)
+    try:
+        with files(lab, texts), world.watch() as w:
+            run(lab, "sh", "-c", "cd ~/bin; cp tool-1.0 git; ln -sf git tool", user="bob", check=True)
+            done = run(lab, "/home/bob/bin/tool", *CURL[1:], user="bob", check=True)
+    finally:
+        lab.run(["rm", "-r", "/home/bob/bin"], check=True)
+    assert done.stdout.startswith(b"world ") and done.stderr == b""
+    assert {packet["dst"] for packet in w.foreign()} == {UPSTREAM}

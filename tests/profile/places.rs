@@ -195,3 +195,69 @@ fn a_directory_that_is_away_takes_no_rules_with_it() {
         assert!(complete(&machine, &["x"]).is_ok());
     }
 }
+
+#[test]
+fn what_others_could_take_away_is_refused_though_it_is_gone() {
+    let machine = Machine::new();
+    let above = machine.root.path().join("xdg");
+    fs::create_dir(&above).unwrap();
+    let mut host = machine.host();
+    host.environment.push(("XDG_CONFIG_HOME".into(), above.clone().into()));
+    host.environment.remove(1);
+    let complete = || {
+        let args = fixture::parse(&["x"]).unwrap();
+        profile::complete(&args, machine.root.path(), &host).map(drop).map_err(|error| format!("{error:#}"))
+    };
+    let new = || {
+        let command = ProfileCommand::New { name: "p".to_owned(), options: vec!["--via=tor".into()] };
+        manage::answer(&command, machine.root.path(), host.clone()).map_err(|error| format!("{error:#}"))
+    };
+    for open in [0o777, 0o775, 0o757] {
+        mode(&above, open);
+        for refusal in [complete().unwrap_err(), new().unwrap_err()] {
+            assert!(refusal.contains(&format!("chmod go-w {}", above.display())), "{refusal}");
+        }
+    }
+    mode(&above, 0o1777);
+    assert_eq!(complete(), Ok(()));
+    mode(&above, 0o755);
+    assert!(complete().is_ok() && new().is_ok());
+}
+
+#[test]
+fn a_home_is_the_callers_or_it_is_not_looked_at() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: only root gives directories away");
+        return;
+    }
+    let machine = Machine::new();
+    let [own, other, closed] = ["own", "other", "other/closed"].map(|name| machine.root.path().join(name));
+    for (home, owner) in [(&own, 1), (&other, 12345), (&closed, 1)] {
+        fs::create_dir_all(home.join(".config/appfw")).unwrap();
+        fs::write(home.join(".config/appfw/config.toml"), "").unwrap();
+        std::os::unix::fs::chown(home, Some(owner), None).unwrap();
+    }
+    let mut host = machine.host();
+    host.caller.home = own.clone();
+    let mut place = |home: &Path| {
+        host.environment = vec![("HOME".into(), home.into())];
+        Places::of(machine.root.path(), &host).own().to_owned()
+    };
+    let of = |home: &Path| home.join(".config/appfw");
+    assert_eq!(place(&other), of(&own), "another's, whoever can read it");
+    assert_eq!(place(Path::new("/")), of(&own), "root's");
+    assert_eq!(place(Path::new(".")), of(&own), "relative");
+    assert_eq!(place(&closed), of(&closed), "a second one of the caller's");
+    assert_eq!(place(&own.join("gone")), of(&own.join("gone")), "one that is to be made");
+    assert_eq!(place(&other.join("gone")), of(&own));
+}
+
+#[test]
+fn what_is_wrong_with_a_whole_place_is_told_once() {
+    let machine = Machine::new();
+    symlink("/absent", machine.root.path().join("appfw")).unwrap();
+    let refusal = machine.appfw(&ProfileCommand::Check { files: Vec::new() }).unwrap_err();
+    assert!(refusal.starts_with("there is a mistake"), "{refusal}");
+    let refusal = machine.new_profile("p", &["--via", "tor"]).unwrap_err();
+    assert!(refusal.contains("appfw is a symbolic link that leads nowhere"), "{refusal}");
+}

@@ -47,8 +47,13 @@ fn reachable(places: &Places) -> Vec<Vec<Sheet>> {
 
 /// All that is wrong in profiles, of which each is a group of files, or by what the configuration adds to one.
 pub(super) fn mistakes(groups: &[Vec<Sheet>], places: &Places, host: &mut Host) -> Vec<String> {
-    let mut sentences: Vec<String> =
-        groups.iter().flatten().flat_map(|sheet| &sheet.mistakes).map(Mistake::to_string).collect();
+    let mut sentences: Vec<String> = Vec::new();
+    for said in groups.iter().flatten().flat_map(|sheet| &sheet.mistakes).map(Mistake::to_string) {
+        // What is wrong with a whole place is with each of its files.
+        if !sentences.contains(&said) {
+            sentences.push(said);
+        }
+    }
     let Ok(configuration) = sound(places.configuration()) else { return sentences };
     for group in groups.iter().filter_map(|group| sound(group.clone()).ok()) {
         // What the configuration says by itself is wrong with every profile.

@@ -36,11 +36,11 @@ pub(super) fn edit(name: &str, places: &Places, host: &mut Host) -> Result<Strin
     }
     let edited = open_editor(&path, host);
     // A copy that says what is said anyway would only hide what later versions ship.
-    if is_new && (edited.is_err() || fs::read_to_string(&path).is_ok_and(|text| text == start)) {
+    if is_new && fs::read_to_string(&path).is_ok_and(|text| text == start) {
         let _ = fs::remove_file(&path);
         return edited.map(|()| "nothing was changed\n".to_owned());
     }
-    edited?;
+    edited.with_context(|| format!("{} stays as it is now", path.display()))?;
     let mistakes = check::mistakes(&[places.profile(name)], places, host);
     for sentence in &mistakes {
         say::complaint("appfw", sentence);
@@ -127,6 +127,7 @@ fn own(name: &str, places: &Places) -> Result<PathBuf> {
         is_profile_name(name),
         "{name:?} is no name of a profile: it takes 1 to 64 of A-Z a-z 0-9 _ . -, beginning with a letter or digit"
     );
+    places.trust_own()?;
     Ok(places.own().join("profiles").join(format!("{name}.toml")))
 }
 
