@@ -17,7 +17,7 @@ use appfw::host::Host;
 use appfw::profile::{self, Places, manage};
 
 /// Files that are wrong: which, its text, and the sentence about it, as `LINE:COLUMN: …`.
-const WRONG: [(&str, &str, &str); 70] = [
+const WRONG: [(&str, &str, &str); 74] = [
     // Typos
     ("p", "comands = [\"x\"]", "1:1: comands is no key: did you mean commands?"),
     ("p", "commands = [\"x\"]\n  vai = \"tor\"", "2:3: vai is no key: did you mean via?"),
@@ -72,6 +72,10 @@ const WRONG: [(&str, &str, &str); 70] = [
     ("p", "env = { A = \"b\" }", "1:7: env takes a string or a list of strings, and this is a table"),
     ("p", "[via.work]\nspec = \"tor\"", "; a way out gets a name by [vias.NAME]"),
     ("p", "publish = 0x50", "1:11: publish takes a string"),
+    ("p", "via = \"tor\"\nonly = []", "2:1: only is an empty list: leave the key out"),
+    ("p", "via = []", "1:1: via is an empty list: leave the key out"),
+    ("p", "egress-filter = []", "1:1: egress-filter is an empty list"),
+    ("config", "[vias.work]\nspec = []", "2:8: no way out is given"),
     // What is in the values
     ("p", "description = \"a\\nExecStart=/bin/evil\"", "1:15: description has a control character in it"),
     ("p", "commands = [\"a\\u0000b\"]", "1:13: commands has a control character in it"),
@@ -313,6 +317,13 @@ fn check_finds_what_is_wrong_and_what_contradicts_itself() {
     }
     machine.write("config", "[vias.work]\nspec = \"tor\"");
     machine.write("p", "via = \"work\"");
+    assert!(check(&[]).is_ok());
+    // Nobody can tell by which of them the command is started.
+    machine.write("p", "commands = [\"x\", \"y\"]");
+    machine.write("q", "commands = [\"y\", \"x\", \"p\"]");
+    assert!(machine.refusal("x").contains("the profiles p and q are all for x"));
+    assert_eq!(check(&[]).unwrap_err(), "there are 2 mistakes: programs that they are about are not started");
+    fs::remove_file(machine.path("q")).unwrap();
     assert!(check(&[]).is_ok());
     machine.write("p", "walls = 1\nwalk = 2");
     let broken = machine.write("config", "dns = 1");

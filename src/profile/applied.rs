@@ -20,6 +20,8 @@ pub struct Applied {
     pub sources: Vec<Source>,
     /// Each key that the command line doesn't say, or adds to, with its value and where that stands.
     pub taken: BTreeMap<String, Entry>,
+    /// Each key that the command knows nothing of.
+    pub left_out: BTreeMap<String, Entry>,
 }
 
 impl Applied {
@@ -40,6 +42,14 @@ impl Applied {
         if places.is_empty() { error } else { anyhow!("{sentence} ({})", places.join("; ")) }
     }
 
+    /// What was left out, for a command that knows nothing of it.
+    #[must_use]
+    pub fn left_out(&self) -> Option<String> {
+        let keys: Vec<String> =
+            self.left_out.iter().map(|(key, entry)| format!("{key} ({})", self.places(entry))).collect();
+        (!keys.is_empty()).then(|| format!("of launches alone, and left out: {}", keys.join(", ")))
+    }
+
     /// Where a key stands.
     pub(super) fn places(&self, entry: &Entry) -> String {
         let mut places: Vec<String> = entry
@@ -58,9 +68,10 @@ impl Applied {
     #[must_use]
     pub fn openings(&self, args: &LaunchArgs, plan: &Plan) -> Vec<String> {
         let mut lines = Vec::<(Source, String)>::new();
-        for (key, entry) in self.taken.iter().filter(|(key, _)| is_opening(key, args, plan)) {
+        for (key, entry) in self.taken.iter().filter(|(key, entry)| is_opening(key, entry, args, plan)) {
             for origin in entry.origins.iter().take(1) {
-                let said = format!("{key} = {}", entry.value);
+                let replaced = entry.replaced.first().map(|lower| format!(" in place of {lower}"));
+                let said = format!("{key} = {}{}", entry.value, replaced.unwrap_or_default());
                 match lines.iter_mut().find(|(source, _)| *source == *origin.source) {
                     Some((_, line)) => line.push_str(&format!(", {said}")),
                     None => lines.push(((*origin.source).clone(), said)),
@@ -85,7 +96,7 @@ fn names(sentence: &str, option: &str) -> bool {
 }
 
 /// Whether what a key says is less than what there would be without it.
-fn is_opening(key: &str, args: &LaunchArgs, plan: &Plan) -> bool {
+fn is_opening(key: &str, entry: &Entry, args: &LaunchArgs, plan: &Plan) -> bool {
     match key {
         "via" => matches!(plan.via, Via::Direct | Via::None),
         "wall" => match plan.wall {
@@ -96,7 +107,13 @@ fn is_opening(key: &str, args: &LaunchArgs, plan: &Plan) -> bool {
         "capture" => !args.capture && plan.wall == WallKind::Namespace,
         // Where all is denied nobody answers, unless asked.
         "dns" => plan.resolver == Resolver::Host && plan.lists().denies_any(),
-        "dbus" => matches!(args.dbus, Some(Bus::Session | Bus::System)),
+        "dbus" => match args.dbus {
+            Some(Bus::Session | Bus::System) => true,
+            Some(Bus::Filtered) => !entry.replaced.is_empty(),
+            _ => false,
+        },
+        // Whatever they say, what a lower place said is no more.
+        "only" | "property" => !entry.replaced.is_empty(),
         "allow" | "allow-destination" | "publish" | "manager" | "uid" => true,
         _ => false,
     }

@@ -26,7 +26,9 @@ const CAPTURE: (&str, [&str; 2]) = ("capture", ["capture", "no-capture"]);
 /// Keys of profiles that are no options.
 const OF_PROFILES: [(&str, Takes); 2] = [("commands", Takes::Words), ("description", Takes::Word)];
 /// A list of a higher place replaces that of a lower one, but what was closed stays closed.
-const ADDED_UP: [&str; 2] = ["block", "deny"];
+const ADDED_UP: [&str; 4] = ["block", "deny", "ingress-filter", "egress-filter"];
+/// Without a value of these there is less of what they give. No value of any other list would be no wall, or no key.
+const MAY_BE_EMPTY: [&str; 6] = ["commands", "allow", "allow-destination", "publish", "env", "property"];
 /// What is as well written as a number.
 const NUMBERS: [&str; 2] = ["publish", "uid"];
 
@@ -183,6 +185,8 @@ pub fn entries_of(given: &Given) -> Result<Vec<(String, Value)>> {
 /// # Errors
 /// What the option would say.
 pub fn check(key: &str, words: &[String]) -> Result<()> {
+    let is_none = words.is_empty() && !MAY_BE_EMPTY.contains(&key);
+    ensure!(!is_none, "{key} is an empty list: leave the key out, or give it a value");
     for word in words {
         let is_control = |c: char| c.is_control() && !(key == "env" && matches!(c, '\n' | '\t'));
         ensure!(!word.contains(is_control), "{key} has a control character in it: leave it out");
@@ -240,7 +244,7 @@ pub fn merged<'a>(places: impl Iterator<Item = (&'a String, &'a Entry)>) -> std:
                 merged.insert(key.clone(), entry.clone());
             }
             Some(higher) if adds_up(key) => higher.add(entry),
-            Some(_) => {}
+            Some(higher) => higher.replace(entry),
         }
     }
     merged

@@ -64,6 +64,20 @@ impl Profile {
 /// A file is wrong, or could have been changed by others; no profile has that name; several are for the command; what
 /// they add would open a network where none is asked for.
 pub fn complete(args: &LaunchArgs, root: &Path, host: &Host) -> Result<(LaunchArgs, Applied)> {
+    complete_without(args, root, host, &|_, _| false)
+}
+
+/// As [`complete`], for a command other than a launch: it knows nothing of some keys, which are left out. Its own command
+/// line is refused what it doesn't know.
+///
+/// # Errors
+/// Those of [`complete`].
+pub fn complete_without(
+    args: &LaunchArgs,
+    root: &Path,
+    host: &Host,
+    is_unknown: &dyn Fn(&str, &Value) -> bool,
+) -> Result<(LaunchArgs, Applied)> {
     let places = Places::of(root, host);
     let configuration = sound(places.configuration())?;
     let profile = match (&args.profile, args.no_profile) {
@@ -71,38 +85,67 @@ pub fn complete(args: &LaunchArgs, root: &Path, host: &Host) -> Result<(LaunchAr
         (None, true) => None,
         (None, false) => of_command(&args.command, &places, host)?,
     };
-    let sheets = profile.iter().flat_map(|profile| &profile.sheets).chain(&configuration);
-    let sheets: Vec<&Sheet> = sheets.collect();
-    let mut taken = keys::merged(sheets.iter().flat_map(|sheet| &sheet.entries));
-    taken.retain(|key, entry| is_taken(key, entry, &args.given));
-    let mut completed = if taken.is_empty() { args.clone() } else { parse(args, &taken)? };
-    let sources = profile.iter().flat_map(|profile| &profile.sheets).map(|sheet| (*sheet.source).clone()).collect();
-    let name = profile.as_ref().map(|profile| profile.name.clone());
-    let applied = Applied { profile: name, sources, taken };
-    let vias = vias::merged(&configuration);
-    let resolved = vias::resolve(&completed.via, &vias, root, host);
-    completed.via = resolved.map_err(|error| applied.explain(error))?;
-    completed.profile = applied.profile.clone();
-    if completed.via == ["none"] && Supervisor::choose(&completed, host).is_ok_and(|by| by == Supervisor::System) {
-        plain::refuse_opened(&completed, &sheets, &applied)?;
-    }
+    let (completed, applied) = filled(args, profile.as_ref(), &configuration, root, host, is_unknown)?;
+    refuse_opened(&completed, profile.as_ref(), &configuration, &applied, host)?;
     Ok((completed, applied))
 }
 
-/// Whether an entry completes a command line. What is compiled in gives way to rules that need another wall.
-fn is_taken(key: &str, entry: &Entry, given: &Given) -> bool {
-    if keys::options(key).is_empty() {
-        return false;
+/// A command line with what these files add to it.
+fn filled(
+    args: &LaunchArgs,
+    profile: Option<&Profile>,
+    configuration: &[Sheet],
+    root: &Path,
+    host: &Host,
+    is_unknown: &dyn Fn(&str, &Value) -> bool,
+) -> Result<(LaunchArgs, Applied)> {
+    let sheets = profile.iter().flat_map(|profile| &profile.sheets);
+    let mut taken = keys::merged(sheets.clone().chain(configuration).flat_map(|sheet| &sheet.entries));
+    // What is compiled in gives way to rules that need another wall.
+    let by_rules = ["allow", "deny"].iter().any(|rule| taken.contains_key(*rule) || args.given.get(rule).is_some());
+    taken.retain(|key, entry| is_taken(key, &args.given) && !(by_rules && key == "wall" && entry.is_built_in()));
+    let is_left_out = |key: &String, entry: &mut Entry| is_unknown(key, &entry.value);
+    let left_out = taken.extract_if(.., is_left_out).collect();
+    let sources = sheets.map(|sheet| (*sheet.source).clone()).collect();
+    let mut applied = Applied { profile: profile.map(|profile| profile.name.clone()), sources, taken, left_out };
+    let mut completed = parse(args, &applied.taken)?;
+    let resolved = vias::resolve(&completed.via, &vias::merged(configuration), root, host);
+    completed.via = resolved.map_err(|error| applied.explain(error))?;
+    if completed.via == ["none"] {
+        applied.taken.retain(|key, _| keys::is_given(key, &args.given) || !plain::is_moot(key, &completed));
+        completed = LaunchArgs { via: completed.via, ..parse(args, &applied.taken)? };
     }
-    let by_rules = key == "wall" && ["allow", "deny"].iter().any(|rule| given.get(rule).is_some());
-    if by_rules && entry.is_built_in() {
-        return false;
+    completed.profile = applied.profile.clone();
+    Ok((completed, applied))
+}
+
+/// # Errors
+/// A lower place's rules would open a network where none is asked for.
+fn refuse_opened(
+    completed: &LaunchArgs,
+    profile: Option<&Profile>,
+    configuration: &[Sheet],
+    applied: &Applied,
+    host: &Host,
+) -> Result<()> {
+    let is_by_rules = Supervisor::choose(completed, host).is_ok_and(|by| by == Supervisor::System);
+    if completed.via != ["none"] || !is_by_rules {
+        return Ok(());
     }
-    keys::adds_up(key) || !keys::is_given(key, given)
+    let sheets: Vec<&Sheet> = profile.iter().flat_map(|profile| &profile.sheets).chain(configuration).collect();
+    plain::refuse_opened(completed, &sheets, applied)
+}
+
+/// Whether a key completes a command line.
+fn is_taken(key: &str, given: &Given) -> bool {
+    !keys::options(key).is_empty() && (keys::adds_up(key) || !keys::is_given(key, given))
 }
 
 /// The command line with what was taken, by the parser that it came from itself.
 fn parse(args: &LaunchArgs, taken: &BTreeMap<String, Entry>) -> Result<LaunchArgs> {
+    if taken.is_empty() {
+        return Ok(args.clone());
+    }
     let mut words = vec![OsString::from("appfw-run")];
     for (option, values) in &args.given.0 {
         if values.is_empty() {
@@ -140,34 +183,40 @@ fn of_command(command: &[OsString], places: &Places, host: &Host) -> Result<Opti
     let names = names_of(command, host);
     let profiles = all(&names, places)?;
     for name in names {
-        // The highest place that has one decides.
-        let mut candidates = Vec::new();
-        for profile in &profiles {
-            if let Some((commands, place)) = profile.commands()
-                && commands.contains(&name)
-            {
-                candidates.push((places.rank(&profile.sheets[place].source), profile));
-            }
+        if let Some(chosen) = chosen(&name, &profiles, places)? {
+            return Ok(Some(Profile { name: chosen.name.clone(), sheets: sound(chosen.sheets.clone())? }));
         }
-        let Some(highest) = candidates.iter().map(|(rank, _)| *rank).min() else { continue };
-        candidates.retain(|(rank, _)| *rank == highest);
-        let candidates: Vec<&Profile> = candidates.into_iter().map(|(_, profile)| profile).collect();
-        let chosen = match candidates[..] {
-            [only] => only,
-            _ => match candidates.iter().find(|profile| profile.name == name) {
-                Some(namesake) => namesake,
-                None => {
-                    let names: Vec<&str> = candidates.iter().map(|profile| profile.name.as_str()).collect();
-                    bail!(
-                        "the profiles {} are all for {name}; choose one by --profile, or take {name} out of the commands of the others",
-                        names.join(" and ")
-                    )
-                }
-            },
-        };
-        return Ok(Some(Profile { name: chosen.name.clone(), sheets: sound(chosen.sheets.clone())? }));
     }
     Ok(None)
+}
+
+/// The profile for what is called so.
+fn chosen<'a>(name: &str, profiles: &'a [Profile], places: &Places) -> Result<Option<&'a Profile>> {
+    // The highest place that has one decides.
+    let mut candidates = Vec::new();
+    for profile in profiles {
+        if let Some((commands, place)) = profile.commands()
+            && commands.iter().any(|command| command == name)
+        {
+            candidates.push((places.rank(&profile.sheets[place].source), profile));
+        }
+    }
+    let Some(highest) = candidates.iter().map(|(rank, _)| *rank).min() else { return Ok(None) };
+    candidates.retain(|(rank, _)| *rank == highest);
+    let candidates: Vec<&Profile> = candidates.into_iter().map(|(_, profile)| profile).collect();
+    if let [only] = candidates[..] {
+        return Ok(Some(only));
+    }
+    match candidates.iter().find(|profile| profile.name == name) {
+        Some(namesake) => Ok(Some(*namesake)),
+        None => {
+            let names: Vec<&str> = candidates.iter().map(|profile| profile.name.as_str()).collect();
+            bail!(
+                "the profiles {} are all for {name}; choose one by --profile, or take {name} out of the commands of the others",
+                names.join(" and ")
+            )
+        }
+    }
 }
 
 /// Every profile, but for those built in that no file changes and that are for none of the `commands`: each launch would

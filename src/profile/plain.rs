@@ -6,6 +6,32 @@ use anyhow::{Result, bail};
 use super::applied::Applied;
 use super::sheet::Sheet;
 use crate::cli::{LaunchArgs, WallKind};
+use crate::dns::Dns;
+use crate::network::{self, IpLists};
+
+/// Whether a key of a profile or the configuration says nothing under `--via none`, which has no forwarder: what it opens
+/// there is not open, and what it keeps out is out.
+pub(super) fn is_moot(key: &str, args: &LaunchArgs) -> bool {
+    match key {
+        "allow-destination" | "isolate" | "env-scheme" | "log-destinations" | "address" => true,
+        // Beside another wall it is a contradiction, wherever the program may go.
+        "capture" => args.capture && matches!(args.wall, None | Some(WallKind::Namespace)),
+        "only" | "block" => !leaves_open(args),
+        "dns" => {
+            let dns = args.dns.as_deref().map(str::parse);
+            matches!(dns, Some(Ok(Dns::Synthetic | Dns::Tcp(_)))) && !leaves_open(args)
+        }
+        _ => false,
+    }
+}
+
+/// Whether a command line with `--via none` has rules, and these leave open what they don't name.
+fn leaves_open(args: &LaunchArgs) -> bool {
+    let has_rules = !(args.deny.is_empty() && args.allow.is_empty()) || args.wall == Some(WallKind::Address);
+    let denies_any =
+        network::parse_list("--deny", &args.deny).is_ok_and(|deny| IpLists { allow: Vec::new(), deny }.denies_any());
+    has_rules && !denies_any
+}
 
 /// Judges a command line with `--via none`, completed by `sheets`, the highest first.
 ///

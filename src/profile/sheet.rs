@@ -59,6 +59,8 @@ pub struct Entry {
     pub value: Value,
     /// Where it stands.
     pub origins: Vec<Origin>,
+    /// Where lower places say otherwise.
+    pub replaced: Vec<Origin>,
 }
 
 impl Entry {
@@ -74,6 +76,13 @@ impl Entry {
             let new: Vec<String> = more.iter().filter(|word| !words.contains(word)).cloned().collect();
             words.extend(new);
             self.origins.extend(lower.origins.iter().cloned());
+        }
+    }
+
+    /// Takes the place of what a lower place says.
+    pub fn replace(&mut self, lower: &Self) {
+        if self.value != lower.value {
+            self.replaced.extend(lower.origins.iter().cloned());
         }
     }
 }
@@ -187,7 +196,7 @@ impl Reader<'_> {
         }
         let (line, _) = position(self.text, name.span().start);
         let origin = Origin { source: Arc::clone(&self.sheet.source), line };
-        self.sheet.entries.insert(key.name.clone(), Entry { value: read, origins: vec![origin] });
+        self.sheet.entries.insert(key.name.clone(), Entry { value: read, origins: vec![origin], replaced: Vec::new() });
     }
 
     fn value(&mut self, key: &Key, value: &Spanned<DeValue<'_>>) -> Option<Value> {

@@ -332,6 +332,82 @@ fn what_opens_a_wall_is_said_and_what_is_on_the_command_line_is_not() {
 }
 
 #[test]
+fn what_is_no_more_of_a_lower_place_is_said() {
+    let openings = |machine: &Machine, line: &str| {
+        let (plan, applied, args) = machine.plan(line);
+        let root = machine.root.path().display().to_string();
+        applied.openings(&args, &plan.unwrap()).into_iter().map(|line| line.replace(&root, "")).collect::<Vec<_>>()
+    };
+    let mut machine = Machine::new();
+    machine.host.environment.push(("DBUS_SESSION_BUS_ADDRESS".into(), "unix:path=/run/user/1000/bus".into()));
+    machine.host.dbus_proxy = Some("/usr/bin/xdg-dbus-proxy".into());
+    machine.write("etc/appfw/config.toml", "only = \"a.test\"\ndbus = \"none\"");
+    assert_eq!(openings(&machine, "--via tor://a.test x"), [""; 0]);
+    machine.write("~/profiles/x.toml", "commands = \"x\"\nonly = \"a.test\"");
+    assert_eq!(openings(&machine, "--via tor://a.test x"), [""; 0], "the same");
+    machine.write("~/profiles/x.toml", "commands = \"x\"\nonly = \"any\"\ndbus = \"filtered\"");
+    assert_eq!(
+        openings(&machine, "--via tor://a.test x"),
+        ["profile x (/home/.config/appfw/profiles/x.toml): dbus = \"filtered\" in place of /etc/appfw/config.toml:2, \
+             only = \"any\" in place of /etc/appfw/config.toml:1"]
+    );
+    assert_eq!(openings(&machine, "--via tor://a.test --only b.test --dbus none x"), [""; 0], "by the caller");
+
+    let machine = Machine::of_root();
+    machine.write("usr/share/appfw/config.toml", "property = \"TasksMax=5\"");
+    machine.write("etc/appfw/config.toml", "property = []");
+    assert_eq!(
+        openings(&machine, "--via tor://a.test x"),
+        ["configuration (/etc/appfw/config.toml): property = [] in place of /usr/share/appfw/config.toml:1"]
+    );
+}
+
+#[test]
+fn what_is_said_of_the_forwarder_says_nothing_where_there_is_none() {
+    let keys = "only = \"a.test\"\nblock = \"any\"\nallow-destination = \"10.0.0.1\"\nisolate = \"destination\"\n\
+                env-scheme = \"socks\"\nlog-destinations = \"no\"\ndns = \"synthetic\"\ncapture = true\naddress = \"127.0.0.9\"";
+    let machine = Machine::of_root();
+    machine.write("etc/appfw/config.toml", keys);
+    let bob = Machine::new();
+    bob.write("~/config.toml", keys);
+    let openings = |machine: &Machine, line: &str| {
+        let (plan, applied, args) = machine.plan(line);
+        applied.openings(&args, &plan.unwrap_or_else(|error| panic!("{line}: {error:#}")))
+    };
+    for line in ["--via none x", "--via none --no-profile x"] {
+        assert_eq!((openings(&machine, line), openings(&bob, line)), (Vec::new(), Vec::new()), "{line}");
+    }
+    assert_eq!(openings(&machine, "--via none --deny any --allow 192.0.2.7 x"), [""; 0]);
+    assert_eq!(openings(&machine, "--via none --deny 0.0.0.0/0 --deny ::/0 x"), [""; 0]);
+    // What is typed is refused as ever, and so is what would be open without it.
+    let refused = |line: &str, option: &str| {
+        let sentence = format!("{:#}", machine.plan(line).0.expect_err(line));
+        assert!(sentence.starts_with(option), "{line}: {sentence}");
+        sentence
+    };
+    refused("--via none --block a.test x", "--block");
+    refused("--via none --env-scheme socks x", "--env-scheme");
+    for rules in ["--deny 8.8.8.8", "--wall address --egress-filter /sys/fs/bpf/x"] {
+        machine.write("etc/appfw/config.toml", "block = \"10.0.0.0/8\"");
+        assert!(refused(&format!("--via none {rules} x"), "--block").ends_with("etc/appfw/config.toml:1)"));
+        machine.write("etc/appfw/config.toml", "only = \"10.0.0.0/8\"");
+        refused(&format!("--via none {rules} x"), "--only");
+        machine.write("etc/appfw/config.toml", "dns = \"synthetic\"");
+        refused(&format!("--via none {rules} x"), "--dns");
+    }
+}
+
+#[test]
+fn a_shipped_wall_gives_way_to_rules_wherever_they_stand() {
+    let machine = Machine::of_root();
+    machine.write("etc/appfw/config.toml", "via = \"none\"\ndeny = \"any\"\nallow = \"192.0.2.0/24\"");
+    let (plan, ..) = machine.plan("ssh");
+    assert_eq!(plan.unwrap().wall, crate::cli::WallKind::Address);
+    machine.write("etc/appfw/profiles/ssh.toml", "wall = \"namespace\"");
+    assert!(machine.plan("ssh").0.is_err(), "a user's own does not");
+}
+
+#[test]
 fn no_lower_place_makes_a_network_of_none() {
     let machine = Machine::of_root();
     let config = |text: &str| drop(machine.write("etc/appfw/config.toml", text));
@@ -376,7 +452,8 @@ fn no_lower_place_makes_a_network_of_none() {
     refused("--via none x", "wall");
     assert!(refused("--via none --egress-filter /sys/fs/bpf/y x", "wall").contains("say --wall strict"));
     assert_eq!(machine.completed("--via none --wall strict x").wall, Some(crate::cli::WallKind::Strict));
-    assert_eq!(machine.completed("--via none --wall address --egress-filter /sys/fs/bpf/y x").egress_filter.len(), 1);
+    let filters = machine.completed("--via none --wall address --egress-filter /sys/fs/bpf/y x").egress_filter;
+    assert_eq!(filters, ["/sys/fs/bpf/y", "/sys/fs/bpf/x"], "each lets less through");
 }
 
 #[test]
@@ -397,18 +474,15 @@ fn a_resolver_that_a_configuration_opens_is_said() {
 fn the_plans_own_sentence_says_where_the_key_stands() {
     let machine = Machine::of_root();
     machine.write("etc/appfw/profiles/x.toml", "commands = \"x\"\nvia = \"none\"\n\nallow = \"localhost\"");
-    machine.write(
-        "etc/appfw/profiles/y.toml",
-        "commands = \"y\"\nallow-destination = \"10.0.0.1\"\nlog-destinations = \"no\"",
-    );
+    machine.write("etc/appfw/profiles/y.toml", "commands = \"y\"\ncapture = true\nlog-destinations = \"no\"");
     let refused = |line: &str| {
         let error = format!("{:#}", machine.plan(line).0.expect_err(line));
         error.replace(&machine.root.path().display().to_string(), "")
     };
     let sentence = refused("--wall strict --deny any x");
     assert!(sentence.ends_with("no other network to allow (allow is from /etc/appfw/profiles/x.toml:4)"), "{sentence}");
-    let sentence = refused("--via none y");
-    assert!(sentence.ends_with("(allow-destination is from /etc/appfw/profiles/y.toml:2)"), "{sentence}");
+    let sentence = refused("--via direct --wall strict y");
+    assert!(sentence.ends_with("(capture is from /etc/appfw/profiles/y.toml:2)"), "{sentence}");
     let sentence = refused("--via direct --publish 80 --wall strict ssh");
     assert!(!sentence.contains("built-in"), "{sentence}");
     let sentence = refused("--via tor --deny any ssh");

@@ -12,7 +12,7 @@ use clap::{Arg, ArgAction, CommandFactory, FromArgMatches};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use super::super::sheet::Kind;
-use super::super::{Places, Sheet, Source, Value, is_profile_name, keys, shipped};
+use super::super::{Places, Profile, Sheet, Source, Value, is_profile_name, keys, shipped};
 use super::check;
 use crate::cli::{Given, LaunchArgs};
 use crate::host::Host;
@@ -41,7 +41,7 @@ pub(super) fn edit(name: &str, places: &Places, host: &mut Host) -> Result<Strin
         return edited.map(|()| "nothing was changed\n".to_owned());
     }
     edited.with_context(|| format!("{} stays as it is now", path.display()))?;
-    let mistakes = check::mistakes(&[places.profile(name)], places, host);
+    let mistakes = check::mistakes(&[Profile { name: name.to_owned(), sheets: places.profile(name) }], places, host);
     for sentence in &mistakes {
         say::complaint("appfw", sentence);
     }
