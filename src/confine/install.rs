@@ -51,8 +51,9 @@ async fn confine(args: ConfineArgs) -> Result<()> {
     }
     let (now, dry_run) = (args.now, args.launch.dry_run);
     let realm = Realm::of_caller().await?;
-    let (launch, applied) = settings(args.launch, word, &realm.host)?;
+    let (launch, applied) = settings(args.launch, word, &realm)?;
     options::refuse(&launch, realm.is_systems()).map_err(|error| applied.explain(error))?;
+    applied.left_out().iter().for_each(|left_out| say.plain(left_out));
     let _alone = if dry_run { None } else { realm.alone()? };
     if !realm.is_systems() {
         return own::confine(&realm, word, now, launch, &applied, &say).await.map_err(|error| applied.explain(error));
@@ -238,10 +239,11 @@ pub(super) async fn real_name(manager: &Manager<'_>, service: &str) -> String {
 }
 
 /// The command line with what a profile that it names, and the configuration, add to it.
-fn settings(launch: LaunchArgs, service: &str, host: &Host) -> Result<(LaunchArgs, Applied)> {
+fn settings(launch: LaunchArgs, service: &str, realm: &Realm) -> Result<(LaunchArgs, Applied)> {
     // Profiles are for commands, and a service is none.
     let asked = LaunchArgs { no_profile: launch.profile.is_none(), command: vec![service.into()], ..launch };
-    let (completed, applied) = profile::complete(&asked, Path::new("/"), host)?;
+    let is_unknown = |key: &str, value: &profile::Value| options::is_of_launches(key, value, realm.is_systems());
+    let (completed, applied) = profile::complete_without(&asked, Path::new("/"), &realm.host, &is_unknown)?;
     Ok((LaunchArgs { command: Vec::new(), ..completed }, applied))
 }
 

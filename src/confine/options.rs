@@ -6,6 +6,21 @@ use std::ffi::OsString;
 use anyhow::{Result, anyhow, bail};
 
 use crate::cli::{Bus, LaunchArgs};
+use crate::profile::Value;
+
+/// Whether a key of the configuration, which is for every program, is about launches alone, or what the service's own
+/// unit says. The wall is the same without it.
+#[must_use]
+pub fn is_of_launches(key: &str, value: &Value, is_systems: bool) -> bool {
+    let word = |wanted: &str| matches!(value, Value::Word(word) if word == wanted);
+    match key {
+        "uid" | "env" | "workdir" | "property" | "detach" | "exit-with-main" | "own-profile" => true,
+        "dbus" => word("filtered") || word("session"),
+        // Another manager's wall than a user's own would be another one.
+        "manager" => is_systems || !word("system"),
+        _ => false,
+    }
+}
 
 /// # Errors
 /// An option says what the service's own unit says.

@@ -16,7 +16,7 @@ use crate::filters::Programs;
 use crate::installed::{self, Mark};
 use crate::launch;
 use crate::name::LaunchName;
-use crate::profile;
+use crate::profile::{self, Value};
 use crate::say::Say;
 use crate::taken;
 
@@ -130,15 +130,26 @@ fn drop_ins(units: &[PathBuf]) -> impl Iterator<Item = PathBuf> {
     directories.filter_map(|directory| std::fs::read_dir(directory).ok()).flatten().flatten().map(|entry| entry.path())
 }
 
+/// Whether a key of the configuration, which is for every program, says nothing of a unit: that waits for nobody, and is
+/// its systemd's. Another's than a user's own would have another wall.
+fn is_of_launches(key: &str, value: &Value, is_systems: bool) -> bool {
+    key == "detach" || key == "manager" && (is_systems || *value != Value::Word("system".to_owned()))
+}
+
 /// Decides and renders, for this host as it is.
 fn make(realm: &Realm, name: &str, args: &LaunchArgs, say: &Say) -> Result<Made> {
     let Realm { host, directories } = realm;
     // Profiles and the configuration are settled, too: what they say later is taken by installing the unit again.
-    let (args, applied) = profile::complete(args, Path::new(ROOT), host)?;
+    let is_unknown = |key: &str, value: &Value| is_of_launches(key, value, realm.is_systems());
+    let (args, applied) = profile::complete_without(args, Path::new(ROOT), host, &is_unknown)?;
+    applied.left_out().iter().for_each(|left_out| say.plain(left_out));
     if let Some(profile) = applied.describe() {
         say.detail(&profile);
     }
     let made = || {
+        if args.system && !realm.is_systems() {
+            bail!("--system: units of the system are root's: sudo appfw unit …");
+        }
         let kept = kept_address(&directories.units.join(LaunchName::new(name)?.app()))?;
         let Settled { args, via, credential } = settle(name, &args, kept, host, directories, say)?;
         let rendering = Rendering::new(name, &args, via, &host.clone().for_units(), directories)?;

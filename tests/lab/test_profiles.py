@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from confining import service
 from launching import SOCKS, run, unique
 from world_map import PASSWORD, UPSTREAM
 
@@ -44,7 +45,9 @@ def test_a_users_profile_overrides_key_by_key_and_show_knows_where_from(lab):
         done = run(lab, "--dry-run", "ssh", user="bob", check=True)
         assert b"--via=direct" in done.stdout and b"--block=a.test" in done.stdout and b"0.0.0.0" not in done.stdout
         own, = [line for line in done.stderr.decode().splitlines() if "profile ssh" in line]
-        assert own.endswith('/.config/appfw/profiles/ssh.toml): capture = false, via = "direct"')
+        place = "/home/bob/.config/appfw"
+        said = f'capture = false, via = "direct" in place of {place}/config.toml:1'
+        assert own.endswith(f"({place}/profiles/ssh.toml): {said}"), own
         shown = json.loads(appfw(lab, "show", "scp", "--json"))["keys"]
         below = {key: [origin.partition(".config/appfw/")[2] or origin for origin in said["from"]]
                  for key, said in shown.items()}
@@ -177,3 +180,28 @@ def test_a_program_does_not_choose_its_next_profile_by_a_link(lab, world):
         lab.run(["rm", "-r", "/home/bob/bin"], check=True)
     assert done.stdout.startswith(b"world ") and done.stderr == b""
     assert {packet["dst"] for packet in w.foreign()} == {UPSTREAM}
+
+
+def test_what_is_of_launches_alone_is_left_out_by_root(lab):
+    of_units = {"detach": "true", "manager": '"standalone"'}
+    of_services = {"env": '["A=b"]', "workdir": '"/"', "property": '"TasksMax=50"', "own-profile": "true",
+                   "uid": '"bob"', "exit-with-main": "true", "dbus": '"session"', **of_units}
+    with service(lab, "[Service]\nExecStart=/usr/bin/sleep 99\n") as svc:
+        for words, keys in [(["confine", svc.name, "--dry-run"], of_services),
+                            (["unit", "show", "x", "--", "true"], of_units)]:
+            text = 'via = "direct"\n' + "".join(f"{key} = {value}\n" for key, value in keys.items())
+            with files(lab, {"config.toml": text}, "root", "/etc/appfw"):
+                done = lab.run(["appfw", *words], check=True)
+            said, = [line for line in done.stderr.decode().splitlines() if "left out" in line]
+            assert all(f"{key} (/etc/appfw/config.toml:" in said for key in keys), said
+
+
+def test_a_block_for_every_program_is_no_hindrance_where_there_is_no_network(lab, world):
+    with files(lab, {"config.toml": 'block = ["*.doubleclick.net"]\n'}), world.watch() as w:
+        done = run(lab, "--via", "none", *CURL, user="bob")
+        assert done.returncode not in (0, 125), done
+    with files(lab, {"config.toml": 'block = ["*.doubleclick.net"]\n'}, "root", "/etc/appfw"):
+        for rules, code in [([], 0), (["--deny", "any", "--allow", "192.0.2.0/24"], 0), (["--deny", "192.0.2.7"], 125)]:
+            done = run(lab, "--via", "none", *rules, "true")
+            assert done.returncode == code and (b"/etc/appfw/config.toml:1" in done.stderr) == (code == 125), done
+    assert w.foreign() == []

@@ -8,6 +8,7 @@ import pytest
 import test_user_units
 from conftest import VERSIONS, boot
 from launching import SOCKS, script, unique
+from test_profiles import files
 from test_units import appfw
 from test_user_units import OURS, TRIES, UNITS, journal_of, state_of, systemctl, tree
 from waiting import wait_until
@@ -302,3 +303,25 @@ def test_a_users_service_is_confined_after_a_boot(version):
         assert ORIGIN not in {packet["dst"] for packet in w.foreign()}
     finally:
         lab.stop()
+
+
+def test_what_is_of_launches_alone_is_no_hindrance(lab, world):
+    """config.toml is for every program: what a unit or a service knows nothing of is left out, and said to be."""
+    keys = {"detach": "true", "env": '["A=b"]', "workdir": '"/"', "property": '"TasksMax=50"', "own-profile": "true",
+            "exit-with-main": "true", "dbus": '"filtered"', "manager": '"standalone"'}
+    texts = {"config.toml": f'via = "{SOCKS}"\n' + "".join(f"{key} = {value}\n" for key, value in keys.items())}
+    with files(lab, texts), service(lab) as name:
+        told = of_bob(lab, "confine", name, "--now")
+        said, = [line for line in told.splitlines() if "left out" in line]
+        assert all(f"{key} (/home/bob/.config/appfw/config.toml:" in said for key in keys), said
+        is_confined(next_start(lab, name, 1))
+        refused = of_bob(lab, "confine", name, "--detach", code=125)
+        assert "--detach: it goes with launches alone" in refused
+    texts = {"config.toml": f'via = "{SOCKS}"\ndetach = true\nmanager = "standalone"\n'}
+    with files(lab, texts):
+        shown = of_bob(lab, "unit", "show", "x", "--", "true")
+        assert "detach (" in shown and "manager (" in shown
+    with files(lab, {"config.toml": f'via = "{SOCKS}"\nmanager = "system"\n'}), service(lab) as name:
+        for words in ["unit", "show", "x", "--", "true"], ["confine", name]:
+            refused = of_bob(lab, *words, code=125)
+            assert "(manager is from /home/bob/.config/appfw/config.toml:2)" in refused, refused
