@@ -1,6 +1,5 @@
 //! The story of a launch.
 
-use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
@@ -22,7 +21,7 @@ use crate::packaged::{self, Flatpak};
 use crate::plan::{Plan, Supervisor, program_of};
 use crate::profile::{self, Applied};
 use crate::reception::{self, App, Reached};
-use crate::say::{Say, harmless};
+use crate::say::{self, Say, harmless};
 use crate::standalone::{self, Commands, Log, Process, background};
 use crate::state::{self, Sockets, State};
 use crate::stdio::Streams;
@@ -222,8 +221,7 @@ async fn when(it_is_so: bool, what: impl Future<Output = Result<()>>) -> Result<
 }
 
 fn print(text: &str) -> Result<u8> {
-    std::io::stdout().write_all(text.as_bytes()).context("cannot print what would be started")?;
-    Ok(0)
+    say::answer(text).map(|()| 0)
 }
 
 /// `--via`, with files read and a word on passwords that the process list shows.

@@ -1,6 +1,8 @@
-//! What goes to standard error, in one place.
+//! What is said: sentences on standard error, answers on standard output.
 
 use std::ffi::OsStr;
+
+use anyhow::{Context, Result};
 
 /// The launcher's voice.
 #[derive(Debug, Clone, Copy)]
@@ -51,6 +53,19 @@ pub fn shown(word: &OsStr) -> String {
     match text.char_indices().nth(MOST) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.into_owned(),
+    }
+}
+
+/// An answer, on standard output. Who has read as much of it as they want closes that, which is no error.
+///
+/// # Errors
+/// It cannot be written.
+pub fn answer(text: &str) -> Result<()> {
+    use std::io::{ErrorKind, Write};
+    let mut output = std::io::stdout();
+    match output.write_all(text.as_bytes()).and_then(|()| output.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("cannot write to standard output"),
+        _ => Ok(()),
     }
 }
 

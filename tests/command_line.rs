@@ -49,6 +49,7 @@ fn what_cannot_be_run_is_125_and_one_sentence() {
         (APPFW, "forward --via direct --only *a.test", "did you mean *.a.test?"),
         (APPFW, "check", "appfw: appfw check is not there yet"),
         (APPFW, "stpo web", "did you mean appfw stop?"),
+        (APPFW, "unit instal web", "there is no appfw unit instal; did you mean appfw unit install?"),
         (APPFW, "stop a/b", "launch name \"a/b\""),
         (APPFW, "frobnicate", "there is no appfw frobnicate"),
     ] {
@@ -92,10 +93,16 @@ fn a_closed_output_is_no_panic() {
         writer
     };
     let dry_run = ["--system", "--dry-run", "--via", "direct", "curl"];
-    let out = Command::new(LAUNCHER).args(dry_run).stdout(closed()).output().unwrap();
-    let said = String::from_utf8(out.stderr).unwrap();
-    assert_eq!((out.status.code(), said.lines().count()), (Some(125), 1), "{said}");
-    assert!(said.contains("cannot print what would be started"), "{said}");
+    for (program, words) in [(LAUNCHER, &dry_run[..]), (APPFW, &["profile", "list"])] {
+        let out = Command::new(program).args(words).stdout(closed()).output().unwrap();
+        let said = String::from_utf8(out.stderr).unwrap();
+        assert_eq!((out.status.code(), said.as_str()), (Some(0), ""), "whoever closed it has read enough");
+        let full = std::fs::File::create("/dev/full").unwrap();
+        let out = Command::new(program).args(words).stdout(full).output().unwrap();
+        let said = String::from_utf8(out.stderr).unwrap();
+        assert_eq!((out.status.code(), said.lines().count()), (Some(125), 1), "{said}");
+        assert!(said.contains("cannot write to standard output: No space left"), "{said}");
+    }
     let error = Command::new(LAUNCHER).arg("curl").stderr(closed()).output().unwrap();
     assert_eq!(error.status.code(), Some(125));
 }

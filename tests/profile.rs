@@ -17,7 +17,7 @@ use appfw::host::Host;
 use appfw::profile::{self, Places, manage};
 
 /// Files that are wrong: which, its text, and the sentence about it, as `LINE:COLUMN: …`.
-const WRONG: [(&str, &str, &str); 74] = [
+const WRONG: [(&str, &str, &str); 80] = [
     // Typos
     ("p", "comands = [\"x\"]", "1:1: comands is no key: did you mean commands?"),
     ("p", "commands = [\"x\"]\n  vai = \"tor\"", "2:3: vai is no key: did you mean via?"),
@@ -56,7 +56,7 @@ const WRONG: [(&str, &str, &str); 74] = [
     ("p", "system = true", "1:1: system is no key: write manager = \"system\""),
     ("p", "no-capture = true", "1:1: no-capture is no key: write capture = false"),
     ("p", "quiet = true", "1:1: quiet is no key"),
-    ("p", "unit = \"x\"", "1:1: unit is no key"),
+    ("p", "unit = \"x\"", "1:1: unit is no key: it is about one launch, say --unit there"),
     ("p", "[vias.work]\nspec = \"tor\"", "1:2: ways out are named in config.toml"),
     ("config", "commands = [\"x\"]", "1:1: commands is a key of profiles, and config.toml is for every program"),
     // Types
@@ -90,7 +90,17 @@ const WRONG: [(&str, &str, &str); 74] = [
     ("p", "\"%n;$x\" = 1", "1:1: %n;$x is no key"),
     // TOML itself
     ("p", "via = \"tor\"\nvia = \"direct\"", "2:1: duplicate key"),
-    ("p", "via = tor", "1:7: "),
+    ("p", "via = tor", "1:7: tor stands without quotes: write \"tor\""),
+    ("p", "log-destinations = no # quiet", "1:20: no stands without quotes: write \"no\""),
+    ("p", "only = [a.test, \"b\"]", "1:9: a.test stands without quotes: write \"a.test\""),
+    ("p", "via = socks5h://a.test:1", "1:7: socks5h://a.test:1 stands without quotes"),
+    ("p", "\"\" = 1", "1:1: \"\" is no key"),
+    ("p", "dry-run = true", "1:1: dry-run is no key: it is about one launch"),
+    (
+        "config",
+        "[vias.work]\nspec = \"tor\"\nblock = \"a.test\"",
+        "3:1: block is no key of a way out, but of all programs: move it above [vias.work]",
+    ),
     ("p", "via \"tor\"", "1:5: "),
     ("p", "via = \"tor", "1:"),
     ("p", "[", "1:"),
@@ -192,6 +202,7 @@ fn each_mistake_is_told_with_its_place_and_nothing_is_started() {
             |sentence: &String| sentence.starts_with(&format!("{}:", path.display())) && sentence.contains(phrase);
         assert!(sentences.iter().any(wanted), "{text}: {sentences:?}");
         assert!(sentences.iter().all(|sentence| !sentence.contains('\n')), "{sentences:?}");
+        assert!(!phrase.contains("quotes") || sentences.len() == 1, "{sentences:?}");
         let place = sentences[0].split(": ").next().unwrap().to_owned();
         let refusal = machine.refusal("--profile p x");
         assert!(name == "config" || refusal.starts_with(&place), "{refusal}");

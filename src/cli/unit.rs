@@ -4,12 +4,19 @@ use anyhow::{Result, bail};
 
 use super::LaunchArgs;
 
+const EXAMPLES: &str = "\
+Examples:
+  appfw unit install --now mail --via tor -- fetchmail --nodetach
+  sudo appfw unit install --now web --uid www-data --via none --deny any --allow 10.0.0.0/24 -- /usr/bin/darkhttpd /srv";
+
 /// What to do with permanent units.
 #[derive(Debug, clap::Subcommand)]
 pub enum UnitCommand {
     /// Print the files of a unit, and write nothing
+    #[command(override_usage = "appfw unit show NAME [OPTIONS] [--] COMMAND [ARG]…", after_help = EXAMPLES)]
     Show(UnitShowArgs),
     /// Write a unit's files and enable it
+    #[command(override_usage = "appfw unit install NAME [--now] [OPTIONS] [--] COMMAND [ARG]…", after_help = EXAMPLES)]
     Install(UnitInstallArgs),
     /// Write files again as this version makes them
     Update(UnitUpdateArgs),

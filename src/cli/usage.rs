@@ -10,13 +10,18 @@ use crate::nearest::nearest;
 
 /// What is wrong with `words`, the first of which is the program, and what to do.
 pub(super) fn sentence(command: &Command, words: &[OsString], error: &Error) -> String {
-    let subcommand = words.get(1).and_then(|word| command.find_subcommand(word));
-    let asked = subcommand.unwrap_or(command);
-    let program = match subcommand {
-        Some(subcommand) => format!("{} {}", command.get_name(), subcommand.get_name()),
-        None => command.get_name().to_owned(),
-    };
+    let (mut asked, mut program) = (command, command.get_name().to_owned());
+    for subcommand in words.iter().skip(1) {
+        let Some(subcommand) = asked.find_subcommand(subcommand) else { break };
+        (asked, program) = (subcommand, format!("{program} {}", subcommand.get_name()));
+    }
     let told = |kind: ContextKind| told(error, kind);
+    if let Some(word) = told(ContextKind::InvalidSubcommand).first() {
+        let near = nearest(word, asked.get_subcommands().map(Command::get_name));
+        let near = near.map(|near| format!("; did you mean {program} {near}?"));
+        let near = near.unwrap_or_else(|| format!("; {program} --help lists what there is"));
+        return format!("there is no {program} {word}{near}");
+    }
     let [arguments, values] = [ContextKind::InvalidArg, ContextKind::InvalidValue].map(told);
     let (Some(argument), value) = (arguments.first(), values.first().map_or("", String::as_str)) else {
         return first_line(error);
@@ -33,7 +38,8 @@ pub(super) fn sentence(command: &Command, words: &[OsString], error: &Error) -> 
         }
         ErrorKind::MissingRequiredArgument => {
             let missing: Vec<&str> = arguments.iter().map(|argument| bare(argument)).collect();
-            format!("{} is missing ({program} --help lists all)", missing.join(" and "))
+            let are = if missing.len() > 1 { "are" } else { "is" };
+            format!("{} {are} missing ({program} --help lists all)", missing.join(" and "))
         }
         ErrorKind::InvalidValue if value.is_empty() => {
             format!("{option} takes a value: {option} {}", bare(placeholder))
@@ -117,7 +123,14 @@ mod tests {
                 "unexpected option --lisen; did you mean --listen? (appfw forward --help lists all)",
             ),
             ("appfw forward --via direct --listen x", "--listen \"x\": invalid socket address syntax"),
-            ("appfw help frobnicate", "unrecognized subcommand 'frobnicate'"),
+            ("appfw help frobnicate", "there is no appfw frobnicate; appfw --help lists what there is"),
+            ("appfw unit instal x", "there is no appfw unit instal; did you mean appfw unit install?"),
+            ("appfw unit show", "NAME and COMMAND are missing (appfw unit show --help lists all)"),
+            ("appfw profile new", "NAME is missing (appfw profile new --help lists all)"),
+            (
+                "appfw unit install x --vai tor y",
+                "unexpected option --vai; did you mean --via? (appfw unit install --help lists all)",
+            ),
         ] {
             let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();
             let command = if line.starts_with("appfw-run") { LaunchArgs::command() } else { Appfw::command() };

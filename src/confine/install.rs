@@ -1,9 +1,8 @@
 //! The stories of `appfw confine` and `appfw unconfine`.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Result, anyhow, bail};
 
 use super::files::{self, Files};
 use super::proven::{self, Start};
@@ -19,7 +18,7 @@ use crate::name::LaunchName;
 use crate::permanent::{Realm, apply, expect_ports, free_address, kept_address, restart};
 use crate::plan::PORT;
 use crate::profile::{self, Applied};
-use crate::say::Say;
+use crate::say::{self, Say};
 use crate::units::TOR;
 use crate::via::Via;
 use crate::{taken, tor};
@@ -408,6 +407,5 @@ pub(super) fn print(changes: &[Change], credentials: &Path) -> Result<()> {
             None => format!("# {path}: removed\n"),
         }
     });
-    let text = text.collect::<Vec<_>>().join("\n");
-    std::io::stdout().write_all(text.as_bytes()).context("cannot print what would be written")
+    say::answer(&text.collect::<Vec<_>>().join("\n"))
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{ErrorKind, Write};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -16,6 +16,7 @@ use super::{CONFINED, DROP_IN, drop_in_in, name_of, own};
 use crate::cli::{Appfw, Subcommand, WallKind};
 use crate::installed::{self, Mark};
 use crate::permanent::{Directories, Realm};
+use crate::say;
 
 /// One confined service.
 #[derive(Debug, Serialize)]
@@ -109,7 +110,7 @@ pub(super) async fn print(realm: &Realm, json: bool) -> Result<()> {
         entries.push(Entry { drop_in: is_there, ..entry(service, mark, found.as_ref(), units, proven) });
     }
     let text = if json { serde_json::to_string_pretty(&entries)? + "\n" } else { entries.iter().map(line).collect() };
-    std::io::stdout().write_all(text.as_bytes()).context("cannot print the list")
+    say::answer(&text)
 }
 
 fn was_proven(service: &str, found: &Service) -> bool {

@@ -1,9 +1,8 @@
 //! Writing, enabling, starting and removing.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
 use super::ROOT;
 use super::files::{Made, all_files, differences, shown};
@@ -17,7 +16,7 @@ use crate::installed::{self, Mark};
 use crate::launch;
 use crate::name::LaunchName;
 use crate::profile::{self, Value};
-use crate::say::Say;
+use crate::say::{self, Say};
 use crate::taken;
 
 /// `appfw unit show`: the files as `install` would write them.
@@ -27,8 +26,7 @@ use crate::taken;
 pub async fn show(args: &UnitShowArgs) -> Result<()> {
     let say = Say::of_appfw(args.launch.quiet, args.launch.verbose);
     let made = make(&Realm::of_caller().await?, &args.name, &args.launch, &say)?;
-    let all = shown(&made.files, &made.command)?;
-    std::io::stdout().write_all(all.as_bytes()).context("cannot print the unit")
+    say::answer(&shown(&made.files, &made.command)?)
 }
 
 /// `appfw unit install`.

@@ -1,8 +1,6 @@
 //! `appfw unit list`.
 
-use std::io::Write;
-
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde::Serialize;
 
 use super::files::{Made, all_units, differences};
@@ -12,6 +10,7 @@ use crate::installed::Mark;
 use crate::manager::Kind;
 use crate::name::LaunchName;
 use crate::plan::Plan;
+use crate::say;
 
 /// A unit as it is listed.
 #[derive(Serialize)]
@@ -79,5 +78,5 @@ pub async fn list(args: &UnitListArgs) -> Result<()> {
         true => serde_json::to_string_pretty(&listed)? + "\n",
         false => listed.iter().map(Listed::line).collect(),
     };
-    std::io::stdout().write_all(text.as_bytes()).context("cannot print the list")
+    say::answer(&text)
 }

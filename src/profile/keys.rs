@@ -117,6 +117,13 @@ pub fn takes_number(key: &str) -> bool {
     NUMBERS.contains(&key)
 }
 
+/// Whether an option is about one launch, and so no key.
+#[must_use]
+pub fn is_of_one_launch(option: &str) -> bool {
+    const INNER: [&str; 2] = ["background", "settled"];
+    NO_KEYS.contains(&option) && !INNER.contains(&option)
+}
+
 fn is_of_profiles(key: &str) -> bool {
     OF_PROFILES.iter().any(|(name, _)| *name == key)
 }

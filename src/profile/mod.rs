@@ -104,8 +104,7 @@ fn filled(
     // What is compiled in gives way to rules that need another wall.
     let by_rules = ["allow", "deny"].iter().any(|rule| taken.contains_key(*rule) || args.given.get(rule).is_some());
     taken.retain(|key, entry| is_taken(key, &args.given) && !(by_rules && key == "wall" && entry.is_built_in()));
-    let is_left_out = |key: &String, entry: &mut Entry| is_unknown(key, &entry.value);
-    let left_out = taken.extract_if(.., is_left_out).collect();
+    let (left_out, taken) = taken.into_iter().partition(|(key, entry)| is_unknown(key, &entry.value));
     let sources = sheets.map(|sheet| (*sheet.source).clone()).collect();
     let mut applied = Applied { profile: profile.map(|profile| profile.name.clone()), sources, taken, left_out };
     let mut completed = parse(args, &applied.taken)?;

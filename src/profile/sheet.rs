@@ -111,7 +111,9 @@ impl Sheet {
         sheet.tells_commands = errors.is_empty();
         let mut reader = Reader { kind, text, private, keys: keys::all(kind == Kind::Profile), sheet };
         for error in errors {
-            reader.mistake(error.span().unwrap_or_default(), error.message().replace('\n', ", "));
+            let span = error.span().unwrap_or_default();
+            let sentence = unquoted(text, span.start, error.message()).unwrap_or(error.message().replace('\n', ", "));
+            reader.mistake(span, sentence);
         }
         reader.read(table.get_ref());
         reader.sheet
@@ -175,6 +177,10 @@ impl Reader<'_> {
             }
             (_, "system" | "user" | "standalone") => format!("{word} is no key: write manager = \"{word}\""),
             (_, "no-capture") => "no-capture is no key: write capture = false".to_owned(),
+            (_, "") => "\"\" is no key: write one before the =".to_owned(),
+            _ if keys::is_of_one_launch(word) => {
+                format!("{word} is no key: it is about one launch, say --{word} there")
+            }
             _ => match near {
                 Some(near) => format!("{} is no key: did you mean {near}?", printable(word)),
                 None => format!("{} is no key: docs/profiles.md lists them", printable(word)),
@@ -245,6 +251,11 @@ impl Reader<'_> {
             ("via", DeValue::Table(_)) => "; a way out gets a name by [vias.NAME]",
             _ => "",
         };
+        let place = Some(position(self.text, value.span().start));
+        if self.sheet.mistakes.iter().any(|mistake| mistake.position == place) {
+            // It is no TOML, and has been told.
+            return None;
+        }
         let (takes, found) = (key.takes.describe(), value.get_ref().type_str());
         self.mistake(value.span(), format!("{} takes {takes}, and this is {}{hint}", key.name, with_article(found)));
         None
@@ -296,6 +307,12 @@ impl Reader<'_> {
                     let read = self.value(&key, value);
                     found.extend(read.map(|read| (key.name, read, value.span())));
                 }
+                None if self.keys.iter().any(|key| key.name == *field.get_ref()) => {
+                    let (word, name) = (field.get_ref(), name.get_ref());
+                    let sentence =
+                        format!("{word} is no key of a way out, but of all programs: move it above [vias.{name}]");
+                    self.mistake(field.span(), sentence);
+                }
                 None => {
                     let near = nearest(field.get_ref(), vias::FIELDS.into_iter());
                     let near = near.map(|near| format!("did you mean {near}?"));
@@ -330,6 +347,14 @@ impl Reader<'_> {
     fn mistake(&mut self, span: Range<usize>, sentence: String) {
         self.sheet.mistake(Some(position(self.text, span.start)), sentence);
     }
+}
+
+/// What the parser says of a value without quotes, which it takes for the beginning of something else.
+fn unquoted(text: &str, start: usize, message: &str) -> Option<String> {
+    let is_about_that = ["invalid boolean", "invalid float", "string values must be quoted"];
+    is_about_that.iter().find(|said| message.starts_with(*said))?;
+    let word = text.get(start..)?.split(|c: char| c.is_whitespace() || "\"',]}#".contains(c)).next()?;
+    (!word.is_empty()).then(|| format!("{} stands without quotes: write \"{0}\"", printable(word)))
 }
 
 fn with_article(kind: &str) -> String {

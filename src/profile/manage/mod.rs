@@ -4,14 +4,14 @@ mod check;
 mod show;
 mod write;
 
-use std::io::Write;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use super::Places;
 use crate::cli::ProfileCommand;
 use crate::host::Host;
+use crate::say;
 
 /// Does what `command` says, and prints what it has to say.
 ///
@@ -19,8 +19,7 @@ use crate::host::Host;
 /// It can't be done, or what was checked is wrong.
 pub fn run(command: &ProfileCommand) -> Result<()> {
     let root = Path::new("/");
-    let answer = answer(command, root, Host::read(root)?)?;
-    std::io::stdout().write_all(answer.as_bytes()).context("cannot print it")
+    say::answer(&answer(command, root, Host::read(root)?)?)
 }
 
 /// Does what `command` says with the files below `root`.
