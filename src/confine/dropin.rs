@@ -1,7 +1,7 @@
 //! The drop-in that confines a service: what is added to its settings, and what takes the place of its lists. The
 //! service's own file stays as it is. Pure.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use zbus::zvariant::Value as Variant;
 
@@ -80,6 +80,11 @@ impl DropIn {
             successes: service.successes.iter().copied().filter(|code| !is_of_a_proof(*code)).collect(),
             commands: commands(host, service),
         }
+    }
+
+    /// What of the file system it hides (`InaccessiblePaths`), or makes read-only (`ReadOnlyPaths`).
+    pub(super) fn covered(&self, directive: &str) -> Vec<PathBuf> {
+        self.paths.iter().filter(|(covers, _)| *covers == directive).map(|(_, path)| path.into()).collect()
     }
 
     /// The file, less its mark.

@@ -8,7 +8,7 @@ use super::files::{self, Files};
 use super::proven::{self, Start};
 use super::refuse::{self, full_name};
 use super::service::Service;
-use super::{drop_in_path, list, listeners, name_of, options, own};
+use super::{drop_in_path, list, listeners, name_of, options, own, paths};
 use crate::cli::{ConfineArgs, LaunchArgs, UnconfineArgs, WallKind};
 use crate::filters::Programs;
 use crate::host::Host;
@@ -73,6 +73,7 @@ async fn confine(args: ConfineArgs) -> Result<()> {
     let files = Files::new(options, via, &host, &service).map_err(|error| applied.explain(error))?;
     applied.openings(&asked, &files.plan).iter().for_each(|opening| say.plain(opening));
     refuse::refuse(&service, &files.plan.buses, &host.appfw)?;
+    paths::refuse(&service, &files.drop_in, &host.appfw)?;
     refuse::refuse_useless(&service, &files.plan.buses)?;
     refuse::refuse_opening(&service, &files.plan.lists().deny, &drop_in_path(&service.name))?;
     if let Some(warning) = files.plan.warning().or_else(|| files.plan.buses.warning().map(str::to_owned)) {

@@ -12,6 +12,7 @@ pub mod dropin;
 pub mod exec;
 pub mod listeners;
 pub mod options;
+pub mod paths;
 pub mod refuse;
 pub mod service;
 
@@ -22,10 +23,12 @@ mod own;
 mod proven;
 mod ready;
 mod servants;
+mod streams;
+mod tree;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use crate::name::{self, LaunchName};
 
@@ -63,7 +66,9 @@ pub fn name_of(service: &str) -> Result<LaunchName> {
     if name.len() > name::MAX {
         bail!("{service} has a name of more than {} characters, and what serves it would be called by that", name::MAX);
     }
-    LaunchName::new(&name)
+    LaunchName::new(&name).with_context(|| {
+        format!("what serves {service} would be called by its name, which cannot be: confine it under another one (a unit file of its own with the same settings)")
+    })
 }
 
 /// The drop-in of `service`.

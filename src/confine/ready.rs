@@ -11,7 +11,7 @@ use super::files::{self, Files};
 use super::install::refuse_slices;
 use super::proven::Start;
 use super::service::Service;
-use super::{drop_in_path, name_of, refuse};
+use super::{drop_in_path, name_of, paths, refuse};
 use crate::cli::{Capture, ConfineArgs, InsideArgs, WallKind};
 use crate::filters::Programs;
 use crate::host::Host;
@@ -47,6 +47,7 @@ async fn prepare(made: &Made<'_>, by: ConfineArgs, name: &str) -> Result<()> {
     let via = files::way_out(&by.launch, name, || None)?;
     let files = Files::new(by.launch, via, &host, &service)?;
     refuse::refuse(&service, &files.plan.buses, &host.appfw)?;
+    paths::refuse(&service, &files.drop_in, &host.appfw)?;
     if service.kept_descriptors > 0 {
         bail!(
             "systemd keeps descriptors for {name} that were made before its wall: systemctl stop {name}, then start it"

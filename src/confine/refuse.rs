@@ -3,10 +3,11 @@
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use ipnet::IpNet;
 
 use super::service::Service;
+use super::{paths, streams};
 use crate::buses::Buses;
 use crate::confinement::OPENING;
 use crate::name::SLICE;
@@ -152,39 +153,21 @@ pub fn refuse_opening(service: &Service, deny: &[IpNet], own: &Path) -> Result<(
     if network::any().iter().all(|all| deny.contains(all)) {
         return Ok(());
     }
-    let denies = |line: &str| {
-        let rest = line.trim_start().strip_prefix("IPAddressDeny").map(str::trim_start);
-        rest.and_then(|rest| rest.strip_prefix('=')).is_some_and(|networks| !networks.trim().is_empty())
-    };
     // What systemd holds of them is ours already, where the service is confined.
-    let others = service.others(own);
-    match others.iter().find(|path| fs::read_to_string(path).is_ok_and(|text| text.lines().any(denies))) {
-        Some(path) => bail!(
-            "{} has rules of its own (IPAddressDeny= in {path}), whose place these take, and what they deny would be open: say all that it may reach, as in --deny any --allow NET",
-            service.name
-        ),
-        None => Ok(()),
+    for path in service.others(own) {
+        let text = fs::read(&path).with_context(|| {
+            format!("cannot read {path}, which may deny {} more than these rules (IPAddressDeny=)", service.name)
+        })?;
+        let denied = streams::values(&String::from_utf8_lossy(&text), "IPAddressDeny");
+        if denied.iter().any(|networks| !networks.is_empty()) {
+            bail!(
+                "{} has rules of its own (IPAddressDeny= in {path}), whose place these take, and what they deny would be open: say all that it may reach, as in --deny any --allow NET",
+                service.name
+            );
+        }
     }
+    Ok(())
 }
-
-/// What the proof is, is made of, asks and reads: a command with `+` is shown what the unit's binds say, too.
-const TRUSTED: [&str; 15] = [
-    "/usr/lib",
-    "/usr/lib32",
-    "/usr/lib64",
-    "/lib",
-    "/lib64",
-    "/proc",
-    "/sys",
-    "/run/dbus",
-    "/run/systemd",
-    "/etc/appfw",
-    "/etc/systemd",
-    "/etc/ld.so.preload",
-    "/etc/ld.so.cache",
-    "/etc/nsswitch.conf",
-    "/etc/passwd",
-];
 
 /// Settings by which its processes are elsewhere, or exempt.
 fn past_the_wall(service: &Service, appfw: &Path) -> Result<()> {
@@ -201,29 +184,7 @@ fn past_the_wall(service: &Service, appfw: &Path) -> Result<()> {
             service.root
         );
     }
-    let real = |path: &String| Path::new(path).canonicalize().unwrap_or_else(|_| path.into());
-    let leads_out = |path: &String| real(path).starts_with("/run") || Path::new("/run").starts_with(real(path));
-    if let Some(bind) = service.binds.iter().find(|bind| leads_out(&bind.source)) {
-        bail!(
-            "{name} is shown {} elsewhere (BindPaths=, BindReadOnlyPaths=), and with that sockets by which it leaves any wall",
-            bind.source
-        );
-    }
-    let places = || TRUSTED.iter().map(Path::new).chain([appfw]);
-    let is_trusted = |target: &String| {
-        let target = real(target);
-        places().any(|place| place.starts_with(&target) || target.starts_with(place))
-    };
-    if let Some(bind) = service.binds.iter().find(|bind| bind.source != bind.target && is_trusted(&bind.target)) {
-        bail!(
-            "{name} has {} in the place of {} (BindPaths=, BindReadOnlyPaths=), where the proof of its wall comes from or what that asks",
-            bind.source,
-            bind.target
-        );
-    }
-    if let Some(bind) = service.binds.iter().find(|bind| bind.source.contains(':') || bind.target.contains(':')) {
-        bail!("{name} has a colon in what it is shown of {} (BindPaths=, BindReadOnlyPaths=)", bind.source);
-    }
+    paths::refuse_binds(service, appfw)?;
     if let Some(setting) = service.overlays.first() {
         bail!("{name} has {setting}=, which may lay anything over the proof of its wall and what that asks");
     }

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use zbus::zvariant::Value as Variant;
 
 use super::exec::Exec;
+use super::paths::Paths;
 use crate::manager::{Kind, Manager, Properties};
 use crate::units::SHARED;
 use crate::verify::is_empty;
@@ -86,6 +87,8 @@ pub struct Service {
     pub environment: Vec<String>,
     /// `NetworkNamespacePath=`.
     pub namespace_path: String,
+    /// What else of the file system its settings name.
+    pub paths: Paths,
 }
 
 /// One of `BindPaths=` or `BindReadOnlyPaths=`.
@@ -202,6 +205,7 @@ impl Service {
             },
             environment: words(service, "Environment")?,
             namespace_path: text(service, "NetworkNamespacePath")?,
+            paths: Paths::of(service),
             name,
         })
     }

@@ -8,7 +8,7 @@ use crate::buses::Buses;
 use crate::fixture;
 
 /// One of root's.
-fn service() -> Service {
+pub(super) fn service() -> Service {
     Service { user: String::new(), ..fixture::service() }
 }
 

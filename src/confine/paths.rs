@@ -1,0 +1,275 @@
+//! What of the file system a service's settings name: shown elsewhere, opened, writable, emptied. Each is walked anew at
+//! every start, so none may lead elsewhere then, and none to what the wall hides or keeps as it is.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+use zbus::zvariant::Value as Variant;
+
+use super::dropin::DropIn;
+
+use super::service::{Bind, Service, listed};
+use super::streams;
+use super::tree::Tree;
+use crate::manager::Properties;
+
+/// Of the settings that name paths, those that are no bind mounts; and the interfaces, as these are of no other use.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Paths {
+    /// `StandardInput=` and its kin, where they are files: the directive, and how it is opened.
+    pub streams: Vec<(&'static str, String)>,
+    /// `ReadWritePaths=`, and the directories in /run and /etc that systemd makes for it.
+    pub writable: Vec<PathBuf>,
+    /// `TemporaryFileSystem=`.
+    pub empty: Vec<PathBuf>,
+    /// Whether its own loopback interface is closed to it (`RestrictNetworkInterfaces=`).
+    pub is_without_loopback: bool,
+}
+
+impl Paths {
+    /// From the properties of the service. Those that are missing are of later versions.
+    #[must_use]
+    pub fn of(service: &Properties) -> Self {
+        let words = |name: &str| -> Vec<String> {
+            let items = match service.get(name).map(|held| &**held) {
+                Some(Variant::Array(items)) => items.inner(),
+                _ => &[],
+            };
+            let word = |item: &Variant<'_>| match item {
+                Variant::Structure(pair) => {
+                    pair.fields().first().and_then(|path| <&str>::try_from(path).ok()).map(str::to_owned)
+                }
+                item => <&str>::try_from(item).ok().map(str::to_owned),
+            };
+            items.iter().filter_map(word).collect()
+        };
+        let stream = |directive: &'static str| match service.get(directive).map(|held| &**held) {
+            Some(Variant::Str(kind)) if streams::FILES.contains(&kind.as_str()) => Some((directive, kind.to_string())),
+            _ => None,
+        };
+        let below = |top: &str, name: &str| -> Vec<PathBuf> {
+            words(name).into_iter().map(|directory| Path::new(top).join(directory)).collect()
+        };
+        let plain = |path: String| PathBuf::from(path.trim_start_matches(['-', '+']));
+        let interfaces = service.get("RestrictNetworkInterfaces").and_then(|held| listed(held));
+        Self {
+            streams: streams::DIRECTIVES.into_iter().filter_map(stream).collect(),
+            writable: [
+                words("ReadWritePaths").into_iter().map(plain).collect(),
+                below("/run", "RuntimeDirectory"),
+                below("/etc", "ConfigurationDirectory"),
+            ]
+            .concat(),
+            empty: words("TemporaryFileSystem").into_iter().map(plain).collect(),
+            is_without_loopback: interfaces.is_some_and(|(allow, names)| {
+                // An empty list that denies is none.
+                names.contains("lo") != allow && (allow || !names.is_empty())
+            }),
+        }
+    }
+}
+
+/// What the proof is, is made of, asks and reads: a command with `+` is shown what the unit's binds say, too.
+const TRUSTED: [&str; 15] = [
+    "/usr/lib",
+    "/usr/lib32",
+    "/usr/lib64",
+    "/lib",
+    "/lib64",
+    "/proc",
+    "/sys",
+    "/run/dbus",
+    "/run/systemd",
+    "/etc/appfw",
+    "/etc/systemd",
+    "/etc/ld.so.preload",
+    "/etc/ld.so.cache",
+    "/etc/nsswitch.conf",
+    "/etc/passwd",
+];
+
+/// Where root would act on the kernel: what of it is closed by settings (ProtectKernelTunables=) is open elsewhere.
+const KERNEL: [&str; 2] = ["/proc", "/sys"];
+
+/// # Errors
+/// A bind mount of the service's shows it a way out, or is in the way of the proof.
+pub(super) fn refuse_binds(service: &Service, appfw: &Path) -> Result<()> {
+    let name = &service.name;
+    for Shown { bind, source, target } in &shown(service, &Tree::of_host())? {
+        if meet(&source.path, Path::new("/run")) {
+            bail!(
+                "{name} is shown {} elsewhere (BindPaths=, BindReadOnlyPaths=), and with that sockets by which it leaves any wall",
+                bind.source
+            );
+        }
+        let mut trusted = TRUSTED.iter().map(Path::new).chain([appfw]);
+        if source.path != target.path && trusted.any(|place| meet(place, &target.path)) {
+            bail!(
+                "{name} has {} in the place of {} (BindPaths=, BindReadOnlyPaths=), where the proof of its wall comes from or what that asks",
+                bind.source,
+                bind.target
+            );
+        }
+        if bind.source.contains(':') || bind.target.contains(':') {
+            bail!("{name} has a colon in what it is shown of {} (BindPaths=, BindReadOnlyPaths=)", bind.source);
+        }
+    }
+    Ok(())
+}
+
+/// Looks at where a service of the system has its files, which PID 1 opens and mounts.
+///
+/// # Errors
+/// Others than root can have them elsewhere at the next start, or they are what its wall hides or keeps.
+pub(super) fn refuse(service: &Service, drop_in: &DropIn, appfw: &Path) -> Result<()> {
+    let tree = Tree::of_host();
+    let covered = Covered::new(service, drop_in);
+    for shown in &shown(service, &tree)? {
+        refuse_changeable(&service.name, shown)?;
+        covered.refuse_bind(&service.name, shown)?;
+    }
+    covered.refuse_writable(service, &tree)?;
+    streams::refuse(service, &tree)?;
+    refuse_empty(service, &tree, appfw)?;
+    if service.paths.is_without_loopback {
+        bail!(
+            "{} may not use the loopback interface (RestrictNetworkInterfaces=), by which its wall is proven: add lo to what it may use, in a drop-in (systemctl edit {0})",
+            service.name
+        );
+    }
+    Ok(())
+}
+
+/// A bind mount, and where it is from and at.
+struct Shown<'a> {
+    bind: &'a Bind,
+    source: super::tree::Place,
+    target: super::tree::Place,
+}
+
+/// In the order in which they are mounted, as one may be on the way to another (src/core/namespace.c).
+fn shown<'a>(service: &'a Service, host: &Tree) -> Result<Vec<Shown<'a>>> {
+    let mut binds: Vec<&Bind> = service.binds.iter().collect();
+    binds.sort_by_key(|bind| Path::new(&bind.target));
+    let mut view = host.clone();
+    let mut shown = Vec::new();
+    for bind in binds {
+        // What is shown is found as if nothing were.
+        let source = host.place(Path::new(&bind.source))?;
+        let target = view.place(Path::new(&bind.target))?;
+        view.show(source.path.clone(), target.path.clone());
+        shown.push(Shown { bind, source, target });
+    }
+    Ok(shown)
+}
+
+fn refuse_changeable(name: &str, Shown { bind, source, target }: &Shown<'_>) -> Result<()> {
+    match source.changeable.as_ref().or(target.changeable.as_ref()) {
+        Some(directory) => bail!(
+            "{name} is shown {} at {} (BindPaths=, BindReadOnlyPaths=), and others than root can put a link into {}, by which it would be shown something else, or in the place of its wall's proof: show it what is, and where it is, in directories that root alone can write",
+            bind.source,
+            bind.target,
+            directory.display()
+        ),
+        None => Ok(()),
+    }
+}
+
+/// What the drop-in takes out of the service's file system, or keeps it from writing.
+struct Covered {
+    hidden: Vec<PathBuf>,
+    read_only: Vec<PathBuf>,
+    kernel: &'static [&'static str],
+}
+
+impl Covered {
+    fn new(service: &Service, drop_in: &DropIn) -> Self {
+        Self {
+            hidden: drop_in.covered("InaccessiblePaths"),
+            read_only: drop_in.covered("ReadOnlyPaths"),
+            // An ordinary user's is kept from it by permissions alone, there as elsewhere.
+            kernel: if service.is_root() { &KERNEL } else { &[] },
+        }
+    }
+
+    fn kernel(&self) -> impl Iterator<Item = &Path> {
+        self.kernel.iter().map(Path::new)
+    }
+
+    fn read_only(&self) -> impl Iterator<Item = &Path> {
+        self.read_only.iter().map(PathBuf::as_path).chain(self.kernel())
+    }
+
+    fn refuse_bind(&self, name: &str, Shown { bind, source, target }: &Shown<'_>) -> Result<()> {
+        let source = &source.path;
+        let met = if source == &target.path {
+            // What is above it is covered where it is; the same place once more takes the cover away.
+            self.read_only().filter(|_| bind.is_writable).find(|place| source.starts_with(place))
+        } else {
+            let hidden = self.hidden.iter().map(PathBuf::as_path).chain(self.kernel());
+            let written = self.read_only().filter(|_| bind.is_writable);
+            hidden.chain(written).find(|place| meet(place, source))
+        };
+        match met {
+            Some(place) => bail!(
+                "{name} is shown {} at {} (BindPaths=, BindReadOnlyPaths=), and with that {}, which its wall hides from it or keeps it from writing: take that out in a drop-in (systemctl edit {name})",
+                bind.source,
+                bind.target,
+                place.display()
+            ),
+            None => Ok(()),
+        }
+    }
+
+    /// An ordinary user's service can write nothing more by that.
+    fn refuse_writable(&self, service: &Service, tree: &Tree) -> Result<()> {
+        if !service.is_root() {
+            return Ok(());
+        }
+        for path in &service.paths.writable {
+            let place = tree.place(path)?;
+            let name = &service.name;
+            if let Some(kept) = self.read_only().find(|kept| place.path.starts_with(kept)) {
+                bail!(
+                    "{name} may write to {} (ReadWritePaths=, RuntimeDirectory=, ConfigurationDirectory=), and its wall keeps root from writing to {}: take that out in a drop-in (systemctl edit {name})",
+                    path.display(),
+                    kept.display()
+                );
+            }
+            if let Some(directory) = place.changeable {
+                bail!(
+                    "{name} may write to {} (ReadWritePaths=), and others than root can put a link into {}, by which that would be another place: have it in directories that root alone can write",
+                    path.display(),
+                    directory.display()
+                );
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What lies below one that is mounted later is seen all the same, and so is what is shown there.
+fn refuse_empty(service: &Service, tree: &Tree, appfw: &Path) -> Result<()> {
+    let ours = [Path::new("/run/systemd"), Path::new("/run/systemd/system")];
+    for path in service.paths.empty.iter().filter(|path| !ours.contains(&path.as_path())) {
+        let place = tree.place(path)?.path;
+        let mut needed = TRUSTED.iter().map(Path::new).chain([appfw, Path::new("/var/run")]);
+        if let Some(lost) = needed.find(|needed| needed.starts_with(&place)) {
+            bail!(
+                "{0} has nothing but an empty directory at {1} (TemporaryFileSystem=), where {2} is, and its wall is proven by that: name only what is to be empty below it, in a drop-in (systemctl edit {0})",
+                service.name,
+                path.display(),
+                lost.display()
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Whether one of them is, or holds, the other.
+fn meet(one: &Path, other: &Path) -> bool {
+    one.starts_with(other) || other.starts_with(one)
+}
+
+#[cfg(test)]
+mod tests;

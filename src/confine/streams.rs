@@ -1,0 +1,143 @@
+//! A service's standard input, output and error as files. systemd opens them as root before each of its commands, and
+//! connects to what turns out to be a socket (src/core/exec-invoke.c): so nobody else may choose what is there.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+
+use super::drop_in_path;
+use super::service::Service;
+use super::tree::Tree;
+
+/// The settings.
+pub(super) const DIRECTIVES: [&str; 3] = ["StandardInput", "StandardOutput", "StandardError"];
+
+/// Those kinds that name a path, which systemd does not tell.
+pub(super) const FILES: [&str; 3] = ["file", "append", "truncate"];
+
+/// # Errors
+/// One may be another file at the next start, or it cannot be told which it is.
+pub(super) fn refuse(service: &Service, tree: &Tree) -> Result<()> {
+    if service.paths.streams.is_empty() {
+        return Ok(());
+    }
+    let read = |file: &String| Ok(String::from_utf8_lossy(&tree.read(Path::new(file))?).into_owned());
+    let texts = service.others(&drop_in_path(&service.name)).iter().map(read).collect::<Result<Vec<String>>>()?;
+    let name = &service.name;
+    for (directive, kind) in &service.paths.streams {
+        let path = path(directive, kind, &texts, name).with_context(|| {
+            format!("cannot tell which file {name} has as {directive}={kind}: write its path in full, without %, in a drop-in (systemctl edit {name})")
+        })?;
+        if let Some(directory) = tree.place(Path::new(&path))?.changeable {
+            bail!(
+                "{name} has {directive}={kind}:{path}, which root opens, and others than root can put a link into {}, by which that would be any file or socket: say journal there, or a file in a directory that root alone can write, such as /var/log (systemctl edit {name})",
+                directory.display()
+            );
+        }
+    }
+    Ok(())
+}
+
+/// The path that the last of these unit files gives.
+fn path(directive: &str, kind: &str, texts: &[String], service: &str) -> Option<String> {
+    let last = texts.iter().flat_map(|text| values(text, directive)).next_back()?;
+    let path = last.strip_prefix(kind)?.strip_prefix(':')?;
+    expanded(path.trim_start(), service).filter(|path| path.starts_with('/'))
+}
+
+/// What a unit file's text sets a directive to, each time. Longer lines are made of several by a backslash at their ends
+/// (systemd.syntax(7)).
+pub(super) fn values(text: &str, directive: &str) -> Vec<String> {
+    let mut values = Vec::new();
+    let mut whole = String::new();
+    for line in text.lines().chain([""]) {
+        let line = line.trim_start();
+        if line.starts_with(['#', ';']) {
+            continue;
+        }
+        let backslashes = line.bytes().rev().take_while(|byte| *byte == b'\\').count();
+        if backslashes % 2 == 1 {
+            whole += &line[..line.len() - 1];
+            whole.push(' ');
+            continue;
+        }
+        whole += line;
+        if let Some((name, value)) = whole.split_once('=')
+            && name.trim() == directive
+        {
+            values.push(value.trim().to_owned());
+        }
+        whole.clear();
+    }
+    values
+}
+
+/// With the specifiers that file names are made of (systemd.unit(5)); `None` with another.
+fn expanded(path: &str, service: &str) -> Option<String> {
+    let stem = service.strip_suffix(".service").unwrap_or(service);
+    let (prefix, instance) = stem.split_once('@').unwrap_or((stem, ""));
+    let mut text = String::new();
+    let mut rest = path.chars();
+    while let Some(c) = rest.next() {
+        match c {
+            '%' => {
+                text += match rest.next()? {
+                    'n' => service,
+                    'N' => stem,
+                    'p' => prefix,
+                    'i' => instance,
+                    'L' => "/var/log",
+                    'S' => "/var/lib",
+                    'C' => "/var/cache",
+                    't' => "/run",
+                    '%' => "%",
+                    _ => return None,
+                }
+            }
+            c => text.push(c),
+        }
+    }
+    Some(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directives_values_are_read_as_systemd_does() {
+        for (text, expected) in [
+            ("[Service]\nX=1\n X = 2 \nXY=3\n", &["1", "2"][..]),
+            ("#X=1\n;X=2\n", &[]),
+            ("Y=a \\\nX=1\nX=2\n", &["2"]),
+            ("X=a \\\n# no\n  b\n", &["a  b"]),
+            ("Y=c:\\\\\nX=1", &["1"]),
+            ("X=\nX=a=b", &["", "a=b"]),
+            ("X=1\\", &["1"]),
+        ] {
+            assert_eq!(values(text, "X"), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn the_last_file_says_where_a_stream_goes() {
+        let path = |text: &[&str]| {
+            let texts: Vec<String> = text.iter().map(|text| (*text).to_owned()).collect();
+            path("StandardOutput", "append", &texts, "web@a.service")
+        };
+        for (texts, expected) in [
+            (&["StandardOutput=append:/a"][..], Some("/a")),
+            (&["StandardOutput=append:/a", "StandardOutput=append:/b\n"], Some("/b")),
+            (&["StandardOutput=append:/a\nStandardError=append:/b"], Some("/a")),
+            (&["StandardOutput=append:%L/%n-%i-%p-%N%%"], Some("/var/log/web@a.service-a-web-web@a%")),
+            // Not as systemd has it: by what, cannot be told.
+            (&["StandardOutput=append:/a", "StandardOutput="], None),
+            (&["StandardOutput=file:/a"], None),
+            (&["StandardOutput=append:/home/%u"], None),
+            (&["StandardOutput=append:%"], None),
+            (&[], None),
+        ] {
+            assert_eq!(path(texts).as_deref(), expected, "{texts:?}");
+        }
+    }
+}
