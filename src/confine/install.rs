@@ -66,6 +66,7 @@ async fn confine(args: ConfineArgs) -> Result<()> {
     let mut options = launch;
     files::make_absolute(&mut options)?;
     refuse::refuse_missing(&service)?;
+    refuse::refuse_changed(&service, &drop_in_path(&service.name))?;
     let via = way_out(&options, &service, &say)?;
     settle_address(&mut options, &via, &service, &host)?;
     let publishes = !options.publish.is_empty();
@@ -81,6 +82,7 @@ async fn confine(args: ConfineArgs) -> Result<()> {
     }
     refuse_tor(&manager, &service, &files.plan.via).await?;
     refuse_slices(&manager, &service).await?;
+    tell_of_socket(&manager, &service, &say).await;
     taken::refuse(&name, Mark::subject(&files.command), &realm, &manager).await?;
     if files.plan.wall != WallKind::Address && !publishes {
         refuse_listeners(&manager, &service, &drop_in_path(&service.name), &say).await?;
@@ -113,17 +115,26 @@ async fn confine(args: ConfineArgs) -> Result<()> {
             Start::Before.remember(&name, &service.invocation)?;
         }
         apply(&changes, &manager, &service.name, is_walled).await?;
-        installed::tell(&changes, "new", &say);
     }
     if is_new || service.needs_reload {
         manager.reload().await?;
     }
+    if let Err(error) = check(&manager, &service.name, &files).await {
+        if is_new {
+            take_back(&changes, &manager).await?;
+            remove_empty(&name);
+        }
+        if is_walled && is_new {
+            manager.restart(&service.name).await?;
+        }
+        return Err(error);
+    }
+    installed::tell(&changes, "new", &say);
     // As in unconfine.
     let gone = changes.iter().filter(|change| change.before.is_some() && change.after.is_none());
     for unit in gone.filter_map(|change| change.path.file_name()?.to_str()).filter(|name| name.starts_with("appfw-")) {
         let _ = manager.stop(unit).await;
     }
-    check(&manager, &service, &files).await?;
     let is_behind_it = !is_new
         && service.is_active
         && known == Some(Start::Proven)
@@ -349,16 +360,49 @@ pub(super) async fn refuse_listeners(
 }
 
 /// Whether systemd holds what was written: a drop-in may come later than ours.
-async fn check(manager: &Manager<'_>, service: &Service, files: &Files) -> Result<()> {
-    let held = async |kind| manager.properties(&service.name, kind).await;
+async fn check(manager: &Manager<'_>, service: &str, files: &Files) -> Result<()> {
+    let held = async |kind| manager.properties(service, kind).await;
     let (unit, own) = tokio::try_join!(held(Kind::Unit), held(Kind::Service))?;
     match files.drop_in.missing(&unit, &own) {
         None => Ok(()),
-        Some(setting) => bail!(
-            "{}: {setting}= is not as written, so the wall would not stand: look at {}, or appfw unconfine {0}",
+        Some(setting) => Err(not_held(&Service::of(&unit, &own)?, &drop_in_path(service), setting)),
+    }
+}
+
+/// Why systemd does not hold what our drop-in says.
+pub(super) fn not_held(service: &Service, drop_in: &Path, setting: &str) -> anyhow::Error {
+    let real = drop_in.canonicalize().unwrap_or_default();
+    let is_read = service.drop_ins.iter().any(|path| path == drop_in || *path == real);
+    if !is_read {
+        return anyhow!(
+            "systemd does not read {}, so {} would not be confined, and nothing was changed: make {} a directory and no link",
+            drop_in.display(),
             service.name,
-            service.others(&drop_in_path(&service.name)).join(", ")
-        ),
+            drop_in.parent().unwrap_or(drop_in).display()
+        );
+    }
+    anyhow!(
+        "{}: {setting}= would not be as the wall needs it: look at {}; if it is confined already, appfw unconfine {0} takes that away",
+        service.name,
+        service.others(drop_in).join(", ")
+    )
+}
+
+/// Undoes what was written and does not hold.
+pub(super) async fn take_back(changes: &[Change], manager: &Manager<'_>) -> Result<()> {
+    installed::take_back(changes)?;
+    manager.reload().await
+}
+
+/// A socket of the service's name that is not loaded: nothing tells yet that it is one of the service's.
+pub(super) async fn tell_of_socket(manager: &Manager<'_>, service: &Service, say: &Say) {
+    let socket = format!("{}.socket", service.name.trim_end_matches(".service"));
+    let state = manager.file_state(&socket).await;
+    if state.is_some_and(|state| !state.starts_with("masked")) && !service.triggered_by.contains(&socket) {
+        say.warning(&format!(
+            "{socket} is there, though not loaded: once it is started, {} gets no socket from it, as that is of the host's network, and does not serve",
+            service.name
+        ));
     }
 }
 

@@ -105,7 +105,10 @@ pub(super) async fn print(realm: &Realm, json: bool) -> Result<()> {
                 was_proven(&service, found) && manager.runs_since(&service, written).await
             }
             // The launcher executes nothing that it has not proven the wall of.
-            (false, Some(_)) => own::is_behind(&manager, &service).await,
+            (false, Some(_)) => {
+                let is_as_written = matches!(own::outside(&manager, &service).await, Ok(None));
+                is_as_written && own::is_behind(&manager, &service).await
+            }
         };
         entries.push(Entry { drop_in: is_there, ..entry(service, mark, found.as_ref(), units, proven) });
     }
@@ -134,7 +137,7 @@ fn entry(service: String, mark: Mark, found: Option<&Service>, units: &Path, pro
         }
         _ => (Vec::new(), "unknown".to_owned()),
     };
-    let has_changed = found.is_some_and(|found| found.has_changed(&drop_in_in(units, &service)));
+    let has_changed = found.is_some_and(|found| found.newer(&drop_in_in(units, &service)).is_some());
     let stale = mark.is_stale() || has_changed;
     let state = found.map_or("gone", |found| if found.is_active { "active" } else { "inactive" });
     Entry { service, via, wall, state, proven, stale, drop_in: true, command: mark.command }

@@ -10,14 +10,14 @@ use anyhow::{Result, anyhow, bail};
 
 use self::hardened::Needs;
 use super::exec::Exec;
-use super::install::{chosen, print, read_anew, real_name, refuse_listeners};
+use super::install::{chosen, not_held, print, read_anew, real_name, refuse_listeners, take_back, tell_of_socket};
 use super::refuse::{self, full_name};
-use super::service::{GUARDED, Service};
+use super::service::Service;
 use super::{drop_in_in, name_of, options};
 use crate::cli::{LaunchArgs, UnconfineArgs};
 use crate::exit;
 use crate::installed::{self, Change, Mark, Wanted};
-use crate::manager::{Kind, Manager};
+use crate::manager::{Kind, Manager, Properties};
 use crate::name::LaunchName;
 use crate::permanent::{Realm, Rendering, Settled, settle, start};
 use crate::profile::Applied;
@@ -26,11 +26,11 @@ use crate::taken;
 use crate::units::text::quoted;
 use crate::units::{LINKERS, Value};
 
-/// Commands beside the main process, less those of [`GUARDED`].
-const OTHERS: [&str; 3] = ["ExecStartPost", "ExecReload", "ExecStop"];
+/// Commands beside the main process. No user's service that is confined has any, but for a reload by a signal.
+const OTHERS: [&str; 7] =
+    ["ExecCondition", "ExecStartPre", "ExecStartPost", RELOAD, "ExecReloadPost", "ExecStop", "ExecStopPost"];
 
-/// Commands that no user's service that is confined has.
-const EMPTIED: [&str; 5] = ["ExecCondition", "ExecStartPre", "ExecStartPost", "ExecStop", "ExecStopPost"];
+const RELOAD: &str = "ExecReload";
 
 /// The drop-in, and the file of a way out with a password, of what is called so.
 fn files(realm: &Realm, service: &str, name: &LaunchName) -> [PathBuf; 2] {
@@ -61,10 +61,21 @@ pub(super) async fn confine(
         );
     }
     refuse::refuse_missing(&service).map_err(of_users)?;
+    let [drop_in, secret] = files(realm, &service.name, &name_of(&service.name)?);
+    refuse::refuse_changed(&service, &drop_in)?;
+    realm.expect_read(&manager).await?;
     refuse_kind(&service)?;
     let name = name_of(&service.name)?;
     let own = own_command(&service, &name)?;
-    refuse_commands(&manager, &service).await?;
+    let held = manager.properties(&service.name, Kind::Service).await?;
+    let others = Others::of(&held)?;
+    if let Some((directive, exec)) = others.outside() {
+        bail!(
+            "{} has {directive}={}, which would run outside of the wall: only the main process of a user's service is behind it; take that out by a drop-in first, or confine a service of the system",
+            service.name,
+            exec.path
+        );
+    }
     let dry_run = options.dry_run;
     let asked = LaunchArgs { command: vec![own.path.clone().into()], dry_run: false, ..options };
     let Settled { args, via, credential } =
@@ -73,17 +84,16 @@ pub(super) async fn confine(
     let rendering = Rendering::new(&name.to_string(), &args, via, &host, &realm.directories)?;
     refuse::refuse(&service, &rendering.plan.buses, &realm.host.appfw).map_err(of_users)?;
     let launcher = launcher_of(&rendering);
-    let held = manager.properties(&service.name, Kind::Service).await?;
     hardened::refuse(&service, &held, &needs(realm, &launcher))?;
     applied.openings(&args, &rendering.plan).iter().for_each(|opening| say.plain(opening));
     if let Some(warning) = rendering.plan.warning().or_else(|| rendering.plan.buses.warning().map(str::to_owned)) {
         say.warning(&warning);
     }
-    let [drop_in, secret] = files(realm, &service.name, &name);
+    tell_of_socket(&manager, &service, say).await;
     if args.publish.is_empty() {
         refuse_listeners(&manager, &service, &drop_in, say).await?;
     }
-    let text = text(&launcher, &own);
+    let text = text(&launcher, &own, &others);
     let has_secret = credential.is_some() || rendering.plan.via.has_secret() && rendering.places.credential == secret;
     let wanted: Vec<Wanted> =
         credential.into_iter().chain([Wanted { path: drop_in.clone(), text, mode: 0o644 }]).collect();
@@ -99,19 +109,18 @@ pub(super) async fn confine(
     let is_new = !changes.iter().all(Change::is_none);
     if is_new {
         installed::apply(&changes)?;
-        installed::tell(&changes, "new", say);
     }
     if is_new || service.needs_reload {
         manager.reload().await?;
     }
-    let held = Service::read(&manager, &service.name).await?;
-    if !matches!(&held.start[..], [only] if within(only, &name).is_some()) {
-        bail!(
-            "{}: ExecStart= is not as written, so the wall would not stand: look at {}, or appfw unconfine {0}",
-            service.name,
-            held.others(&drop_in).join(", ")
-        );
+    if let Some(setting) = outside(&manager, &service.name).await? {
+        let held = Service::read(&manager, &service.name).await?;
+        if is_new {
+            take_back(&changes, &manager).await?;
+        }
+        return Err(not_held(&held, &drop_in, setting));
     }
+    installed::tell(&changes, "new", say);
     let systemctl = realm.systemctl();
     let written = installed::written(&wanted);
     let is_behind = !is_new && is_behind(&manager, &service.name).await;
@@ -173,6 +182,20 @@ pub(super) async fn is_behind(manager: &Manager<'_>, service: &str) -> bool {
     processes.iter().any(|(pid, _)| program(*pid).file_name().is_some_and(|name| name == "appfw-run"))
 }
 
+/// A setting by which it runs something outside, if there is one: of a drop-in that comes later than ours.
+///
+/// # Errors
+/// systemd does not tell.
+pub(super) async fn outside(manager: &Manager<'_>, service: &str) -> Result<Option<&'static str>> {
+    let found = Service::read(manager, service).await?;
+    let name = name_of(service)?;
+    if !matches!(&found.start[..], [only] if within(only, &name).is_some()) {
+        return Ok(Some("ExecStart"));
+    }
+    let others = Others::of(&manager.properties(service, Kind::Service).await?)?;
+    Ok(others.outside().map(|(directive, _)| directive))
+}
+
 /// A sentence about services of the system, as it is for a user's own.
 fn of_users(error: anyhow::Error) -> anyhow::Error {
     anyhow!(format!("{error:#}").replace("systemctl ", "systemctl --user "))
@@ -223,29 +246,35 @@ fn within(exec: &Exec, name: &LaunchName) -> Option<Exec> {
     Some(Exec { path: path.clone(), argv: [vec![path], argv[1..].to_vec()].concat(), flags: exec.flags.clone() })
 }
 
-/// # Errors
-/// The service has commands that would run outside of the wall.
-async fn refuse_commands(manager: &Manager<'_>, service: &Service) -> Result<()> {
-    let mut commands: Vec<(&str, Exec)> = Vec::new();
-    for (directive, list) in GUARDED.iter().zip(&service.guarded) {
-        commands.extend(list.iter().map(|exec| (*directive, exec.clone())));
+/// The commands of a service beside its main process, by directive: of each that its systemd knows.
+struct Others(Vec<(&'static str, Vec<Exec>)>);
+
+impl Others {
+    /// # Errors
+    /// systemd tells them in an unknown form.
+    fn of(held: &Properties) -> Result<Self> {
+        let known = OTHERS.into_iter().filter_map(|directive| Some((directive, held.get(&format!("{directive}Ex"))?)));
+        let read = known.map(|(directive, held)| Ok((directive, Exec::list(directive, held)?)));
+        read.collect::<Result<_>>().map(Self)
     }
-    for directive in OTHERS {
-        let held = manager.property(&service.name, Kind::Service, &format!("{directive}Ex")).await?;
-        commands.extend(Exec::list(directive, &held)?.into_iter().map(|exec| (directive, exec)));
+
+    /// The first that would run outside of the wall.
+    fn outside(&self) -> Option<(&'static str, &Exec)> {
+        let mut all = self.0.iter().flat_map(|(directive, list)| list.iter().map(|exec| (*directive, exec)));
+        // It signals, and the launcher passes signals on.
+        let signals = |directive: &str, exec: &Exec| {
+            directive == RELOAD && ["/bin/kill", "/usr/bin/kill"].contains(&exec.path.as_str())
+        };
+        all.find(|(directive, exec)| !signals(directive, exec))
     }
-    // It signals, and the launcher passes signals on.
-    let signals = |directive: &str, exec: &Exec| {
-        directive == "ExecReload" && ["/bin/kill", "/usr/bin/kill"].contains(&exec.path.as_str())
-    };
-    let outside = commands.iter().find(|(directive, exec)| !signals(directive, exec));
-    match outside {
-        Some((directive, exec)) => bail!(
-            "{} has {directive}={}, which would run outside of the wall: only the main process of a user's service is behind it; take that out by a drop-in first, or confine a service of the system",
-            service.name,
-            exec.path
-        ),
-        None => Ok(()),
+
+    /// These and no others: what a new version of the service's file brings would run outside.
+    fn text(&self) -> String {
+        let lines = self.0.iter().map(|(directive, list)| {
+            let own: String = list.iter().map(|exec| format!("{directive}={}\n", exec.text())).collect();
+            format!("{directive}=\n{own}")
+        });
+        lines.collect()
     }
 }
 
@@ -268,7 +297,7 @@ fn needs(realm: &Realm, launcher: &[String]) -> Needs {
     }
 }
 
-fn text(launcher: &[String], own: &Exec) -> String {
+fn text(launcher: &[String], own: &Exec, others: &Others) -> String {
     let is_set = |flag: &str| own.flags.iter().any(|set| set == flag);
     let expands = !is_set("no-env-expand");
     // A service that tells when it is ready (Type=notify) is so when it is executed: the socket to tell it by is one of
@@ -276,8 +305,7 @@ fn text(launcher: &[String], own: &Exec) -> String {
     let text = format!(
         "[Service]\nUnsetEnvironment={}\n{}Type=exec\nWatchdogSec=0\nKillMode=mixed\nSuccessExitStatus=143\nRestartPreventExitStatus={}\nExecStart=\nExecStart={}{}",
         LINKERS.join(" "),
-        // What a new version of its file brings would run outside.
-        EMPTIED.map(|directive| format!("{directive}=\n")).concat(),
+        others.text(),
         exit::OURS,
         if is_set("ignore-failure") { "-" } else { "" },
         if expands { "" } else { ":" },

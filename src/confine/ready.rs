@@ -59,7 +59,7 @@ async fn prepare(made: &Made<'_>, by: ConfineArgs, name: &str) -> Result<()> {
     read_back(&manager, &service, &files).await?;
     compare(&files, &service, mark)?;
     prove(&files, &service)?;
-    if service.has_changed(&drop_in_path(&service.name)) {
+    if service.newer(&drop_in_path(&service.name)).is_some() {
         say::failure(
             "appfw ready",
             &anyhow!(

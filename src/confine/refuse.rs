@@ -10,6 +10,7 @@ use super::service::Service;
 use super::{paths, streams};
 use crate::buses::Buses;
 use crate::confinement::OPENING;
+use crate::installed;
 use crate::name::SLICE;
 use crate::network;
 use crate::units::{LINKERS, TOR};
@@ -53,6 +54,22 @@ pub fn refuse_missing(service: &Service) -> Result<()> {
         "not-found" => bail!("there is no service {name}; systemctl list-unit-files --type=service lists them"),
         "masked" => bail!("{name} is masked, so it never runs: systemctl unmask {name} first"),
         other => bail!("systemd could not load {name} ({other}); see systemctl status {name}"),
+    }
+}
+
+/// What systemd holds of a service that is confined is in part what our drop-in repeats: of what has changed below
+/// that, nothing would be seen, and a new drop-in would hide that it has.
+///
+/// # Errors
+/// Another of its files is newer than the drop-in; what stands in the place of that isn't ours.
+pub fn refuse_changed(service: &Service, own: &Path) -> Result<()> {
+    let changed = installed::find(own)?.and_then(|_| service.newer(own));
+    match changed {
+        Some(file) => bail!(
+            "{0} has changed since it was confined ({file} is newer than its drop-in), and goes on by its old commands: appfw unconfine {0}, then confine it again",
+            service.name
+        ),
+        None => Ok(()),
     }
 }
 

@@ -217,13 +217,13 @@ impl Service {
         files.map(|path| path.display().to_string()).collect()
     }
 
-    /// Whether another of its files is newer than our drop-in, which repeats commands of theirs.
+    /// Another of its files that is newer than our drop-in, which repeats commands of theirs.
     #[must_use]
-    pub fn has_changed(&self, own: &Path) -> bool {
+    pub fn newer(&self, own: &Path) -> Option<String> {
         // A package's file was modified when that was built; here it has been since this.
         let changed = |path: &Path| path.metadata().map(|found| (found.ctime(), found.ctime_nsec()));
-        let Ok(written) = changed(own) else { return false };
-        self.others(own).iter().any(|path| changed(path.as_ref()).is_ok_and(|other| other > written))
+        let written = changed(own).ok()?;
+        self.others(own).into_iter().find(|path| changed(path.as_ref()).is_ok_and(|other| other > written))
     }
 
     /// Whether it can do with files what root can: it is root, can become so, or no permission stops it.

@@ -49,6 +49,11 @@ impl Change {
         self.before == self.after
     }
 
+    /// What undoes it.
+    fn reversed(&self) -> Self {
+        Self { before: self.after.clone(), after: self.before.clone(), ..self.clone() }
+    }
+
     /// The change as a unified diff, without a final word on missing line ends.
     #[must_use]
     pub fn diff(&self) -> String {
@@ -164,7 +169,18 @@ pub fn sweep(paths: &[PathBuf], subject: &[String]) -> Result<Vec<Change>> {
 }
 
 fn gone(path: PathBuf, text: String, made_directory: bool) -> Change {
-    Change { path, before: Some(text), after: None, mode: 0, made_directory }
+    // For who takes that back.
+    let mode = path.symlink_metadata().map_or(0o600, |found| found.mode() & 0o777);
+    Change { path, before: Some(text), after: None, mode, made_directory }
+}
+
+/// Undoes changes that were applied, and turned out not to hold.
+///
+/// # Errors
+/// A file could not be written; then all are as `apply` has left them.
+pub fn take_back(changes: &[Change]) -> Result<()> {
+    let reversed: Vec<Change> = changes.iter().rev().map(Change::reversed).collect();
+    apply(&reversed).context("what was written cannot be taken back")
 }
 
 /// Says what was changed, and how where that is asked for; a file that wasn't there is called `new`.

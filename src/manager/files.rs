@@ -46,8 +46,22 @@ impl Manager<'_> {
 
     /// Whether it is started at every boot.
     pub async fn is_enabled(&self, unit: &str) -> bool {
-        let state = patiently(async || self.proxy.get_unit_file_state(unit).await).await;
-        state.is_ok_and(|state| state == "enabled")
+        self.file_state(unit).await.is_some_and(|state| state == "enabled")
+    }
+
+    /// What systemctl(1) calls the state of a unit's file, without loading it; `None` if there is none.
+    pub async fn file_state(&self, unit: &str) -> Option<String> {
+        patiently(async || self.proxy.get_unit_file_state(unit).await).await.ok()
+    }
+
+    /// The directories that unit files are read from.
+    ///
+    /// # Errors
+    /// systemd does not tell.
+    pub async fn unit_path(&self) -> Result<Vec<String>> {
+        patiently(async || self.proxy.inner().get_property("UnitPath").await)
+            .await
+            .context("systemd does not tell where it reads units")
     }
 
     /// The file that a unit is loaded from; none of what isn't there.

@@ -44,6 +44,7 @@ pub async fn install(args: &UnitInstallArgs) -> Result<()> {
     let manager = realm.manager(&bus).await?;
     let name = &made.rendering.plan.name;
     let subject = Mark::subject(&made.command);
+    realm.expect_read(&manager).await?;
     taken::refuse(name, subject, &realm, &manager).await?;
     // Each start would fail by one that isn't there.
     Programs::open(&made.rendering.plan.filters, false)?;

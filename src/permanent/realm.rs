@@ -4,7 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use nix::fcntl::{Flock, FlockArg, OFlag};
 use zbus::Connection;
 
@@ -94,6 +94,22 @@ impl Realm {
     pub async fn manager<'a>(&self, bus: &'a Connection) -> Result<Manager<'a>> {
         let manager = Manager::new(bus).await?;
         Ok(if self.is_systems() { manager } else { manager.of_user() })
+    }
+
+    /// Whether that reads the files that are to be written: its environment may be another than the caller's.
+    ///
+    /// # Errors
+    /// It doesn't.
+    pub async fn expect_read(&self, manager: &Manager<'_>) -> Result<()> {
+        let units = &self.directories.units;
+        let read = manager.unit_path().await?;
+        ensure!(
+            read.iter().any(|place| Path::new(place) == units),
+            "your systemd reads no units in {}, where XDG_CONFIG_HOME puts them: say env -u XDG_CONFIG_HOME appfw …, or set it for user@{}.service and log in anew",
+            units.display(),
+            self.host.caller.uid
+        );
+        Ok(())
     }
 
     /// The command that asks it.

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from confining import TRIES, WAYS, Service, drop_in, service, tree, trying
+from confining import TRIES, UNITS, WAYS, Service, drop_in, service, tree, trying
 from conftest import VERSIONS, boot
 from launching import SOCKS, script, started, unique
 from test_takeover import PIPES
@@ -473,6 +473,43 @@ def test_a_file_as_old_as_a_packages_that_has_come_since_is_a_change(lab):
         svc.file.with_suffix(".new").rename(svc.file)
         svc.systemctl("daemon-reload")
         assert svc.listed()["stale"]
+
+
+def test_a_service_that_has_changed_is_confined_anew_or_not_at_all(lab):
+    with service(lab, trying(lab, "User=bob")) as svc:
+        svc.confine("--via", SOCKS, "--now")
+        drop_in(svc, "override.conf", "[Service]\nExecStartPre=/bin/true\n")
+        before = tree(lab)
+        for more in [], ["--wall=namespace", "--now"]:
+            told = svc.confine("--via", SOCKS, *more, code=125)
+            assert "override.conf is newer" in told and f"appfw unconfine {svc.name}, then" in told, told
+        assert tree(lab) == before and svc.is_proven()
+        svc.unconfine()
+        svc.confine("--via", SOCKS, "--now")
+        assert not svc.listed()["stale"] and "path=/bin/true" in svc.show("ExecStartPre")
+
+
+def test_a_drop_in_that_systemd_does_not_hold_is_not_left(lab):
+    with service(lab, trying(lab, "User=bob")) as svc:
+        later = drop_in(svc, "zzz.conf", "[Service]\nIPAddressAllow=any\n")
+        before = tree(lab)
+        told = svc.confine("--via", SOCKS, code=125)
+        assert "zzz.conf" in told and "new:" not in told, told
+        assert tree(lab) == before and svc.listed() is None
+        later.unlink()
+        later.parent.rmdir()
+
+
+def test_a_socket_that_is_not_loaded_is_told_of(lab):
+    with service(lab, trying(lab, "User=bob")) as svc:
+        assert "gets no socket" not in svc.confine("--via", SOCKS)
+        svc.unconfine()
+        socket = lab.path(f"{UNITS}/{svc.stem}.socket")
+        socket.write_text("[Socket]\nListenStream=/run/x\n")
+        svc.systemctl("daemon-reload")
+        assert f"{svc.stem}.socket is there, though not loaded" in svc.confine("--via", SOCKS)
+        svc.unconfine()
+        socket.unlink()
 
 
 def test_who_is_killed_half_way_has_broken_nothing_and_may_try_again(lab):

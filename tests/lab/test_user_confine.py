@@ -150,6 +150,87 @@ def test_a_later_command_of_its_file_is_not_run_outside(lab):
         assert not lab.path("/home/bob/outside").exists()
 
 
+def test_a_later_reload_of_its_file_is_not_run_outside_and_a_later_drop_ins_is_listed(lab):
+    def listed():
+        return [one for one in json.loads(of_bob(lab, "confine", "--list", "--json")) if one["service"] == name][0]
+
+    with service(lab, "simple", "ExecReload=-/bin/kill -HUP $MAINPID\n") as name:
+        next_start(lab, name, 0)
+        of_bob(lab, "confine", name, f"--via={SOCKS}", "--now")
+        is_confined(next_start(lab, name, 1))
+        shown = lambda: systemctl(lab, "show", "--property=ExecReload", name)
+        assert "argv[]=/bin/kill -HUP $MAINPID" in shown() and "ignore_errors=yes" in shown(), shown()
+        later = f"{name}.d/zzz.conf"
+        for file, text in (name, lab.path(f"{UNITS}/{name}").read_text()), (later, "[Service]\n"):
+            write(lab, file, text.replace("[Service]\n", "[Service]\nExecReload=/bin/touch /home/bob/reloaded\n"))
+            systemctl(lab, "restart", name)
+            is_confined(next_start(lab, name, 2 if file == name else 3))
+            assert "touch" not in shown() or file == later, shown()
+            assert listed()["proven"] is (file == name)
+            if file == name:
+                systemctl(lab, "reload", name)
+                assert not lab.path("/home/bob/reloaded").exists()
+        lab.path(f"{UNITS}/{later}").unlink()
+
+
+def test_a_service_that_has_changed_is_confined_anew_or_not_at_all(lab):
+    other = script(lab, "other", TRIES)
+    with service(lab) as name:
+        of_bob(lab, "confine", name, f"--via={SOCKS}", "--now")
+        file = lab.path(f"{UNITS}/{name}")
+        file.write_text(f"[Service]\nExecStart={other} anew\n")
+        systemctl(lab, "daemon-reload")
+        before = tree(lab)
+        for more in [], ["--only=web.test"]:
+            told = of_bob(lab, "confine", name, f"--via={SOCKS}", "--now", *more, code=OURS)
+            assert f"{UNITS}/{name} is newer" in told and f"appfw unconfine {name}, then" in told, told
+        assert tree(lab) == before
+        of_bob(lab, "unconfine", name)
+        since = journal_of(lab, name).count('"arguments"')
+        of_bob(lab, "confine", name, f"--via={SOCKS}", "--now")
+        test_user_units.is_confined(next_start(lab, name, since), ["anew"])
+
+
+def test_a_later_drop_in_that_takes_the_launcher_away_leaves_nothing_written(lab):
+    with service(lab, start=False) as name:
+        lab.run(["mkdir", "-p", f"{UNITS}/{name}.d"], user="bob", check=True)
+        write(lab, f"{name}.d/zzz.conf", "[Service]\nExecStart=\nExecStart=/bin/sleep 60\n")
+        before = tree(lab)
+        told = of_bob(lab, "confine", name, f"--via=socks5h://{':'.join(PASSWORD)}@{UPSTREAM}:1081", code=OURS)
+        assert "ExecStart=" in told and "zzz.conf" in told and "new:" not in told and "changed:" not in told, told
+        assert tree(lab) == before
+        assert "launcher" not in systemctl(lab, "cat", name) and "zz-appfw" not in systemctl(lab, "cat", name)
+        lab.path(f"{UNITS}/{name}.d/zzz.conf").unlink()
+        lab.path(f"{UNITS}/{name}.d").rmdir()
+
+
+@pytest.mark.parametrize("link", ["../../../dot/", "/home/bob/dot/"])
+def test_a_directory_of_drop_ins_that_is_a_link_confines_or_is_left_as_it_is(lab, link):
+    with service(lab, start=False) as name:
+        dot = lab.path(f"/home/bob/dot/{name}.d")
+        lab.run(["sh", "-c", f"mkdir -p ~/dot/{name}.d; ln -s {link}{name}.d {UNITS}/{name}.d"], user="bob", check=True)
+        before = tree(lab)
+        done = lab.run(["appfw", "confine", name, f"--via={SOCKS}"], user="bob")
+        print("link", link, done)
+        if done.returncode == 0:
+            assert "appfw-run" in systemctl(lab, "show", "--property=ExecStart", name)
+            of_bob(lab, "unconfine", name)
+        else:
+            assert b"a directory and no link" in done.stderr and b"new:" not in done.stderr, done
+        assert tree(lab) == before and list(dot.iterdir()) == []
+        lab.path(f"{UNITS}/{name}.d").unlink()
+
+
+def test_a_directory_that_the_users_systemd_does_not_read_is_refused_before_anything_is_written(lab):
+    env = {"XDG_CONFIG_HOME": "/home/bob/xdg"}
+    with service(lab, start=False) as name:
+        for words in (["confine", name], ["unit", "install", unique("x"), "--", "/bin/true"]):
+            at = words.index("--") if "--" in words else len(words)
+            done = lab.run(["appfw", *words[:at], f"--via={SOCKS}", *words[at:]], user="bob", env=env)
+            assert done.returncode == OURS and b"reads no units in /home/bob/xdg/systemd/user" in done.stderr, done
+            assert not lab.path("/home/bob/xdg").exists()
+
+
 def test_what_runs_by_older_files_is_started_again_and_what_does_not_start_is_told(lab):
     with service(lab) as name:
         next_start(lab, name, 0)
