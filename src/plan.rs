@@ -73,6 +73,8 @@ pub struct Plan {
     pub filters: Filters,
     /// `--only` and `--block`: what the forwarder lets through.
     pub destinations: Rules,
+    /// Whether `--only` is not the command line's, where one would take the place of all these.
+    pub has_inherited_only: bool,
     /// Inside addresses that the forwarder may reach.
     pub allow_destination: Vec<Pattern>,
     /// As whom the app runs.
@@ -236,6 +238,7 @@ impl Plan {
             rules,
             filters,
             destinations,
+            has_inherited_only: args.given.get("only").is_none(),
             allow_destination,
             app,
             directory,

@@ -1,6 +1,6 @@
 //! What `--only` and `--block` refused in a launch, said once at its end.
 
-use crate::destination::printable;
+use crate::destination::{Pattern, printable};
 use crate::forward::{REFUSED_NAMES, Refused, Rule};
 
 /// Destinations written out in a sentence. The journal has all.
@@ -24,13 +24,14 @@ impl Refusals {
         }
     }
 
-    /// A sentence for each option that refused something.
+    /// A sentence for each option that refused something. `others` are to be let through as well, and have to be said
+    /// again by who says `--only`.
     #[must_use]
-    pub fn sentences(&self) -> Vec<String> {
-        [Rule::Only, Rule::Block].into_iter().filter_map(|rule| self.sentence(rule)).collect()
+    pub fn sentences(&self, others: &[Pattern]) -> Vec<String> {
+        [Rule::Only, Rule::Block].into_iter().filter_map(|rule| self.sentence(rule, others)).collect()
     }
 
-    fn sentence(&self, rule: Rule) -> Option<String> {
+    fn sentence(&self, rule: Rule, others: &[Pattern]) -> Option<String> {
         let names: Vec<String> = self
             .kept
             .iter()
@@ -42,11 +43,12 @@ impl Refusals {
         let (over, noun) = (if self.more { "over " } else { "" }, if is_one { "name" } else { "names" });
         let rest = if count > SHOWN || self.more { ", …" } else { "" };
         let shown = names.get(..count.min(SHOWN))?.join(", ");
+        let others: String = others.iter().map(|other| format!(" --only {other}")).collect();
         let why = match (rule, is_one) {
-            (Rule::Only, true) => "--only NAME lets it through",
-            (Rule::Only, false) => "--only NAME lets one through",
-            (Rule::Block, true) => "--block keeps it out",
-            (Rule::Block, false) => "--block keeps them out",
+            (Rule::Only, true) => format!("--only NAME{others} lets it through"),
+            (Rule::Only, false) => format!("--only NAME{others} lets one through"),
+            (Rule::Block, true) => "--block keeps it out".to_owned(),
+            (Rule::Block, false) => "--block keeps them out".to_owned(),
         };
         (count > 0).then(|| format!("refused {over}{count} {noun}: {shown}{rest}; {why}"))
     }
@@ -61,7 +63,24 @@ mod tests {
         for (destination, by) in list {
             refusals.add(Refused { destination: (*destination).to_owned(), by: *by });
         }
-        refusals.sentences()
+        refusals.sentences(&[])
+    }
+
+    #[test]
+    fn what_is_named_elsewhere_is_to_be_named_again() {
+        let mut refusals = Refusals::default();
+        for by in [Rule::Only, Rule::Block] {
+            refusals.add(Refused { destination: "a.test:80".to_owned(), by });
+        }
+        let words = ["*.b.test", "10.0.0.0/8:443"].map(str::to_owned);
+        let others = Pattern::parse_list("--only", &words).unwrap();
+        assert_eq!(
+            refusals.sentences(&others),
+            [
+                "refused 1 name: a.test:80; --only NAME --only *.b.test --only 10.0.0.0/8:443 lets it through",
+                "refused 1 name: a.test:80; --block keeps it out"
+            ]
+        );
     }
 
     #[test]

@@ -216,7 +216,8 @@ impl Attendance<'_> {
         }
         let code = main.or(life.main).context("nobody says how the program ended")?.code();
         forwarder.drain(say).await;
-        for sentence in forwarder.refusals.sentences() {
+        let others = if plan.has_inherited_only { &plan.destinations.only[..] } else { &[] };
+        for sentence in forwarder.refusals.sentences(others) {
             say.plain(&sentence);
         }
         if code != 0 && plan.has_forwarder() {
@@ -451,6 +452,6 @@ mod tests {
             forwarder.drain(&Say::new(true, false)).await;
         }
         let said = "refused 3 names: a.test:80, b.test:80, c.test:80; --only NAME lets one through";
-        assert_eq!(forwarder.refusals.sentences(), [said]);
+        assert_eq!(forwarder.refusals.sentences(&[]), [said]);
     }
 }

@@ -51,7 +51,7 @@ async fn confine(args: ConfineArgs) -> Result<()> {
     let (now, dry_run) = (args.now, args.launch.dry_run);
     let realm = Realm::of_caller().await?;
     let (launch, applied) = settings(args.launch, word, &realm)?;
-    options::refuse(&launch, realm.is_systems()).map_err(|error| applied.explain(error))?;
+    options::refuse(&launch, word, realm.is_systems()).map_err(|error| applied.explain(error))?;
     applied.left_out().iter().for_each(|left_out| say.plain(left_out));
     let _alone = if dry_run { None } else { realm.alone()? };
     if !realm.is_systems() {
@@ -85,7 +85,7 @@ async fn confine(args: ConfineArgs) -> Result<()> {
     tell_of_socket(&manager, &service, &say).await;
     taken::refuse(&name, Mark::subject(&files.command), &realm, &manager).await?;
     if files.plan.wall != WallKind::Address && !publishes {
-        refuse_listeners(&manager, &service, &drop_in_path(&service.name), &say).await?;
+        refuse_listeners(&realm, &manager, &service, &drop_in_path(&service.name), &say).await?;
     }
     let all = files::all(&service.name, &name);
     let wanted = files.wanted(&service);
@@ -326,6 +326,7 @@ pub(super) async fn refuse_slices(manager: &Manager<'_>, service: &Service) -> R
 
 /// A wall that is a network of its own takes a service away from its clients.
 pub(super) async fn refuse_listeners(
+    realm: &Realm,
     manager: &Manager<'_>,
     service: &Service,
     drop_in: &Path,
@@ -333,8 +334,9 @@ pub(super) async fn refuse_listeners(
 ) -> Result<()> {
     if !service.is_active {
         say.plain(&format!(
-            "{} does not run, so whether it listens could not be seen: what does needs --publish or --wall address",
-            service.name
+            "{} does not run, so whether it listens could not be seen: what does needs --publish{}",
+            service.name,
+            if realm.is_systems() { " or --wall address" } else { "" }
         ));
         return Ok(());
     }
@@ -351,11 +353,17 @@ pub(super) async fn refuse_listeners(
     if published.is_empty() {
         published.push(format!("--publish {}", first.address));
     }
+    let published = published.join(" ");
+    let instead = match realm.is_systems() {
+        true => format!(
+            "--wall namespace {published}, or --wall address with --allow NET for its clients, or rules with --via none"
+        ),
+        false => published,
+    };
     bail!(
-        "{} listens at {}, where nobody would find it in a network of its own: say --wall namespace {}, or --wall address with --allow NET for its clients, or rules with --via none",
+        "{} listens at {}, where nobody would find it in a network of its own: say {instead}",
         service.name,
-        listed.join(", "),
-        published.join(" ")
+        listed.join(", ")
     )
 }
 

@@ -24,8 +24,9 @@ pub fn is_of_launches(key: &str, value: &Value, is_systems: bool) -> bool {
 
 /// # Errors
 /// An option says what the service's own unit says.
-pub fn refuse(args: &LaunchArgs, is_systems: bool) -> Result<()> {
-    let edit = "the service's own unit says that: systemctl edit";
+pub fn refuse(args: &LaunchArgs, service: &str, is_systems: bool) -> Result<()> {
+    let systemctl = if is_systems { "systemctl" } else { "systemctl --user" };
+    let edit = &format!("the service's own unit says that: {systemctl} edit {service}");
     let never = "it goes with launches alone";
     for (given, option, instead) in [
         (args.standalone, "--standalone", "a service is its systemd's"),

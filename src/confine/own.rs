@@ -91,7 +91,7 @@ pub(super) async fn confine(
     }
     tell_of_socket(&manager, &service, say).await;
     if args.publish.is_empty() {
-        refuse_listeners(&manager, &service, &drop_in, say).await?;
+        refuse_listeners(realm, &manager, &service, &drop_in, say).await?;
     }
     let text = text(&launcher, &own, &others);
     let has_secret = credential.is_some() || rendering.plan.via.has_secret() && rendering.places.credential == secret;

@@ -1,5 +1,6 @@
 //! Writing, enabling, starting and removing.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
@@ -137,6 +138,7 @@ fn is_of_launches(key: &str, value: &Value, is_systems: bool) -> bool {
 
 /// Decides and renders, for this host as it is.
 fn make(realm: &Realm, name: &str, args: &LaunchArgs, say: &Say) -> Result<Made> {
+    realm.expect_systemd()?;
     let Realm { host, directories } = realm;
     // Profiles and the configuration are settled, too: what they say later is taken by installing the unit again.
     let is_unknown = |key: &str, value: &Value| is_of_launches(key, value, realm.is_systems());
@@ -161,6 +163,12 @@ fn make(realm: &Realm, name: &str, args: &LaunchArgs, say: &Say) -> Result<Made>
     }
     if let Some(warning) = made.rendering.plan.warning() {
         say.warning(&warning);
+    }
+    let program = made.rendering.plan.command.first().map(Path::new);
+    let is_absent = |program: &&Path| program.metadata().is_err_and(|error| error.kind() == ErrorKind::NotFound);
+    if let Some(program) = program.filter(is_absent) {
+        // A package may bring it later.
+        say.warning(&format!("there is no {} yet: until there is, each start ends with 127", program.display()));
     }
     Ok(made)
 }

@@ -78,13 +78,27 @@ impl Realm {
     /// # Errors
     /// It can't be reached, or there is none.
     pub async fn connect(&self) -> Result<Connection> {
+        match self.own_bus()? {
+            Some(own) => manager::connect_to(own).await,
+            None => manager::connect().await,
+        }
+    }
+
+    /// A user's own bus.
+    fn own_bus(&self) -> Result<Option<&Path>> {
         if self.is_systems() {
-            return manager::connect().await;
+            return Ok(None);
         }
         let own = self.host.user_bus.as_deref().context(
-            "an ordinary user's units are their own systemd's, and it is not here ($XDG_RUNTIME_DIR/bus): log in, or sudo appfw unit … --uid USER",
+            "an ordinary user's units and services are their own systemd's, and it is not here ($XDG_RUNTIME_DIR/bus): log in as that user, which su and sudo do not",
         )?;
-        manager::connect_to(own).await
+        Ok(Some(own))
+    }
+
+    /// # Errors
+    /// There is no systemd for its units.
+    pub fn expect_systemd(&self) -> Result<()> {
+        self.own_bus().map(drop)
     }
 
     /// Its systemd.

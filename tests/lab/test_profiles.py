@@ -205,3 +205,11 @@ def test_a_block_for_every_program_is_no_hindrance_where_there_is_no_network(lab
             done = run(lab, "--via", "none", *rules, "true")
             assert done.returncode == code and (b"/etc/appfw/config.toml:1" in done.stderr) == (code == 125), done
     assert w.foreign() == []
+
+
+def test_what_the_configuration_lets_through_is_to_be_said_again_with_more(lab):
+    with files(lab, {"config.toml": 'only = ["a.test"]\n'}):
+        done = run(lab, "--via", "direct", *CURL, user="bob")
+        assert b"--only NAME --only a.test lets it through" in done.stderr, done
+        done = run(lab, "--via", "direct", "--only", "b.test", *CURL, user="bob")
+        assert b"--only NAME lets it through" in done.stderr, done

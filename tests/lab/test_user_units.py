@@ -192,6 +192,21 @@ def test_a_profile_is_settled_when_the_unit_is_installed(lab):
 BY_BOB = """setpriv --reuid=bob --regid=bob --clear-groups env HOME=/home/bob XDG_RUNTIME_DIR=/run/user/$(id -u bob) """
 
 
+def test_a_program_that_is_not_there_yet_is_warned_of(lab):
+    for program, is_there in [("/nope/x", False), ("/usr/bin/true", True)]:
+        shown = of_bob(lab, "unit", "show", "x", "--via", "none", "--", program)
+        assert (f"warning: there is no {program} yet" in shown) != is_there, shown
+    refused = of_bob(lab, "confine", "x", "--env", "A=b", code=125)
+    assert "the service's own unit says that: systemctl --user edit x" in refused, refused
+
+
+def test_where_there_is_no_systemd_of_the_user_no_other_manager_is_named(lab):
+    for words in ["unit", "show", "x", "--via", "none", "--", "true"], ["unit", "install", "x", "--via", "none", "true"], \
+            ["confine", "x", "--via", "none"], ["unconfine", "x"]:
+        refused = of_bob(lab, *words, env={"XDG_RUNTIME_DIR": "/nope"}, code=125)
+        assert "log in as that user" in refused and "standalone" not in refused and "--uid" not in refused, refused
+
+
 def test_where_nobody_lingers_it_is_said_when_it_runs(lab):
     with installed(lab, "--via=none", command=["/bin/sleep", "60"], now=False) as name:
         install = f"appfw unit install {name} --now --via=none -- /bin/sleep 60"
