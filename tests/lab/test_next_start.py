@@ -186,7 +186,7 @@ def test_what_could_not_be_covered_later_is_refused(lab):
     with configuration(lab, "absent"), polkit_rule(lab, ALLOW_BOB):
         of_bob(lab, "ln", "-s", "nowhere", f"{HOME}/.config/appfw")
         done = run(lab, "--standalone", "--via", "direct", "true", user="bob")
-        assert done.returncode == 125 and b"/home/bob/.config/appfw is a symbolic link that leads nowhere" in done.stderr
+        assert done.returncode == 125 and b"/home/bob/.config/appfw: is a symbolic link that leads nowhere" in done.stderr
         of_bob(lab, "rm", f"{HOME}/.config/appfw")
         of_bob(lab, "chmod", "500", f"{HOME}/.config")
         try:

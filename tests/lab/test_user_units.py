@@ -194,16 +194,15 @@ BY_BOB = """setpriv --reuid=bob --regid=bob --clear-groups env HOME=/home/bob XD
 
 def test_a_program_that_is_not_there_yet_is_warned_of(lab):
     for program, is_there in [("/nope/x", False), ("/usr/bin/true", True)]:
-        shown = of_bob(lab, "unit", "show", "x", "--via", "none", "--", program)
+        shown = appfw(lab, "unit", "show", "x", "--via", "none", "--", program, user="bob")
         assert (f"warning: there is no {program} yet" in shown) != is_there, shown
-    refused = of_bob(lab, "confine", "x", "--env", "A=b", code=125)
+    refused = appfw(lab, "confine", "x", "--env", "A=b", code=125, user="bob")
     assert "the service's own unit says that: systemctl --user edit x" in refused, refused
 
 
 def test_where_there_is_no_systemd_of_the_user_no_other_manager_is_named(lab):
-    for words in ["unit", "show", "x", "--via", "none", "--", "true"], ["unit", "install", "x", "--via", "none", "true"], \
-            ["confine", "x", "--via", "none"], ["unconfine", "x"]:
-        refused = of_bob(lab, *words, env={"XDG_RUNTIME_DIR": "/nope"}, code=125)
+    for line in ["unit show x --via none true", "unit install x --via none true", "confine x --via none", "unconfine x"]:
+        refused = appfw(lab, *line.split(), env={"XDG_RUNTIME_DIR": "/nope"}, code=125, user="bob")
         assert "log in as that user" in refused and "standalone" not in refused and "--uid" not in refused, refused
 
 
