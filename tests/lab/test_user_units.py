@@ -201,7 +201,8 @@ def test_a_program_that_is_not_there_yet_is_warned_of(lab):
 
 
 def test_where_there_is_no_systemd_of_the_user_no_other_manager_is_named(lab):
-    for line in ["unit show x --via none true", "unit install x --via none true", "confine x --via none", "unconfine x"]:
+    unit = "x --via none true"
+    for line in [f"unit show {unit}", f"unit install {unit}", "confine x --via none", "unconfine x"]:
         refused = appfw(lab, *line.split(), env={"XDG_RUNTIME_DIR": "/nope"}, code=125, user="bob")
         assert "log in as that user" in refused and "standalone" not in refused and "--uid" not in refused, refused
 
