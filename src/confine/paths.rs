@@ -18,6 +18,8 @@ use crate::manager::Properties;
 pub struct Paths {
     /// `StandardInput=` and its kin, where they are files: the directive, and how it is opened.
     pub streams: Vec<(&'static str, String)>,
+    /// What else root opens for it, by its directive: a terminal, credentials.
+    pub opened: Vec<(&'static str, PathBuf)>,
     /// `ReadWritePaths=`, and the directories in /run and /etc that systemd makes for it.
     pub writable: Vec<PathBuf>,
     /// `TemporaryFileSystem=`.
@@ -30,30 +32,43 @@ impl Paths {
     /// From the properties of the service. Those that are missing are of later versions.
     #[must_use]
     pub fn of(service: &Properties) -> Self {
-        let words = |name: &str| -> Vec<String> {
+        let text = |name: &str| match service.get(name).map(|held| &**held) {
+            Some(Variant::Str(text)) => text.as_str(),
+            _ => "",
+        };
+        // Of each entry, or of its fields that one.
+        let column = |name: &str, which: usize| -> Vec<String> {
             let items = match service.get(name).map(|held| &**held) {
                 Some(Variant::Array(items)) => items.inner(),
                 _ => &[],
             };
             let word = |item: &Variant<'_>| match item {
                 Variant::Structure(pair) => {
-                    pair.fields().first().and_then(|path| <&str>::try_from(path).ok()).map(str::to_owned)
+                    pair.fields().get(which).and_then(|path| <&str>::try_from(path).ok()).map(str::to_owned)
                 }
                 item => <&str>::try_from(item).ok().map(str::to_owned),
             };
             items.iter().filter_map(word).collect()
         };
-        let stream = |directive: &'static str| match service.get(directive).map(|held| &**held) {
-            Some(Variant::Str(kind)) if streams::FILES.contains(&kind.as_str()) => Some((directive, kind.to_string())),
-            _ => None,
-        };
+        let words = |name: &str| column(name, 0);
+        let streams = streams::DIRECTIVES.map(|directive| (directive, text(directive).to_owned()));
+        let terminal = streams.iter().any(|(_, kind)| kind.starts_with("tty")).then(|| text("TTYPath").to_owned());
+        let credentials = ["LoadCredential", "LoadCredentialEncrypted"]
+            .into_iter()
+            .flat_map(|directive| column(directive, 1).into_iter().map(move |path| (directive, path)));
+        let opened = terminal.map(|path| ("TTYPath", path)).into_iter().chain(credentials);
         let below = |top: &str, name: &str| -> Vec<PathBuf> {
             words(name).into_iter().map(|directory| Path::new(top).join(directory)).collect()
         };
         let plain = |path: String| PathBuf::from(path.trim_start_matches(['-', '+']));
         let interfaces = service.get("RestrictNetworkInterfaces").and_then(|held| listed(held));
         Self {
-            streams: streams::DIRECTIVES.into_iter().filter_map(stream).collect(),
+            streams: streams.into_iter().filter(|(_, kind)| streams::FILES.contains(&kind.as_str())).collect(),
+            // Others are looked for in directories of the system's.
+            opened: opened
+                .map(|(directive, path)| (directive, PathBuf::from(path)))
+                .filter(|(_, path)| path.is_absolute())
+                .collect(),
             writable: [
                 words("ReadWritePaths").into_iter().map(plain).collect(),
                 below("/run", "RuntimeDirectory"),
@@ -130,6 +145,7 @@ pub(super) fn refuse(service: &Service, drop_in: &DropIn, appfw: &Path) -> Resul
     }
     covered.refuse_writable(service, &tree)?;
     streams::refuse(service, &tree)?;
+    refuse_opened(service, &tree)?;
     refuse_empty(service, &tree, appfw)?;
     if service.paths.is_without_loopback {
         bail!(
@@ -166,7 +182,7 @@ fn shown<'a>(service: &'a Service, host: &Tree) -> Result<Vec<Shown<'a>>> {
 fn refuse_changeable(name: &str, Shown { bind, source, target }: &Shown<'_>) -> Result<()> {
     match source.changeable.as_ref().or(target.changeable.as_ref()) {
         Some(directory) => bail!(
-            "{name} is shown {} at {} (BindPaths=, BindReadOnlyPaths=), and others than root can put a link into {}, by which it would be shown something else, or in the place of its wall's proof: show it what is, and where it is, in directories that root alone can write",
+            "{name} is shown {} at {} (BindPaths=, BindReadOnlyPaths=), and others than root can put a link into {}, by which it would be shown something else, or in the place of its wall's proof: have both in directories that root alone can write",
             bind.source,
             bind.target,
             directory.display()
@@ -223,29 +239,33 @@ impl Covered {
 
     /// An ordinary user's service can write nothing more by that.
     fn refuse_writable(&self, service: &Service, tree: &Tree) -> Result<()> {
-        if !service.is_root() {
-            return Ok(());
-        }
-        for path in &service.paths.writable {
-            let place = tree.place(path)?;
-            let name = &service.name;
-            if let Some(kept) = self.read_only().find(|kept| place.path.starts_with(kept)) {
+        for path in service.paths.writable.iter().filter(|_| service.is_root()) {
+            let place = tree.place(path)?.path;
+            if let Some(kept) = self.read_only().find(|kept| place.starts_with(kept)) {
                 bail!(
-                    "{name} may write to {} (ReadWritePaths=, RuntimeDirectory=, ConfigurationDirectory=), and its wall keeps root from writing to {}: take that out in a drop-in (systemctl edit {name})",
+                    "{0} may write to {1} (ReadWritePaths=, RuntimeDirectory=, ConfigurationDirectory=), and its wall keeps root from writing to {2}: take that out in a drop-in (systemctl edit {0})",
+                    service.name,
                     path.display(),
                     kept.display()
-                );
-            }
-            if let Some(directory) = place.changeable {
-                bail!(
-                    "{name} may write to {} (ReadWritePaths=), and others than root can put a link into {}, by which that would be another place: have it in directories that root alone can write",
-                    path.display(),
-                    directory.display()
                 );
             }
         }
         Ok(())
     }
+}
+
+fn refuse_opened(service: &Service, tree: &Tree) -> Result<()> {
+    for (directive, path) in &service.paths.opened {
+        if let Some(directory) = tree.place(path)?.changeable {
+            bail!(
+                "{} has {} as its {directive}=, which root opens, and others than root can put a link into {}, by which that would be any other: have it in a directory that root alone can write",
+                service.name,
+                path.display(),
+                directory.display()
+            );
+        }
+    }
+    Ok(())
 }
 
 /// What lies below one that is mounted later is seen all the same, and so is what is shown there.

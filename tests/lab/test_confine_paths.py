@@ -1,4 +1,4 @@
-"""appfw confine against who may change where the paths of a service's settings lead, or has them open what is closed."""
+"""appfw confine against who may change where the paths of a service lead, or has them open what is closed."""
 
 import contextlib
 import json
@@ -57,7 +57,8 @@ time.sleep(1000)
 
 def test_a_service_does_not_move_the_place_of_what_it_is_shown(lab):
     lines = ["[Service]", "User=bob", "Restart=always", "StateDirectory=@NAME@",
-             "BindPaths=/srv/share:/var/lib/@NAME@/data/share", "ExecStartPre=-/bin/mkdir -p /var/lib/@NAME@/data/share",
+             "BindPaths=/srv/share:/var/lib/@NAME@/data/share",
+             "ExecStartPre=-/bin/mkdir -p /var/lib/@NAME@/data/share",
              f"ExecStart=/usr/bin/python3 {script(lab, 'takes_over.py', TAKES_OVER)}", ""]
     evil = lab.path("/run/evil-was-here")
     evil.unlink(missing_ok=True)
@@ -77,6 +78,8 @@ SWAPPED = {
     "one that isn't there yet": "BindPaths=-/home/bob/state/later/share:/opt/data",
     "one in a sticky directory": "BindPaths=/srv/share:/var/tmp/share",
     "one by a link": "BindPaths=/srv/link/share:/opt/data",
+    "its terminal": "StandardInput=tty-force\nTTYPath=/home/bob/terminal",
+    "its credentials": "LoadCredential=password:/home/bob/password",
     "a target in what another one shows": "BindPaths=/srv/share:/opt/data\nBindPaths=/etc/ssl:/opt/data/ssl",
 }
 
@@ -89,7 +92,7 @@ def test_what_others_can_have_lead_elsewhere_is_not_shown(lab, what):
             refused(svc, "others than root can put a link into")
 
 
-@pytest.mark.parametrize("words, line", [(("--via", SOCKS), ""), (RULES, "PrivatePIDs=yes")])
+@pytest.mark.parametrize("words, line", [(("--via", SOCKS), ""), (RULES, "PrivatePIDs=yes\nKillSignal=SIGKILL")])
 def test_what_others_can_have_lead_elsewhere_is_looked_for_at_each_start(lab, words, line):
     """By where the files are, not by what the service sees: a link of its user's is where it sees nothing."""
     with directories(lab, "/srv/places", "/srv/places/data", owner="root"):
@@ -143,8 +146,8 @@ def made(path):
 found = {{}}
 for top in "", "/opt/shown":
     found[top] = [ends(lambda: opened(top + "/sys/fs/cgroup/init.scope/cgroup.procs")),
-                  ends(lambda: opened(top + "/proc/sys/kernel/core_pattern")), ends(lambda: made(top + "/etc/systemd/system")),
-                  ends(lambda: made(top + "/etc/cron.d"))]
+                  ends(lambda: opened(top + "/proc/sys/kernel/core_pattern")),
+                  ends(lambda: made(top + "/etc/systemd/system")), ends(lambda: made(top + "/etc/cron.d"))]
 pathlib.Path(os.environ["RUNTIME_DIRECTORY"], "found").write_text(json.dumps(found))
 ready()
 time.sleep(1000)
@@ -209,3 +212,16 @@ def test_what_would_never_start_is_refused(lab, lines, sentence):
 def test_a_service_whose_name_is_taken_by_what_serves_others_is_told_what_to_do(lab):
     with service(lab, SLEEPS, "web-forward") as svc:
         refused(svc, "confine it under another one")
+
+
+def test_what_others_can_have_emptied_takes_the_start_with_it(lab):
+    """A link in the way: systemd follows it for the proof as well (unlike that of InaccessiblePaths=)."""
+    line = "TemporaryFileSystem=/home/bob/there"
+    with directories(lab, "/home/bob", "/home/bob/there"), service(lab, trying(lab, "User=bob", line)) as svc:
+        svc.confine(*RULES, "--now")
+        assert svc.is_proven()
+        for place in "/proc", "/sys", "/sys/fs/cgroup", "/run", "/etc", "/usr/local/bin":
+            lab.run(["sh", "-c", f"rm -rf /home/bob/there; ln -s {place} /home/bob/there"], user="bob", check=True)
+            assert svc.systemctl("restart", svc.name, check=False).returncode != 0, place
+            assert not svc.is_active(), place
+            lab.run(["systemctl", "reset-failed", svc.name])
