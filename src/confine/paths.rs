@@ -20,8 +20,10 @@ pub struct Paths {
     pub streams: Vec<(&'static str, String)>,
     /// What else root opens for it, by its directive: a terminal, credentials.
     pub opened: Vec<(&'static str, PathBuf)>,
-    /// `ReadWritePaths=`, and the directories in /run and /etc that systemd makes for it.
+    /// `ReadWritePaths=`.
     pub writable: Vec<PathBuf>,
+    /// Directories that systemd makes for it and gives to its user, by the directive.
+    pub made: Vec<(&'static str, PathBuf)>,
     /// `TemporaryFileSystem=`.
     pub empty: Vec<PathBuf>,
     /// Whether its own loopback interface is closed to it (`RestrictNetworkInterfaces=`).
@@ -57,9 +59,9 @@ impl Paths {
             .into_iter()
             .flat_map(|directive| column(directive, 1).into_iter().map(move |path| (directive, path)));
         let opened = terminal.map(|path| ("TTYPath", path)).into_iter().chain(credentials);
-        let below = |top: &str, name: &str| -> Vec<PathBuf> {
-            words(name).into_iter().map(|directory| Path::new(top).join(directory)).collect()
-        };
+        let made = MADE.into_iter().flat_map(|(directive, top)| {
+            words(directive).into_iter().map(move |directory| (directive, Path::new(top).join(directory)))
+        });
         let plain = |path: String| PathBuf::from(path.trim_start_matches(['-', '+']));
         let interfaces = service.get("RestrictNetworkInterfaces").and_then(|held| listed(held));
         Self {
@@ -69,12 +71,8 @@ impl Paths {
                 .map(|(directive, path)| (directive, PathBuf::from(path)))
                 .filter(|(_, path)| path.is_absolute())
                 .collect(),
-            writable: [
-                words("ReadWritePaths").into_iter().map(plain).collect(),
-                below("/run", "RuntimeDirectory"),
-                below("/etc", "ConfigurationDirectory"),
-            ]
-            .concat(),
+            writable: words("ReadWritePaths").into_iter().map(plain).collect(),
+            made: made.collect(),
             empty: words("TemporaryFileSystem").into_iter().map(plain).collect(),
             is_without_loopback: interfaces.is_some_and(|(allow, names)| {
                 // An empty list that denies is none.
@@ -83,6 +81,15 @@ impl Paths {
         }
     }
 }
+
+/// Where systemd makes directories (systemd.exec(5)).
+const MADE: [(&str, &str); 5] = [
+    ("RuntimeDirectory", "/run"),
+    ("StateDirectory", "/var/lib"),
+    ("CacheDirectory", "/var/cache"),
+    ("LogsDirectory", "/var/log"),
+    ("ConfigurationDirectory", "/etc"),
+];
 
 /// What the proof is, is made of, asks and reads: a command with `+` is shown what the unit's binds say, too.
 const TRUSTED: [&str; 15] = [
@@ -146,6 +153,7 @@ pub(super) fn refuse(service: &Service, drop_in: &DropIn, appfw: &Path) -> Resul
     covered.refuse_writable(service, &tree)?;
     streams::refuse(service, &tree)?;
     refuse_opened(service, &tree)?;
+    refuse_made(service, &tree)?;
     refuse_empty(service, &tree, appfw)?;
     if service.paths.is_without_loopback {
         bail!(
@@ -239,7 +247,8 @@ impl Covered {
 
     /// An ordinary user's service can write nothing more by that.
     fn refuse_writable(&self, service: &Service, tree: &Tree) -> Result<()> {
-        for path in service.paths.writable.iter().filter(|_| service.is_root()) {
+        let made = service.paths.made.iter().map(|(_, path)| path);
+        for path in service.paths.writable.iter().chain(made).filter(|_| service.is_root()) {
             let place = tree.place(path)?.path;
             if let Some(kept) = self.read_only().find(|kept| place.starts_with(kept)) {
                 bail!(
@@ -259,6 +268,23 @@ fn refuse_opened(service: &Service, tree: &Tree) -> Result<()> {
         if let Some(directory) = tree.place(path)?.changeable {
             bail!(
                 "{} has {} as its {directive}=, which root opens, and others than root can put a link into {}, by which that would be any other: have it in a directory that root alone can write",
+                service.name,
+                path.display(),
+                directory.display()
+            );
+        }
+    }
+    Ok(())
+}
+
+/// With all that is in it systemd gives such a directory to the service's user, wherever links on the way to it lead; not
+/// where it is a link itself (src/core/exec-invoke.c, setup_exec_directory).
+fn refuse_made(service: &Service, tree: &Tree) -> Result<()> {
+    for (directive, path) in &service.paths.made {
+        let above = path.parent().unwrap_or(path);
+        if let Some(directory) = tree.place(above)?.changeable {
+            bail!(
+                "{} has systemd make {} ({directive}=), and others than root can put a link into {}, by which any directory of root's would be given to it: name none below what is the service's own already, and have it make that itself",
                 service.name,
                 path.display(),
                 directory.display()

@@ -71,6 +71,36 @@ def test_a_service_does_not_move_the_place_of_what_it_is_shown(lab):
         assert not evil.exists()
 
 
+# Has systemd give it what is root's, by a link in the way of a directory that is made below its own.
+IS_GIVEN = """
+import os, pathlib, time
+state = pathlib.Path(os.environ["STATE_DIRECTORY"].split(":")[0])
+if not (state / "old").exists():
+    (state / "between").rename(state / "old")
+    (state / "between").symlink_to("/srv/places")
+time.sleep(1000)
+"""
+
+
+@pytest.mark.parametrize("user", ["User=bob", "DynamicUser=yes"])
+def test_a_service_is_given_no_directory_of_roots(lab, user):
+    lines = ["[Service]", user, "StateDirectory=@NAME@ @NAME@/between/given",
+             f"ExecStart=/usr/bin/python3 {script(lab, 'is_given.py', IS_GIVEN)}", ""]
+    given = "/srv/places", "/srv/places/given"
+    with directories(lab, *given, owner="root"), service(lab, "\n".join(lines)) as svc:
+        svc.confine("--via", SOCKS)
+        for _ in range(2):
+            refused_at_start(svc, "by which any directory of root's would be given to it")
+        assert lab.run(["stat", "-c", "%U", given[1]]).stdout == b"root\n"
+
+
+def test_directories_of_its_own_in_one_another_are_made(lab):
+    with service(lab, trying(lab, "User=bob", "StateDirectory=@NAME@ @NAME@/data", "LogsDirectory=a@NAME@/b/c")) as svc:
+        svc.confine("--via", SOCKS, "--now")
+        svc.restart()
+        assert svc.is_proven()
+
+
 SWAPPED = {
     "a target of its user's": "BindPaths=/srv/share:/home/bob/state/share",
     "a source of its user's": "BindReadOnlyPaths=/home/bob/state/share:/opt/data",

@@ -99,7 +99,8 @@ fn the_settings_are_read_as_systemd_tells_them() {
     assert_eq!(Paths::of(&told).opened[0], ("TTYPath", PathBuf::from("/dev/tty7")));
     let paths = Paths::of(&told);
     assert_eq!(paths.streams, [("StandardOutput", "append".to_owned())]);
-    assert_eq!(paths.writable, ["/a", "/b", "/c", "/run/x"].map(PathBuf::from));
+    assert_eq!(paths.writable, ["/a", "/b", "/c"].map(PathBuf::from));
+    assert_eq!(paths.made, [("RuntimeDirectory", PathBuf::from("/run/x"))]);
     assert_eq!(paths.empty, [PathBuf::from("/d")]);
     for (allow, names, is_without) in [
         (true, vec!["lab0"], true),
