@@ -170,7 +170,8 @@ def test_a_store_of_credentials_that_was_not_there_is_not_the_programs_to_make(l
         of_bob(lab, "sh", "-c", "cd; rm -rf .config/credstore xdg run; mkdir -p xdg/appfw; chmod 755 .config")
         for place in ".config", "xdg":
             of_bob(lab, "sh", "-c", f"printf '[vias.stored]\\ncredential = \"proxy\"\\n' >~/{place}/appfw/config.toml")
-        lab.run(["install", "-D", "-m", "600", "-o", "bob", "/dev/stdin", f"{STORE}/proxy"], input=WAY.encode(), check=True)
+        install = ["install", "-D", "-m", "600", "-o", "bob", "/dev/stdin", f"{STORE}/proxy"]
+        lab.run(install, input=WAY.encode(), check=True)
         try:
             with world.watch() as w:
                 for via in ("none", "stored"):
