@@ -18,6 +18,7 @@ use appfw::confine::exec::Exec;
 use appfw::confine::service::{Bind, Calls, Families, Service};
 use appfw::destination::Host as Name;
 use appfw::host::Host;
+use appfw::units::SHARED;
 use appfw::via::{Endpoint, Via};
 use clap::Parser;
 
@@ -45,6 +46,9 @@ fn service(tweaks: &str) -> Service {
             "name" => service.name = value.into(),
             "user" => service.user = value.into(),
             "dynamic" => service.dynamic_user = value == "yes",
+            "ambient" => service.ambient = 1 << value.parse::<u32>().unwrap(),
+            "private" => service.private = SHARED.into_iter().filter(|name| value.contains(name)).collect(),
+            "cgroups" => service.has_own_cgroups = value == "strict",
             "slice" => service.slice = value.into(),
             "families" => {
                 let names = value.trim_start_matches('~').split(' ').map(str::to_owned).collect();

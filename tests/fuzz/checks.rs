@@ -52,6 +52,11 @@ fn shows_no_password(spec: &str) {
     if !before.contains(SECRET) || after.contains(SECRET) || scheme.contains(SECRET) {
         return;
     }
+    // A name that isn't ASCII is shown by other letters (RFC 3492), which may be these.
+    let without = Via::parse(&[format!("{scheme}://{after}")]);
+    if without.is_ok_and(|via| via.to_string().contains(SECRET)) {
+        return;
+    }
     match Via::parse(&[spec.to_owned()]) {
         // A socket's path is shown, whatever is in it.
         Ok(via) => assert!(!via.has_secret() || !format!("{via} {via:?}").contains(SECRET), "{via}"),

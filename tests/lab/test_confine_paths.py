@@ -14,7 +14,8 @@ SLEEPS = "[Service]\nExecStart=/bin/sleep 1000\n"
 
 @contextlib.contextmanager
 def directories(lab, *paths, owner="bob"):
-    """Directories of bob's, gone at the end."""
+    """Directories of bob's that weren't there, gone at the end."""
+    assert not any(lab.path(path).exists() for path in paths), paths
     for path in paths:
         lab.run(["install", "-d", "-o", owner, path], check=True)
     try:
@@ -116,7 +117,7 @@ SWAPPED = {
 
 @pytest.mark.parametrize("what", SWAPPED)
 def test_what_others_can_have_lead_elsewhere_is_not_shown(lab, what):
-    with directories(lab, "/srv/share", "/home/bob", "/home/bob/state", "/home/bob/state/share"):
+    with directories(lab, "/srv/share", "/home/bob/state", "/home/bob/state/share"):
         lab.run(["ln", "-sfn", "/home/bob/state", "/srv/link"], check=True)
         with service(lab, SLEEPS + f"User=bob\n{SWAPPED[what]}\n") as svc:
             refused(svc, "others than root can put a link into")
@@ -141,16 +142,17 @@ def test_what_others_can_have_lead_elsewhere_is_looked_for_at_each_start(lab, wo
 
 @pytest.mark.parametrize("line", ["StandardOutput=append:", "StandardError=truncate:", "StandardInput=file:"])
 def test_a_stream_that_others_can_have_lead_elsewhere_is_none(lab, line):
-    with directories(lab, "/home/bob"), service(lab, trying(lab, "User=bob", f"{line}/home/bob/log")) as svc:
+    lines = "User=bob", f"{line}/home/bob/logs/log"
+    with directories(lab, "/home/bob/logs"), service(lab, trying(lab, *lines)) as svc:
         refused(svc, "others than root can put a link into /home/bob")
         drop_in(svc, "override.conf", f"[Service]\n{line.partition('=')[0]}=null\n")
         svc.confine("--via", SOCKS, "--now")
         assert svc.is_proven()
-        lab.path(f"/home/bob/{svc.stem}").touch()
-        drop_in(svc, "override.conf", f"[Service]\n{line}/home/bob/%N\n")
+        lab.path(f"/home/bob/logs/{svc.stem}").touch()
+        drop_in(svc, "override.conf", f"[Service]\n{line}/home/bob/logs/%N\n")
         refused_at_start(svc, "others than root can put a link into /home/bob")
-        lab.path("/home/bob/root").touch()
-        drop_in(svc, "override.conf", f"[Service]\n{line}/home/bob/%u\n")
+        lab.path("/home/bob/logs/root").touch()
+        drop_in(svc, "override.conf", f"[Service]\n{line}/home/bob/logs/%u\n")
         refused_at_start(svc, "write its path in full")
 
 
@@ -247,7 +249,7 @@ def test_a_service_whose_name_is_taken_by_what_serves_others_is_told_what_to_do(
 def test_what_others_can_have_emptied_takes_the_start_with_it(lab):
     """A link in the way: systemd follows it for the proof as well (unlike that of InaccessiblePaths=)."""
     line = "TemporaryFileSystem=/home/bob/there"
-    with directories(lab, "/home/bob", "/home/bob/there"), service(lab, trying(lab, "User=bob", line)) as svc:
+    with directories(lab, "/home/bob/there"), service(lab, trying(lab, "User=bob", line)) as svc:
         svc.confine(*RULES, "--now")
         assert svc.is_proven()
         for place in "/proc", "/sys", "/sys/fs/cgroup", "/run", "/etc", "/usr/local/bin":
