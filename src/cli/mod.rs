@@ -41,19 +41,23 @@ pub enum Parsed<T> {
 /// be the app's own code.
 #[must_use]
 pub fn parse<T: CommandFactory + FromArgMatches>() -> Parsed<T> {
-    let words: Vec<OsString> = std::env::args_os().collect();
-    let matches = T::command().try_get_matches_from(&words);
-    match matches.and_then(|matches| T::from_arg_matches(&matches)) {
-        Ok(args) => Parsed::Run(args),
-        Err(error) => Parsed::Exit(answer(&T::command(), &words, &error)),
-    }
+    parse_by(T::command())
 }
 
 /// The inner part that this process is to be, if its first word is the name of one.
 #[must_use]
 pub fn part() -> Option<Parsed<Part>> {
-    let word = std::env::args_os().nth(1)?;
-    Part::command().find_subcommand(word).is_some().then(parse::<Part>)
+    let (command, word) = (Part::command(), std::env::args_os().nth(1)?);
+    command.find_subcommand(word).is_some().then(|| parse_by(command))
+}
+
+fn parse_by<T: CommandFactory + FromArgMatches>(command: clap::Command) -> Parsed<T> {
+    let words: Vec<OsString> = std::env::args_os().collect();
+    let matches = command.try_get_matches_from(&words);
+    match matches.and_then(|matches| T::from_arg_matches(&matches)) {
+        Ok(args) => Parsed::Run(args),
+        Err(error) => Parsed::Exit(answer(&T::command(), &words, &error)),
+    }
 }
 
 /// Prints what was asked for, or what is wrong; returns the exit code.
