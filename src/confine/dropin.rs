@@ -60,7 +60,7 @@ impl DropIn {
         // A dynamic user is there as long as the service runs, and has no home.
         let user = Some(if service.user.is_empty() { "root" } else { &service.user }).filter(|_| !service.dynamic_user);
         let home = user.and_then(|user| (host.find_user)(user).ok()).map(|user| user.home);
-        let view = OfService::new(plan, service.is_root(), home.as_deref());
+        let view = OfService::new(plan, service.is_like_root(), home.as_deref());
         let own = |path: &Path| path.to_string_lossy().into_owned();
         let hidden = view.hidden.iter().map(|path| ("InaccessiblePaths", own(path)));
         let read_only = view.read_only.iter().map(|path| ("ReadOnlyPaths", own(path)));
@@ -238,13 +238,14 @@ fn privileges(service: &Service) -> Vec<Setting> {
         set("SystemCallFilter", Value::Filter { allow: false, names: denied_calls(service.calls) }),
         filter("CapabilityBoundingSet", false, &OPENING.map(|(name, _)| name)),
     ];
-    if service.is_root() {
+    if service.is_like_root() {
         // Else it would move out of its cgroup, or have the kernel run something outside.
         let kernel = ["ProtectControlGroups", "ProtectKernelTunables", "ProtectKernelModules", "ProtectKernelLogs"];
         // A stronger one of the service's own stays.
         let kernel = kernel.into_iter().filter(|one| *one != "ProtectControlGroups" || !service.has_own_cgroups);
         settings.extend(kernel.map(|directive| set(directive, Value::Bool(true))));
-    } else {
+    }
+    if !service.is_root() {
         // at(1) and crontab(1) have what they are given run outside.
         settings.push(set("NoNewPrivileges", Value::Bool(true)));
     }

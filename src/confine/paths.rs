@@ -212,7 +212,7 @@ impl Covered {
             hidden: drop_in.covered("InaccessiblePaths"),
             read_only: drop_in.covered("ReadOnlyPaths"),
             // An ordinary user's is kept from it by permissions alone, there as elsewhere.
-            kernel: if service.is_root() { &KERNEL } else { &[] },
+            kernel: if service.is_like_root() { &KERNEL } else { &[] },
         }
     }
 
@@ -248,7 +248,7 @@ impl Covered {
     /// An ordinary user's service can write nothing more by that.
     fn refuse_writable(&self, service: &Service, tree: &Tree) -> Result<()> {
         let made = service.paths.made.iter().map(|(_, path)| path);
-        for path in service.paths.writable.iter().chain(made).filter(|_| service.is_root()) {
+        for path in service.paths.writable.iter().chain(made).filter(|_| service.is_like_root()) {
             let place = tree.place(path)?.path;
             if let Some(kept) = self.read_only().find(|kept| place.starts_with(kept)) {
                 bail!(

@@ -226,19 +226,24 @@ impl Service {
         self.others(own).into_iter().find(|path| changed(path.as_ref()).is_ok_and(|other| other > written))
     }
 
-    /// Whether it can do with files what root can: it is root, can become so, or no permission stops it.
+    /// Whether it runs as root.
     #[must_use]
     pub fn is_root(&self) -> bool {
-        /// CHOWN, DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER, FSETID, SETGID, SETUID, SETPCAP, MKNOD and SETFCAP
-        /// (linux/capability.h).
-        const LIKE_ROOT: [u32; 10] = [0, 1, 2, 3, 4, 6, 7, 8, 27, 31];
         let is_root = |user: &str| {
             let found = nix::unistd::User::from_name(user).ok().flatten();
             user.parse() == Ok(0_u32) || found.is_some_and(|found| found.uid.is_root())
         };
         // Who is there under that name is taken instead of a dynamic user.
-        let by_user = if self.user.is_empty() { !self.dynamic_user } else { is_root(&self.user) };
-        by_user || LIKE_ROOT.iter().any(|bit| self.ambient >> bit & 1 == 1)
+        if self.user.is_empty() { !self.dynamic_user } else { is_root(&self.user) }
+    }
+
+    /// Whether it can do with files what root can: it is root, can become so, or no permission stops it.
+    #[must_use]
+    pub fn is_like_root(&self) -> bool {
+        /// CHOWN, DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER, FSETID, SETGID, SETUID, SETPCAP, MKNOD and SETFCAP
+        /// (linux/capability.h).
+        const LIKE_ROOT: [u32; 10] = [0, 1, 2, 3, 4, 6, 7, 8, 27, 31];
+        self.is_root() || LIKE_ROOT.iter().any(|bit| self.ambient >> bit & 1 == 1)
     }
 
     /// The slices above it, from its own to the root's (systemd.slice(5): what is above one stands in its name).
