@@ -49,11 +49,14 @@ impl User {
     fn caller() -> Result<Self> {
         let uid = unistd::geteuid();
         let found = unistd::User::from_uid(uid).with_context(|| format!("cannot look up user {uid}"))?;
+        // setpriv(1), and who starts a container, leave the home of somebody else.
+        let is_own =
+            |home: &PathBuf| home.is_absolute() && home.metadata().is_ok_and(|found| found.uid() == uid.as_raw());
         let nameless = || Self {
             name: uid.to_string(),
             uid: uid.as_raw(),
             gid: unistd::getegid().as_raw(),
-            home: std::env::var_os("HOME").map(PathBuf::from).filter(|home| home.is_absolute()).unwrap_or("/".into()),
+            home: std::env::var_os("HOME").map(PathBuf::from).filter(is_own).unwrap_or("/".into()),
             shell: "/bin/sh".into(),
         };
         Ok(found.map_or_else(nameless, Into::into))
