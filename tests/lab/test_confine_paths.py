@@ -115,6 +115,8 @@ SWAPPED = {
 }
 
 
+# What files say, not what systemd does: one lab is enough.
+@pytest.mark.once("252")
 @pytest.mark.parametrize("what", SWAPPED)
 def test_what_others_can_have_lead_elsewhere_is_not_shown(lab, what):
     with directories(lab, "/srv/share", "/home/bob/state", "/home/bob/state/share"):
@@ -221,6 +223,7 @@ def test_what_is_kept_from_root_stays_so_with_what_is_not_refused(lab, lines):
         assert "open" not in found[""] + found["/opt/shown"], found
 
 
+@pytest.mark.once("252")
 def test_rules_of_a_services_own_are_read_in_any_letters(lab):
     with service(lab, SLEEPS) as svc:
         text = f"# caf\xe9\n[Service]\nUser=bob\nIPAddressDeny=\\\n any\n{SLEEPS}"
@@ -241,6 +244,7 @@ def test_what_would_never_start_is_refused(lab, lines, sentence):
         refused(svc, sentence)
 
 
+@pytest.mark.once("252")
 def test_a_service_whose_name_is_taken_by_what_serves_others_is_told_what_to_do(lab):
     with service(lab, SLEEPS, "web-forward") as svc:
         refused(svc, "confine it under another one")
