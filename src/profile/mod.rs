@@ -142,6 +142,10 @@ fn is_taken(key: &str, given: &Given) -> bool {
 
 /// The command line with what was taken, by the parser that it came from itself.
 fn parse(args: &LaunchArgs, taken: &BTreeMap<String, Entry>) -> Result<LaunchArgs> {
+    // The parser of all options is built for nothing else, at each launch.
+    if taken.is_empty() {
+        return Ok(args.clone());
+    }
     if taken.is_empty() {
         return Ok(args.clone());
     }
