@@ -74,6 +74,7 @@ pub mod tor;
 
 pub mod exit;
 mod nearest;
+mod walk;
 
 // The fake machine of the integration tests, which name this crate from outside.
 #[cfg(test)]

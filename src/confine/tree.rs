@@ -1,17 +1,14 @@
 //! Where a path leads as systemd walks it: links included, anew at each start and before each command, as root. So it
 //! matters who can put a link in the way.
 
-use std::collections::VecDeque;
-use std::ffi::OsString;
 use std::fs::{self, Metadata};
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
-/// How many links the kernel follows (path_resolution(7)).
-const MAX_LINKS: usize = 40;
+use crate::walk::Walk;
 
 /// A file system, with what a service is shown of it elsewhere.
 #[derive(Debug, Clone)]
@@ -64,37 +61,21 @@ impl Tree {
     /// It cannot be told.
     pub(super) fn place(&self, path: &Path) -> Result<Place> {
         let failed = || format!("cannot tell where {} leads", path.display());
-        let mut ahead = parts(path);
-        let mut here = PathBuf::from("/");
-        let (mut changeable, mut links) = (None, 0);
-        while let Some(part) = ahead.pop_front() {
-            if part == ".." {
-                here.pop();
-                continue;
-            }
-            let directory = found(self.real(&here).metadata()).with_context(failed)?;
+        let (mut walk, mut changeable) = (Walk::to(path), None);
+        while let Some(next) = walk.step() {
+            let directory = found(self.real(walk.here()).metadata()).with_context(failed)?;
             if directory.is_some_and(|directory| !self.is_owners_alone(&directory)) {
-                changeable.get_or_insert_with(|| here.clone());
+                changeable.get_or_insert_with(|| walk.here().to_owned());
             }
-            let next = here.join(part);
             let real = self.real(&next);
             if !found(real.symlink_metadata()).with_context(failed)?.is_some_and(|found| found.is_symlink()) {
-                here = next;
+                walk.enter(next);
                 continue;
             }
-            links += 1;
-            if links > MAX_LINKS {
-                bail!("{}: its links lead nowhere", failed());
-            }
-            let led = fs::read_link(real).with_context(failed)?;
-            if led.is_absolute() {
-                here = "/".into();
-            }
-            let mut led = parts(&led);
-            led.append(&mut ahead);
-            ahead = led;
+            let target = fs::read_link(real).with_context(failed)?;
+            walk.follow(&target).with_context(|| format!("{}: its links lead nowhere", failed()))?;
         }
-        Ok(Place { path: here, changeable })
+        Ok(Place { path: walk.here().to_owned(), changeable })
     }
 
     /// In a sticky directory others cannot take away what is there, and can put what isn't yet. An access list shows as
@@ -111,11 +92,6 @@ impl Tree {
         // Without the slash that an empty rest leaves at the end.
         self.root.join(of_host.strip_prefix("/").unwrap_or(&of_host)).components().collect()
     }
-}
-
-fn parts(path: &Path) -> VecDeque<OsString> {
-    let is_step = |part: &Component<'_>| matches!(part, Component::Normal(_) | Component::ParentDir);
-    path.components().filter(is_step).map(|part| part.as_os_str().to_owned()).collect()
 }
 
 /// What isn't there is no error.

@@ -3,7 +3,6 @@
 //! itself, as the kernel neither renames nor removes what something is mounted on (EBUSY).
 
 use std::collections::{BTreeSet, HashMap};
-use std::ffi::OsString;
 use std::fs::{self, DirBuilder};
 use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -15,9 +14,7 @@ use rustix::mount::{MoveMountFlags, OpenTreeFlags, mount_bind_recursive, move_mo
 use rustix::process::geteuid;
 
 use super::mounts::present;
-
-/// Links followed on one way, as path_resolution(7) has it.
-const MAX_LINKS: usize = 40;
+use crate::walk::Walk;
 
 /// Root's programs are not kept from replacing these, as they could write them as well, and packages have files there
 /// that are one by several names (rename(2) and link(2) end at a mount).
@@ -50,30 +47,22 @@ impl Way {
     /// The way of an absolute path; `None` if its links have no end.
     #[must_use]
     pub fn to(path: &Path, known: &mut Links) -> Option<Self> {
-        let backwards =
-            |path: &Path| path.components().rev().map(|part| part.as_os_str().to_owned()).collect::<Vec<OsString>>();
-        let (mut rest, mut steps, mut end, mut links) = (backwards(path), Vec::new(), PathBuf::new(), 0);
-        while let Some(part) = rest.pop() {
-            match part.to_str() {
-                Some("..") => drop(end.pop()),
-                Some(".") => {}
-                _ => {
-                    end.push(part);
-                    if let Some(target) = known.target(&end) {
-                        links += 1;
-                        if links > MAX_LINKS {
-                            return None;
-                        }
-                        steps.push(end.clone());
-                        end.pop();
-                        rest.extend(backwards(&target));
-                    } else if !rest.is_empty() {
-                        steps.push(end.clone());
+        let (mut walk, mut steps) = (Walk::to(path), Vec::new());
+        while let Some(next) = walk.step() {
+            match known.target(&next) {
+                Some(target) => {
+                    steps.push(next);
+                    walk.follow(&target)?;
+                }
+                None => {
+                    if walk.goes_on() {
+                        steps.push(next.clone());
                     }
+                    walk.enter(next);
                 }
             }
         }
-        Some(Self { steps, end })
+        Some(Self { steps, end: walk.here().to_owned() })
     }
 }
 

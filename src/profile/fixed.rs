@@ -1,51 +1,29 @@
 //! Where links lead that root alone can change. The name that they end at chooses a profile, and a program must not choose
 //! the one of its own next start.
 
-use std::ffi::OsString;
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// Links on one way: as many as the kernel follows (path_resolution(7)).
-const MAX_LINKS: usize = 40;
+use crate::walk::Walk;
+
 const STICKY: u32 = 0o1000;
 
 /// The file that an absolute path leads to; `None` if anybody but root could have it lead elsewhere.
 pub(super) fn leads_to(path: &Path) -> Option<PathBuf> {
-    let mut real = PathBuf::from("/");
-    let mut rest = parts(path);
-    let mut links = 0;
-    while let Some(part) = rest.pop() {
-        if part == ".." {
-            real.pop();
-            continue;
-        }
-        let next = real.join(&part);
+    let mut walk = Walk::to(path);
+    while let Some(next) = walk.step() {
         let found = next.symlink_metadata().ok()?;
-        if !is_fixed(&real.symlink_metadata().ok()?, &found) {
+        if !is_fixed(&walk.here().symlink_metadata().ok()?, &found) {
             return None;
         }
         if found.is_symlink() {
-            links += 1;
-            let target = fs::read_link(&next).ok().filter(|_| links <= MAX_LINKS)?;
-            if target.is_absolute() {
-                real = "/".into();
-            }
-            rest.extend(parts(&target));
+            walk.follow(&fs::read_link(&next).ok()?)?;
         } else {
-            real = next;
+            walk.enter(next);
         }
     }
-    Some(real)
-}
-
-/// The components, the first one last.
-fn parts(path: &Path) -> Vec<OsString> {
-    let part = |part: std::path::Component<'_>| match part {
-        std::path::Component::Normal(_) | std::path::Component::ParentDir => Some(part.as_os_str().to_owned()),
-        _ => None,
-    };
-    path.components().rev().filter_map(part).collect()
+    Some(walk.here().to_owned())
 }
 
 /// Whether root alone can put something else in an entry's place.
