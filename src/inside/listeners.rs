@@ -10,12 +10,12 @@ use nix::sys::socket::{setsockopt, sockopt};
 use rustix::net::sockopt::set_ipv6_v6only;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, ipproto, listen, socket_with};
 
-use crate::control::{self, Report, acknowledged};
+use crate::control::{self, Report};
 use crate::listening::{BACKLOG, Kind, Listening};
 use crate::plan::CAPTURE_PORT;
 
-/// Makes them and hands them over, and behind them the `namespaces` for who publishes the app's ports; returns when the
-/// launcher holds them.
+/// Makes them and hands them over, and behind them the `namespaces` for who publishes the app's ports. The launcher
+/// acknowledges when it holds them.
 ///
 /// # Errors
 /// One cannot be made; the launcher is gone.
@@ -26,8 +26,7 @@ pub fn hand_over(wanted: &[Listening], namespaces: Vec<OwnedFd>, launcher: &Unix
     let mut sockets = wanted.iter().map(open).collect::<Result<Vec<_>>>()?;
     sockets.extend(namespaces);
     let borrowed: Vec<BorrowedFd<'_>> = sockets.iter().map(AsFd::as_fd).collect();
-    control::send_all(launcher, &Report::Listening { sockets: sockets.len() }.line()?, &borrowed)?;
-    acknowledged(launcher)
+    control::send_all(launcher, &Report::Listening { sockets: sockets.len() }.line()?, &borrowed)
 }
 
 fn open(wanted: &Listening) -> Result<OwnedFd> {

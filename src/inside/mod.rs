@@ -160,11 +160,13 @@ fn enter_and_go_on(args: &InsideArgs, launcher: &UnixStream) -> Result<ExitCode>
     // Ctrl-C on the caller's terminal is the launcher's to pass on.
     nix::unistd::setsid().context("cannot leave the launcher's session")?;
     namespaces::enter(launcher, true)?;
-    namespaces::continue_as_init(launcher, args.state.as_deref())
+    namespaces::separate_network()?;
+    // Two milliseconds of a launch are the network, and two the start of init.
+    namespaces::continue_as_init(launcher, args.state.as_deref(), || build_network(args, launcher))
 }
 
 /// Where no PID 1 has built it: the namespaces, what is in them, and the forwarder's sockets, before
-/// anything else is done.
+/// anything else is done. Returns when the launcher holds the sockets.
 fn build(args: &InsideArgs, launcher: &UnixStream) -> Result<()> {
     if args.init {
         namespaces::die_with_parent()?;
@@ -172,8 +174,16 @@ fn build(args: &InsideArgs, launcher: &UnixStream) -> Result<()> {
         namespaces::mount_proc()?;
     } else {
         namespaces::enter(launcher, false)?;
+        namespaces::separate_network()?;
         namespaces::separate()?;
+        build_network(args, launcher)?;
     }
+    // Of init it is the process outside that has handed them over; this one hears the answer.
+    control::acknowledged(launcher)
+}
+
+/// What is in the network namespace, and the forwarder's sockets there.
+fn build_network(args: &InsideArgs, launcher: &UnixStream) -> Result<()> {
     network::set_up(args.capture)?;
     let namespaces = if args.publish { publish::namespaces::own()? } else { Vec::new() };
     listeners::hand_over(&args.listen, namespaces, launcher)

@@ -74,12 +74,19 @@ fn write(file: &str, text: &str) -> Result<()> {
     fs::write(file, text).map_err(|error| refused(USER, Errno::from_raw(error.raw_os_error().unwrap_or_default())))
 }
 
-/// Makes a network namespace, one for System V's shared memory and queues, and a mount namespace, whose mounts the host's don't follow.
+/// Makes a network namespace.
+///
+/// # Errors
+/// As [`enter`]'s.
+pub fn separate_network() -> Result<()> {
+    unshare(CloneFlags::CLONE_NEWNET).map_err(|error| refused(NETWORK, error))
+}
+
+/// Makes a namespace for System V's shared memory and queues, and a mount namespace, whose mounts the host's don't follow.
 ///
 /// # Errors
 /// As [`enter`]'s.
 pub fn separate() -> Result<()> {
-    unshare(CloneFlags::CLONE_NEWNET).map_err(|error| refused(NETWORK, error))?;
     unshare(CloneFlags::CLONE_NEWIPC).map_err(|error| refused(IPC, error))?;
     unshare(CloneFlags::CLONE_NEWNS).map_err(|error| refused(MOUNT, error))?;
     mounts::separate().context(
@@ -117,12 +124,17 @@ fn refused(kind: Kind, error: Errno) -> anyhow::Error {
 }
 
 /// Runs the rest of the work as the first process of the PID namespace, waits for its end, and returns
-/// its exit code. Forking without exec has no safe form, so it is this program again. If the launcher
-/// ends first, the namespace does, and `state`, the launch's directory, which nobody else would remove.
+/// its exit code. Forking without exec has no safe form, so it is this program again. `meanwhile` is done while
+/// that one starts. If the launcher ends first, the namespace does, and `state`, the launch's directory, which
+/// nobody else would remove.
 ///
 /// # Errors
-/// It cannot be started.
-pub fn continue_as_init(launcher: &UnixStream, state: Option<&Path>) -> Result<ExitCode> {
+/// It cannot be started; `meanwhile` failed, and then it is ended.
+pub fn continue_as_init(
+    launcher: &UnixStream,
+    state: Option<&Path>,
+    meanwhile: impl FnOnce() -> Result<()>,
+) -> Result<ExitCode> {
     keep_through_execve()?;
     let failed = "cannot run appfw inside the namespace";
     let control: OwnedFd = launcher.try_clone().context(failed)?.into();
@@ -133,9 +145,13 @@ pub fn continue_as_init(launcher: &UnixStream, state: Option<&Path>) -> Result<E
         .stdin(control)
         .spawn()
         .context(failed)?;
-    if !outlived_by_launcher(&child, launcher).context(failed)? {
+    let failure = meanwhile().err();
+    if failure.is_some() || !outlived_by_launcher(&child, launcher).context(failed)? {
         child.kill().context(failed)?;
         child.wait().context(failed)?;
+        if let Some(error) = failure.filter(|_| !has_closed(launcher)) {
+            return Err(error);
+        }
         // As another user's it is left to the next launch.
         let _ = state.map(fs::remove_dir_all);
         // Nobody is there to be told; a launcher that has heard init's refusal said it.
@@ -162,6 +178,11 @@ fn outlived_by_launcher(child: &Child, launcher: &UnixStream) -> Result<bool> {
             Err(error) => return Err(error.into()),
         }
     }
+}
+
+fn has_closed(launcher: &UnixStream) -> bool {
+    let mut source = [PollFd::new(launcher.as_fd(), PollFlags::empty())];
+    poll(&mut source, PollTimeout::ZERO).is_ok_and(|hung_up| hung_up > 0)
 }
 
 /// Capabilities go with the execve of anybody but root, unless they are ambient (capabilities(7)).
