@@ -17,6 +17,8 @@ AS = pytest.mark.parametrize("user", ["root", "bob"])
 # What comes of each destination in its arguments: connected to, and asked for by CONNECT.
 APP = r"""
 import json, os, socket, sys
+
+pytestmark = pytest.mark.once("252")
 def split(target):
     host, _, port = target.rpartition(":")
     return host.strip("[]"), int(port)

@@ -353,6 +353,7 @@ ELSEWHERE = "[Service]\nExecStart=/bin/sleep 1000\n"
     ("User=bob\nExecStart=\nExecStart=!/bin/sleep 1000", "(`!`)"),
     ("Environment=LD_PRELOAD=/x.so", "sets LD_PRELOAD"),
 ])
+@pytest.mark.once("257")
 def test_what_no_wall_would_hold_is_refused(lab, lines, sentence):
     if lines.startswith("OpenFile=") and lab.version == "252":
         return  # it is of 253, and no setting here

@@ -143,6 +143,7 @@ def test_what_others_can_have_lead_elsewhere_is_looked_for_at_each_start(lab, wo
 
 
 @pytest.mark.parametrize("line", ["StandardOutput=append:", "StandardError=truncate:", "StandardInput=file:"])
+@pytest.mark.once("252")
 def test_a_stream_that_others_can_have_lead_elsewhere_is_none(lab, line):
     lines = "User=bob", f"{line}/home/bob/logs/log"
     with directories(lab, "/home/bob/logs"), service(lab, trying(lab, *lines)) as svc:

@@ -434,6 +434,7 @@ def test_forwarder_that_cannot_start_is_no_direct_connection(lab, wall, what):
     ("@/nonexistent", "/nonexistent"),
     ("Tor ", "Tor"),
 ])
+@pytest.mark.once("257")
 def test_malformed_way_out_is_refused(lab, via, says):
     assert says in refusal(lab, "--via", via)
 
@@ -478,6 +479,7 @@ def test_no_way_out_is_a_question(lab):
     (["--via=direct", "--unit=x-forward"], "launch name"),
     (["--via=direct", "--workdir=/nonexistent"], "/nonexistent"),
 ])
+@pytest.mark.once("257")
 def test_what_cannot_be_honoured_is_refused_with_a_word_on_what_can(lab, words, says):
     assert says in refusal(lab, *words)
 

@@ -305,6 +305,7 @@ def test_stop_of_a_name_that_never_was(lab):
     assert result.returncode == 125 and b"there is no launch never-was" in result.stderr
 
 
+@pytest.mark.once("257")
 def test_stop_ends_an_app_that_ignores_it_in_the_end(lab):
     with launched(lab, "--via", "none", script(lab, "stubborn", STUBBORN)) as process:
         assert lab.run(["appfw", "stop", process.name], timeout=30).returncode == 0

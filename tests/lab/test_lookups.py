@@ -22,6 +22,8 @@ print(client.recv(4096)[3] & 15)
 # Connections to names whose servers are dead, and while they wait one to a name that is there, and its address.
 FLOOD = """
 import socket, sys, time
+
+pytestmark = pytest.mark.once("257")
 def ask(request):
     client = socket.create_connection(("127.100.90.50", 1080), timeout=20)
     client.sendall(request)

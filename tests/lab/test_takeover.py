@@ -67,6 +67,7 @@ print(rounds)
 """
 
 
+@pytest.mark.once("252")
 def test_a_publisher_that_is_just_starting_is_not_the_apps_to_take(lab, world):
     with world.watch() as w:
         done = run(lab, "--via=none", f"--publish=0.0.0.0:{port()}=8080", PYTHON, "-c", TAKE, ORIGIN, "4", user="bob")
@@ -172,7 +173,10 @@ read line
 
 
 @pytest.mark.parametrize("directory", ["/home/bob/bin", "/opt/bob"])
-@pytest.mark.parametrize("more", [["--user"], ["--standalone"]], ids=["user", "standalone"])
+@pytest.mark.parametrize("more", [
+    pytest.param(["--user"], id="user"),
+    pytest.param(["--standalone"], id="standalone", marks=pytest.mark.once("257")),
+])
 def test_what_the_app_puts_in_appfws_place_never_runs(lab, world, more, directory):
     mark, number = f"/home/bob/{unique('mark')}", port()
     script = REPLACE.format(directory=directory, mark=mark, origin=ORIGIN)

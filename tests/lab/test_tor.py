@@ -203,6 +203,7 @@ def test_two_launches_meet_an_onion_service_by_different_circuits(lab, onion, co
 
 
 @pytest.mark.parametrize("dns", ["host", "synthetic", "tcp://203.0.113.53"])
+@pytest.mark.once("252")
 def test_an_onion_service_is_nothing_to_resolvers_where_there_is_no_tor(lab, world, onion, dns):
     """RFC 7686: whoever speaks no Tor must not ask DNS, or the name is out."""
     fetch = f"curl -sS http://{onion}/; curl -sS --proxy socks5h://{FORWARDER} http://{onion}/; getent ahosts {onion}"

@@ -303,6 +303,7 @@ HARDENED = {
 
 
 @pytest.mark.parametrize("setting", HARDENED)
+@pytest.mark.once("257")
 def test_what_would_keep_a_users_service_from_its_wall_is_refused_by_name_and_starts_without(lab, world, setting):
     with service(lab, "simple", f"{setting}\n", start=False) as name, world.watch() as w:
         before = tree(lab)
@@ -336,6 +337,7 @@ def test_a_hardened_service_of_a_users_keeps_what_is_not_in_the_way(lab, world):
 
 
 @pytest.mark.parametrize("why", REFUSED)
+@pytest.mark.once("252")
 def test_what_cannot_be_confined_is_refused_and_nothing_written(lab, why):
     options, words, phrase = REFUSED[why]
     with service(lab, **options) as name:
