@@ -28,16 +28,10 @@ pub struct IpLists {
 }
 
 impl IpLists {
-    /// Everything denied but `allow`, in which each network stands once.
+    /// Everything denied but `allow`.
     #[must_use]
     pub fn only(allow: impl IntoIterator<Item = IpNet>) -> Self {
-        let mut once = Vec::new();
-        for network in allow {
-            if !once.contains(&network) {
-                once.push(network);
-            }
-        }
-        Self { allow: once, deny: any() }
+        Self { allow: reduced(allow), deny: any() }
     }
 
     /// Whether systemd's filter lets traffic with `address` pass.
@@ -81,6 +75,19 @@ pub fn loopback() -> Vec<IpNet> {
     keyword("localhost").map(|(_, networks)| networks).unwrap_or_default()
 }
 
+/// Without what lies in another one: of unit files systemd holds no more (in_addr_prefixes_reduce() in
+/// src/shared/in-addr-prefix-util.c), and would seem to hold another list than was written.
+fn reduced(networks: impl IntoIterator<Item = IpNet>) -> Vec<IpNet> {
+    let mut reduced: Vec<IpNet> = Vec::new();
+    for network in networks {
+        if !reduced.iter().any(|held| held.contains(&network)) {
+            reduced.retain(|held| !network.contains(held));
+            reduced.push(network);
+        }
+    }
+    reduced
+}
+
 /// What lies in both. Of two networks one holds the other, or they have nothing in common.
 #[must_use]
 pub fn intersection(these: &[IpNet], those: &[IpNet]) -> Vec<IpNet> {
@@ -104,7 +111,8 @@ pub fn covers(networks: &[IpNet], address: IpAddr) -> bool {
     networks.iter().any(|network| network.contains(&address))
 }
 
-/// Parses the values of one option (`option` is its name, for the message), keywords expanded.
+/// Parses the values of one option (`option` is its name, for the message), keywords expanded, without what another
+/// one covers.
 ///
 /// # Errors
 /// A host name, a keyword misspelt, a network with host bits set: systemd would warn and skip it,
@@ -112,13 +120,9 @@ pub fn covers(networks: &[IpNet], address: IpAddr) -> bool {
 pub fn parse_list(option: &str, words: &[String]) -> Result<Vec<IpNet>> {
     let mut list = Vec::new();
     for word in words {
-        for network in parse(option, word)? {
-            if !list.contains(&network) {
-                list.push(network);
-            }
-        }
+        list.extend(parse(option, word)?);
     }
-    Ok(list)
+    Ok(reduced(list))
 }
 
 /// The keyword that `word` is, and its networks.
@@ -194,6 +198,24 @@ mod tests {
 
     fn list(words: &[&str]) -> Result<Vec<IpNet>> {
         parse_list("--deny", &words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn what_another_covers_is_left_out_as_systemd_does() {
+        for (words, expected) in [
+            (&["any", "8.8.8.8"][..], "0.0.0.0/0 ::/0"),
+            (&["8.8.8.8", "any"], "0.0.0.0/0 ::/0"),
+            (&["localhost", "127.0.0.1"], "127.0.0.0/8 ::1/128"),
+            (&["10.1.0.0/16", "::1", "10.0.0.0/8", "10.1.0.0/16"], "::1/128 10.0.0.0/8"),
+            (&["multicast", "224.0.0.0/8"], "224.0.0.0/4 ff00::/8"),
+            // Neighbours stay two.
+            (&["10.0.0.0/25", "10.0.0.128/25"], "10.0.0.0/25 10.0.0.128/25"),
+        ] {
+            let list: Vec<String> = list(words).unwrap().iter().map(ToString::to_string).collect();
+            assert_eq!(list.join(" "), expected, "{words:?}");
+        }
+        let own = host(Ipv4Addr::new(127, 100, 90, 50));
+        assert_eq!(IpLists::only(std::iter::once(own).chain(loopback())).allow, loopback());
     }
 
     #[test]

@@ -14,6 +14,7 @@ import pytest
 
 import bpf_programs
 from bpf_programs import datagrams_to, drops_packets, streams_from
+from confining import service
 from launching import launched, script, started, text_of, unique, variables
 from namespaces import network_namespace
 from test_filters import PORT, came_in, sent
@@ -68,7 +69,7 @@ def installed(lab, program, *words):
     name = unique("example")
     try:
         lab.run(["appfw", "unit", "install", name, "--now", *words, "--", *program], check=True)
-        yield None
+        yield name
     finally:
         lab.run(["appfw", "unit", "remove", name], check=True)
 
@@ -191,17 +192,42 @@ def test_service_leaves_by_tor_alone(lab, world, tor, name, address, local):
 
 # Filters of one's own
 
-def test_filtered_service_is_judged_by_both_programs(lab):
-    """That all of these pass without them is shown by test_filters.py."""
-    kept_out = ["10.0.0.9", "2001:db8:8::8"]
-    pairs = {"lan-in": streams_from(*kept_out), "lan-out": datagrams_to(PORT)}
-    comers = [comer for comer in COMERS if comer[0] in ["10.0.0.7", ORIGIN6, *kept_out]]
+KEPT_OUT = ["10.0.0.9", "2001:db8:8::8"]
+
+
+@pytest.fixture
+def pinned(lab):
+    """The filters of `filtered`."""
+    pairs = {"lan-in": streams_from(*KEPT_OUT), "lan-out": datagrams_to(PORT)}
     with contextlib.ExitStack() as stack:
         for name, rules in pairs.items():
             path = lab.path(f"/sys/fs/bpf/{name}")
             bpf_programs.pin(path, bpf_programs.load(drops_packets(rules)))
             stack.callback(path.unlink)
-        assert sent(lab, *options("filtered")) == {(ORIGIN, 9), (ORIGIN6, 9)}
-        served = came_in(lab, options("filtered"), comers)
-    assert served == {(kind, source): kind == "udp" or source not in kept_out
+        yield
+
+
+@pytest.mark.usefixtures("pinned")
+def test_filtered_service_is_judged_by_both_programs(lab):
+    """That all of these pass without them is shown by test_filters.py."""
+    comers = [comer for comer in COMERS if comer[0] in ["10.0.0.7", ORIGIN6, *KEPT_OUT]]
+    assert sent(lab, *options("filtered")) == {(ORIGIN, 9), (ORIGIN6, 9)}
+    served = came_in(lab, options("filtered"), comers)
+    assert served == {(kind, source): kind == "udp" or source not in KEPT_OUT
                       for source, _ in comers for kind in ("tcp", "udp")}
+
+
+# As something that lasts, each of them
+
+@pytest.mark.usefixtures("pinned")
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_every_example_is_a_unit_and_confines_a_service(lab, name):
+    """Proven: else neither starts."""
+    sleep = ["/bin/sleep", "1000"]
+    with service(lab, f"[Service]\nExecStart={' '.join(sleep)}\n") as svc:
+        svc.confine(*options(name), "--now")
+        svc.start()
+        assert svc.is_proven()
+        svc.unconfine("--now")
+        with installed(lab, sleep, *options(name)) as unit:
+            assert lab.run(["systemctl", "is-active", f"appfw-{unit}.service"]).stdout == b"active\n"
