@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
 use rustix::mount::{MountFlags, mount};
-use rustix::process::{Pid, PidfdFlags, Signal, geteuid, pidfd_open, set_parent_process_death_signal};
+use rustix::process::{Pid, PidfdFlags, Signal, geteuid, getppid, pidfd_open, set_parent_process_death_signal};
 use rustix::thread::{
     CapabilitySet, CapabilitySets, capabilities, configure_capability_in_ambient_set, set_capabilities,
 };
@@ -137,6 +137,7 @@ pub fn continue_as_init(
 ) -> Result<ExitCode> {
     keep_through_execve()?;
     let failed = "cannot run appfw inside the namespace";
+    let parent = getppid();
     let control: OwnedFd = launcher.try_clone().context(failed)?.into();
     // Its own parent's end is the namespace's: by the launcher's control socket it is told as well.
     let mut child = Command::new("/proc/self/exe")
@@ -146,7 +147,7 @@ pub fn continue_as_init(
         .spawn()
         .context(failed)?;
     let failure = meanwhile().err();
-    if failure.is_some() || !outlived_by_launcher(&child, launcher).context(failed)? {
+    if failure.is_some() || !outlived_by_launcher(&child, launcher, parent).context(failed)? {
         child.kill().context(failed)?;
         child.wait().context(failed)?;
         if let Some(error) = failure.filter(|_| !has_closed(launcher)) {
@@ -161,8 +162,8 @@ pub fn continue_as_init(
     Ok(ExitCode::from(Ended::from(status).code()))
 }
 
-/// Waits for the end of either.
-fn outlived_by_launcher(child: &Child, launcher: &UnixStream) -> Result<bool> {
+/// Waits for the end of either. The launcher is the `parent`, until its end.
+fn outlived_by_launcher(child: &Child, launcher: &UnixStream, parent: Option<Pid>) -> Result<bool> {
     let pid = Pid::from_child(child);
     let child = pidfd_open(pid, PidfdFlags::empty())?;
     loop {
@@ -170,8 +171,9 @@ fn outlived_by_launcher(child: &Child, launcher: &UnixStream) -> Result<bool> {
         let mut sources =
             [PollFd::new(child.as_fd(), PollFlags::POLLIN), PollFd::new(launcher.as_fd(), PollFlags::empty())];
         match poll(&mut sources, PollTimeout::NONE) {
-            // First, as a launcher that has heard of init's end closes its socket.
-            Ok(_) if sources[0].any() == Some(true) => return Ok(true),
+            // First, as a launcher that has heard of init's end closes its socket. Init ends with the launcher, too, and
+            // may have done so before this process looks.
+            Ok(_) if sources[0].any() == Some(true) => return Ok(getppid() == parent),
             Ok(_) if sources[1].any() == Some(true) => return Ok(false),
             Ok(_) => {}
             Err(Errno::EINTR) => {}
@@ -205,7 +207,7 @@ fn keep_through_execve() -> Result<()> {
 pub fn die_with_parent() -> Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL)).context("cannot bind appfw inside to its launcher")?;
     // What ended before is not told. Its socket is, when the launcher has gone.
-    if rustix::process::getppid().is_some() {
+    if getppid().is_some() {
         bail!("appfw inside is not the first process of its namespace");
     }
     Ok(())
