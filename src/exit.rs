@@ -13,6 +13,13 @@ pub const NOT_EXECUTABLE: u8 = 126;
 /// The program was not found, as shells say it.
 pub const NOT_FOUND: u8 = 127;
 
+/// An exit code that is a failure where these are held as successes (`SuccessExitStatus=`): the usual one, if it is.
+#[must_use]
+pub fn failing(usual: u8, successes: &[i32]) -> Option<u8> {
+    let others = (1..=u8::MAX).rev();
+    std::iter::once(usual).chain(others).find(|code| !successes.contains(&i32::from(*code)))
+}
+
 /// How the app's main process ended, in the terms of waitid(2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -82,6 +89,14 @@ pub fn code_of(error: &anyhow::Error) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_failure_is_one_whatever_is_held_as_a_success() {
+        assert_eq!(failing(OURS, &[0, 1, 143]), Some(OURS));
+        assert_eq!(failing(OURS, &[125]), Some(255));
+        assert_eq!(failing(255, &[125, 255, 254]), Some(253));
+        assert_eq!(failing(OURS, &(0..=255).collect::<Vec<i32>>()), None);
+    }
 
     #[test]
     fn the_apps_own_codes_come_through_as_they_are() {

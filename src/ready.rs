@@ -12,7 +12,7 @@ use clap::Parser;
 
 use crate::cli::{Appfw, ReadyArgs, Subcommand, UnitCommand};
 use crate::installed::{self, Mark};
-use crate::manager::block_on;
+use crate::manager::{self, Kind, Manager, block_on};
 use crate::name::unified_cgroup;
 use crate::{confine, exit, inside, permanent, say};
 
@@ -34,7 +34,35 @@ pub fn run(args: &ReadyArgs) -> ExitCode {
     say::failure(NAME, &error);
     tell_journal(&error);
     // As a condition any other code is no failure, but "not now" (systemd.service(5), ExecCondition=).
-    ExitCode::from(if args.as_condition { u8::MAX } else { exit::OURS })
+    let usual = if args.as_condition { u8::MAX } else { exit::OURS };
+    // Where systemd does not tell, it holds what our own file says.
+    match exit::failing(usual, &successes().unwrap_or_default()) {
+        Some(code) => ExitCode::from(code),
+        // Whoever calls each of them a success waits until the start has taken too long.
+        None => loop {
+            std::thread::park();
+        },
+    }
+}
+
+/// The exit codes that systemd counts as a success of this unit's: a drop-in that comes after ours may have added any.
+fn successes() -> Result<Vec<i32>> {
+    let unit = unit().context("this is in no unit's cgroup")?;
+    let mut codes = Vec::new();
+    block_on(async {
+        let bus = manager::connect().await?;
+        let held = Manager::new(&bus).await?.property(&unit, Kind::Service, "SuccessExitStatus").await?;
+        codes = confine::service::successes(&held)?.0;
+        Ok(())
+    })?;
+    Ok(codes)
+}
+
+/// The unit that this is a command of. Where its name could be a file's of the kernel's, systemd puts a line before it.
+fn unit() -> Option<String> {
+    let cgroup = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+    let name = unified_cgroup(&cgroup)?.rsplit('/').next()?;
+    Some(name.strip_prefix('_').unwrap_or(name).to_owned())
 }
 
 /// How it is called where it speaks.
@@ -57,8 +85,7 @@ fn tell_journal(error: &anyhow::Error) {
     if inside::is_journal(std::io::stderr()) {
         return;
     }
-    let cgroup = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let unit = unified_cgroup(&cgroup).and_then(|path| path.rsplit('/').next()).unwrap_or_default();
+    let unit = unit().unwrap_or_default();
     let sentence = say::harmless(&format!("{error:#}"));
     // By its process journald may not find the unit any more, once this has ended (systemd.journal-fields(7)).
     let entry =

@@ -351,7 +351,7 @@ fn number(properties: &Properties, name: &str) -> Result<u64> {
 ///
 /// # Errors
 /// It tells them in another form than (aiai).
-pub(super) fn successes(held: &Variant<'_>) -> Result<(Vec<i32>, Vec<i32>)> {
+pub fn successes(held: &Variant<'_>) -> Result<(Vec<i32>, Vec<i32>)> {
     let list = |field: &Variant<'_>| match field {
         Variant::Array(array) => Some(array.inner().iter().filter_map(|item| i32::try_from(item).ok()).collect()),
         _ => None,

@@ -130,6 +130,17 @@ def test_a_proof_that_fails_is_no_success(lab, world, open_slice, lines):
             away.rename(appfw)
 
 
+@pytest.mark.parametrize("line", ["", "ExecCondition=/bin/true"])
+def test_a_drop_in_that_comes_later_makes_no_success_of_a_proof_that_fails(lab, line):
+    lines = "[Service]", "User=bob", "RuntimeDirectory=@NAME@", line, "ExecStart=/bin/touch /run/@NAME@/ran", ""
+    with service(lab, "\n".join(lines)) as svc:
+        svc.confine("--via", "none", "--deny", "any", "--allow", "1.1.1.1")
+        drop_in(svc, "zzz.conf", "[Service]\nRuntimeDirectoryPreserve=yes\nSuccessExitStatus=125 255\n")
+        svc.systemctl("start", svc.name, check=False)
+        assert "SuccessExitStatus=" in lab.journal(svc.name) and "was not started" in lab.journal(svc.name)
+        assert not svc.is_active() and not lab.path(f"/run/{svc.stem}/ran").exists()
+
+
 def test_exit_codes_of_a_services_own_stay_successes(lab):
     with service(lab, "[Service]\nType=oneshot\nSuccessExitStatus=143 125\nExecStart=/bin/sh -c 'exit 143'\n") as svc:
         svc.confine("--via", SOCKS)
