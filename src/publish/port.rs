@@ -40,12 +40,21 @@ impl Published {
             bail!("--publish: {MOST} ports can be published at most, and these are {}", words.len());
         }
         let list = words.iter().map(|word| word.parse()).collect::<Result<Vec<Self>>>()?;
-        let twice =
-            list.iter().enumerate().find(|(place, one)| list[..*place].iter().any(|other| other.outer == one.outer));
+        let earlier = |place: usize, one: &Self| list[..place].iter().find(|other| other.collides(one));
+        let twice = list.iter().enumerate().find_map(|(place, one)| Some((one, earlier(place, one)?)));
         match twice {
-            Some((_, one)) => bail!("--publish {one}: {} is published already; choose another port", one.outer),
+            Some((one, other)) => {
+                bail!("--publish {one}: {} is published already; choose another port", other.outer)
+            }
             None => Ok(list),
         }
+    }
+
+    /// Whether one of them has the other's address: `0.0.0.0` has all of IPv4, and `[::]` all of IPv6.
+    fn collides(&self, other: &Self) -> bool {
+        let (one, other) = (self.outer, other.outer);
+        let is_all = one.ip().is_unspecified() || other.ip().is_unspecified();
+        one.port() == other.port() && one.is_ipv4() == other.is_ipv4() && (is_all || one.ip() == other.ip())
     }
 
     /// The places where the app may listen to be found, in the order in which they are tried.
@@ -137,6 +146,20 @@ mod tests {
             let published: Published = text.parse().unwrap();
             assert_eq!(published.to_string(), full);
             assert_eq!(full.parse::<Published>().unwrap(), published);
+        }
+    }
+
+    #[test]
+    fn a_port_is_published_at_an_address_once() {
+        let list = |words: [&str; 2]| Published::parse_list(&words.map(str::to_owned), WallKind::Namespace);
+        for words in
+            [["80", "80=81"], ["0.0.0.0:80", "80"], ["203.0.113.2:80", "0.0.0.0:80=1"], ["[::1]:80", "[::]:80"]]
+        {
+            let message = list(words).expect_err(words[1]).to_string();
+            assert!(message.contains("is published already; choose another port"), "{message}");
+        }
+        for words in [["80", "81"], ["0.0.0.0:80", "[::]:80"], ["80", "203.0.113.2:80"], ["80=1", "81=1"]] {
+            assert_eq!(list(words).unwrap().len(), 2, "{words:?}");
         }
     }
 
