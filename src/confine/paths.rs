@@ -22,7 +22,7 @@ pub struct Paths {
     pub opened: Vec<(&'static str, PathBuf)>,
     /// `ReadWritePaths=`.
     pub writable: Vec<PathBuf>,
-    /// Directories that systemd makes for it and gives to its user, by the directive.
+    /// Directories that systemd makes for it and gives to its user, and links to them, by the directive.
     pub made: Vec<(&'static str, PathBuf)>,
     /// `TemporaryFileSystem=`.
     pub empty: Vec<PathBuf>,
@@ -60,7 +60,10 @@ impl Paths {
             .flat_map(|directive| column(directive, 1).into_iter().map(move |path| (directive, path)));
         let opened = terminal.map(|path| ("TTYPath", path)).into_iter().chain(credentials);
         let made = MADE.into_iter().flat_map(|(directive, top)| {
-            words(directive).into_iter().map(move |directory| (directive, Path::new(top).join(directory)))
+            // `StateDirectory=a:b/c` makes a link to a at b/c (systemd 252: source, place and flags).
+            let links = column(&format!("{directive}Symlink"), 1);
+            let all = words(directive).into_iter().chain(links);
+            all.map(move |directory| (directive, Path::new(top).join(directory)))
         });
         let plain = |path: String| PathBuf::from(path.trim_start_matches(['-', '+']));
         let interfaces = service.get("RestrictNetworkInterfaces").and_then(|held| listed(held));
@@ -284,7 +287,7 @@ fn refuse_made(service: &Service, tree: &Tree) -> Result<()> {
         let above = path.parent().unwrap_or(path);
         if let Some(directory) = tree.place(above)?.changeable {
             bail!(
-                "{} has systemd make {} ({directive}=), and others than root can put a link into {}, by which any directory of root's would be given to it: name none below what is the service's own already, and have it make that itself",
+                "{} has systemd make {} ({directive}=), and others than root can put a link into {}, by which any directory of root's would be given to it, or a link be put there: name none, and no link, below what is the service's own already, and have it make that itself",
                 service.name,
                 path.display(),
                 directory.display()

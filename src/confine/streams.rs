@@ -30,7 +30,7 @@ pub(super) fn refuse(service: &Service, tree: &Tree) -> Result<()> {
         })?;
         if let Some(directory) = tree.place(Path::new(&path))?.changeable {
             bail!(
-                "{name} has {directive}={kind}:{path}, which root opens, and others than root can put a link into {}, by which that would be any file or socket: say journal there, or a file in a directory that root alone can write, such as /var/log (systemctl edit {name})",
+                "{name} has {directive}={kind}:{path}, which root opens, and others than root can put a link into {}, by which that would be any file or socket: say journal there, or a file below directories that root alone can write (systemctl edit {name})",
                 directory.display()
             );
         }

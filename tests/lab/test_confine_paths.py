@@ -95,6 +95,16 @@ def test_a_service_is_given_no_directory_of_roots(lab, user):
         assert lab.run(["stat", "-c", "%U", given[1]]).stdout == b"root\n"
 
 
+def test_a_service_has_no_link_made_where_it_says(lab):
+    lines = "[Service]", "User=bob", "StateDirectory=@NAME@:@NAME@/data/current", "ExecStart=/bin/sleep 1000", ""
+    with service(lab, "\n".join(lines)) as svc:
+        svc.confine("--via", SOCKS)
+        # It could replace data from its first start on.
+        refused_at_start(svc, "or a link be put there")
+        svc.unconfine()
+        refused(svc, "or a link be put there")
+
+
 def test_directories_of_its_own_in_one_another_are_made(lab):
     with service(lab, trying(lab, "User=bob", "StateDirectory=@NAME@ @NAME@/data", "LogsDirectory=a@NAME@/b/c")) as svc:
         svc.confine("--via", SOCKS, "--now")

@@ -101,6 +101,9 @@ fn the_settings_are_read_as_systemd_tells_them() {
     assert_eq!(paths.streams, [("StandardOutput", "append".to_owned())]);
     assert_eq!(paths.writable, ["/a", "/b", "/c"].map(PathBuf::from));
     assert_eq!(paths.made, [("RuntimeDirectory", PathBuf::from("/run/x"))]);
+    let links = Variant::from(vec![("oj", "oj/data/current", 0_u64)]);
+    told.insert("StateDirectorySymlink".to_owned(), OwnedValue::try_from(links).unwrap());
+    assert_eq!(Paths::of(&told).made[1], ("StateDirectory", PathBuf::from("/var/lib/oj/data/current")));
     assert_eq!(paths.empty, [PathBuf::from("/d")]);
     for (allow, names, is_without) in [
         (true, vec!["lab0"], true),
