@@ -1,7 +1,8 @@
 //! Which start of a service was proven: that it runs behind the wall that its files make, and not as before.
 
 use std::fs;
-use std::os::unix::fs::DirBuilderExt;
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -39,7 +40,12 @@ impl Start {
     pub(super) fn remember(self, name: &LaunchName, invocation: &str) -> Result<()> {
         let failed = || format!("cannot write {}", file(name).display());
         fs::DirBuilder::new().recursive(true).mode(0o711).create(INNER).with_context(failed)?;
-        fs::write(file(name), format!("{} {invocation}", self.word())).with_context(failed)
+        let opened = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(file(name));
+        let mut file = opened.with_context(failed)?;
+        // The umask is the service's own: launches of all users have their directories there, and root alone writes this.
+        fs::set_permissions(INNER, fs::Permissions::from_mode(0o711)).with_context(failed)?;
+        file.set_permissions(fs::Permissions::from_mode(0o600)).with_context(failed)?;
+        file.write_all(format!("{} {invocation}", self.word()).as_bytes()).with_context(failed)
     }
 }
 

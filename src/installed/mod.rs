@@ -150,13 +150,18 @@ pub fn leftovers(paths: &[PathBuf], subject: &[String]) -> Vec<Change> {
             let (text, mark) = found.filter(|(_, mark)| Mark::subject(&mark.command) == subject)?;
             return Some(gone(place, text, mark.made_directory));
         }
-        // Of a file with a mark not even that was written, or it isn't ours.
-        let found = fs::symlink_metadata(&place).ok()?;
-        let is_own = found.is_file() && found.uid() == rustix::process::geteuid().as_raw();
-        let text = if is_own { fs::read_to_string(&place).ok()? } else { return None };
-        Mark::has_begun(&text).then(|| gone(place, text, was_left(path)))
+        begun(&place).map(|text| gone(place, text, was_left(path)))
     };
     paths.iter().filter_map(left).collect()
+}
+
+/// What stands in a file of ours of which not even the mark was written.
+fn begun(place: &Path) -> Option<String> {
+    let found = fs::symlink_metadata(place).ok()?;
+    let is_own = found.is_file() && found.uid() == rustix::process::geteuid().as_raw();
+    // Half a letter may be its last.
+    let bytes = if is_own { fs::read(place).ok()? } else { return None };
+    Some(String::from_utf8_lossy(&bytes).into_owned()).filter(|text| Mark::has_begun(text))
 }
 
 /// All that there is of these files of `subject`, with what a killed writer has left of them, to be gone.
@@ -206,6 +211,13 @@ pub fn tell(changes: &[Change], new: &str, say: &Say) {
 /// A file could not be written; then all are as they were.
 pub fn apply(changes: &[Change]) -> Result<()> {
     let changes: Vec<&Change> = changes.iter().filter(|change| !change.is_none()).collect();
+    for change in &changes {
+        let place = beside(&change.path);
+        // Each of them is written, or kept, there for a while.
+        if begun(&place).is_none() {
+            find(&place).context("nothing was changed")?;
+        }
+    }
     let mut made = Vec::new();
     let mut done = 0;
     let outcome = prepare(&changes, &mut made).and_then(|()| put_in_place(&changes, &mut done));
@@ -226,7 +238,9 @@ fn was_left(path: &Path) -> bool {
     let entries = path.parent().and_then(|directory| directory.read_dir().ok());
     let names: Vec<PathBuf> = entries.into_iter().flatten().flatten().map(|entry| entry.path()).collect();
     let is_begun = |path: &PathBuf| path.extension().is_some_and(|kind| kind == BEGUN);
-    names.contains(&beside(path)) && names.iter().all(is_begun)
+    let place = beside(path);
+    let is_ours = || begun(&place).is_some() || find(&place).is_ok_and(|found| found.is_some());
+    names.contains(&place) && names.iter().all(is_begun) && is_ours()
 }
 
 /// Writes what is new beside what it replaces: a full disk is met before anything is changed.
@@ -345,6 +359,10 @@ pub(crate) fn make_directory(directory: &Path, made: &mut Vec<PathBuf>) -> Resul
             let failed = || format!("cannot make {}, so nothing was changed", directory.display());
             DirBuilder::new().mode(0o755).create(directory).with_context(failed)?;
             made.push(directory.to_owned());
+            // Everybody reads the system's configuration and units, whatever umask root had when they were made.
+            if rustix::process::geteuid().is_root() {
+                fs::set_permissions(directory, fs::Permissions::from_mode(0o755)).with_context(failed)?;
+            }
             Ok(())
         }
         Err(error) => Err(error).with_context(|| format!("cannot look at {}", directory.display())),

@@ -162,7 +162,7 @@ fn a_directory_that_others_write_is_refused() {
 #[test]
 fn what_a_killed_one_left_is_in_nobodys_way() {
     let place = Place::new();
-    fs::write(place.path(".a.service.appfw-new"), "half").unwrap();
+    fs::write(place.path(".a.service.appfw-new"), "# Written by app").unwrap();
     place.install(&[place.wanted("a.service", "whole\n")]).unwrap();
     assert!(find(&place.path("a.service")).unwrap().unwrap().0.ends_with("whole\n"));
     assert!(!place.path(".a.service.appfw-new").exists());
@@ -194,6 +194,39 @@ fn what_a_killed_one_left_goes_with_the_directory_that_was_made_for_it() {
         apply(&removed()).unwrap();
         assert_eq!(place.all(), before);
     }
+}
+
+#[test]
+fn what_others_put_where_ours_are_written_is_in_the_way_and_stays() {
+    let place = Place::new();
+    let wanted = [place.wanted("a.d/a.conf", "x\n"), place.wanted("b.d/b.conf", "x\n")];
+    fs::create_dir(place.path("b.d")).unwrap();
+    fs::write(beside(&wanted[1].path), "mine\n").unwrap();
+    let before = place.all();
+    let message = format!("{:#}", place.install(&wanted).unwrap_err());
+    assert!(message.contains(".b.conf.appfw-new is not ours"), "{message}");
+    assert_eq!(place.all(), before);
+    // Nor is it replaced by what is on its way out.
+    fs::remove_file(beside(&wanted[1].path)).unwrap();
+    place.install(&wanted).unwrap();
+    fs::write(beside(&wanted[1].path), "mine\n").unwrap();
+    let before = place.all();
+    let paths = wanted.map(|wanted| wanted.path);
+    apply(&sweep(&paths, &own()).unwrap()).unwrap_err();
+    assert_eq!(place.all(), before);
+}
+
+#[test]
+fn half_a_letter_may_be_the_last_that_was_written() {
+    let place = Place::new();
+    fs::write(place.path("b.service"), "[Service]\n").unwrap();
+    let (path, before) = (place.path("a.service"), place.all());
+    let command = [own(), vec!["ü".to_owned()]].concat();
+    let text = Mark::new(&command).lines().unwrap();
+    let end = text.find('ü').unwrap() + 1;
+    fs::write(beside(&path), &text.as_bytes()[..end]).unwrap();
+    apply(&sweep(&[path], &own()).unwrap()).unwrap();
+    assert_eq!(place.all(), before);
 }
 
 #[test]
