@@ -94,6 +94,8 @@ pub struct Host {
     pub appfw_is_public: bool,
     /// The file that /etc/resolv.conf is, its links followed; `None` if there is none.
     pub resolv_conf: Option<PathBuf>,
+    /// Whether there is an /etc/resolv.conf, even if it is a link that leads nowhere now: it may at the next start.
+    pub has_resolv_conf: bool,
     /// The text of /etc/nsswitch.conf, if there is one.
     pub nsswitch: Option<String>,
     /// For the default name.
@@ -142,6 +144,7 @@ impl Host {
             appfw_is_public: is_public(&appfw),
             appfw,
             resolv_conf: root.join("etc/resolv.conf").canonicalize().ok(),
+            has_resolv_conf: root.join("etc/resolv.conf").symlink_metadata().is_ok(),
             nsswitch: match std::fs::read_to_string(&nsswitch) {
                 Ok(text) => Some(text),
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,

@@ -269,7 +269,7 @@ fn resolver(plan: &Plan, host: &Host) -> Vec<Setting> {
         return Vec::new();
     }
     // systemd follows links of the target itself, into what is empty by then.
-    let resolv_conf = host.resolv_conf.as_ref().map(|_| "/etc/resolv.conf");
+    let resolv_conf = host.has_resolv_conf.then_some("/etc/resolv.conf");
     let nsswitch = host.nsswitch.as_ref().map(|_| "/etc/nsswitch.conf");
     let binds = [(resolv_conf, "resolv.conf"), (nsswitch, "nsswitch.conf")].into_iter().filter_map(|(target, name)| {
         Some(crate::view::Bind { source: confined(&plan.name).join(name), target: target?.into() })
