@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, anyhow, bail};
 
+use super::exec::Exec;
 use super::files::{self, Files};
 use super::proven::{self, Start};
 use super::refuse::{self, full_name};
@@ -15,7 +16,7 @@ use crate::host::Host;
 use crate::installed::{self, Change, Mark};
 use crate::manager::{self, Kind, Manager};
 use crate::name::LaunchName;
-use crate::permanent::{Realm, apply, expect_ports, free_address, kept_address, restart};
+use crate::permanent::{Realm, Started, apply, expect_ports, free_address, kept_address, restart};
 use crate::plan::PORT;
 use crate::profile::{self, Applied};
 use crate::say::{self, Say};
@@ -66,6 +67,7 @@ async fn confine(args: ConfineArgs) -> Result<()> {
     let mut options = launch;
     files::make_absolute(&mut options)?;
     refuse::refuse_missing(&service)?;
+    refuse::refuse_early(&service)?;
     refuse::refuse_changed(&service, &drop_in_path(&service.name))?;
     let via = way_out(&options, &service, &say)?;
     settle_address(&mut options, &via, &service, &host)?;
@@ -83,6 +85,7 @@ async fn confine(args: ConfineArgs) -> Result<()> {
     refuse_tor(&manager, &service, &files.plan.via).await?;
     refuse_slices(&manager, &service).await?;
     tell_of_socket(&manager, &service, &say).await;
+    tell_of_umbrella(&service, &say);
     taken::refuse(&name, Mark::subject(&files.command), &realm, &manager).await?;
     if files.plan.wall != WallKind::Address && !publishes {
         refuse_listeners(&realm, &manager, &service, &drop_in_path(&service.name), &say).await?;
@@ -414,6 +417,17 @@ pub(super) async fn tell_of_socket(manager: &Manager<'_>, service: &Service, say
     }
 }
 
+/// Of a unit that others are part of, as some packages have one, nothing is left to confine.
+fn tell_of_umbrella(service: &Service, say: &Say) {
+    let does_nothing = |exec: &Exec| ["/bin/true", "/usr/bin/true"].contains(&&*exec.path);
+    if !service.start.is_empty() && service.start.iter().all(does_nothing) {
+        say.warning(&format!(
+            "{0} runs nothing but true(1), so that there is no process of its own to confine: confine those services that it starts (systemctl list-dependencies {0})",
+            service.name
+        ));
+    }
+}
+
 /// With what serves it, or has: that is to be as the files say now.
 async fn start(realm: &Realm, manager: &Manager<'_>, service: &str, name: &LaunchName, say: &Say) -> Result<()> {
     manager.stop(service).await?;
@@ -425,7 +439,7 @@ async fn start(realm: &Realm, manager: &Manager<'_>, service: &str, name: &Launc
     })?;
     // That the proof has ended well, as systemd saw it, is not that it was made.
     let invocation = Service::read(manager, service).await?.invocation;
-    if Start::of(name, &invocation) != Some(Start::Proven) {
+    if how != Started::Skipped && Start::of(name, &invocation) != Some(Start::Proven) {
         manager.stop(service).await?;
         bail!(
             "{service} was started without the proof of its wall, and is stopped: systemctl cat {service} shows its files"

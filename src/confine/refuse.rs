@@ -18,8 +18,11 @@ use crate::units::{LINKERS, TOR};
 /// Where systemd's generators put units, and where transient ones are: no file of a package's or the user's.
 const GENERATED: [&str; 2] = ["/systemd/generator", "/systemd/transient"];
 
-/// What comes before the system bus in a boot, or is it.
-const BEFORE_THE_BUS: [&str; 5] = ["sysinit.target", "basic.target", "sockets.target", "dbus.socket", "dbus.service"];
+/// The system bus.
+const BUS: [&str; 3] = ["dbus.socket", "dbus.service", "dbus-broker.service"];
+
+/// What comes before it in a boot.
+const BEFORE_THE_BUS: [&str; 3] = ["sysinit.target", "basic.target", "sockets.target"];
 
 /// The name of a service as the user may write it: in full.
 ///
@@ -122,7 +125,7 @@ pub fn refuse(service: &Service, buses: &Buses, appfw: &Path) -> Result<()> {
 }
 
 /// # Errors
-/// Why this service of the system would not run behind its wall, if its name on the bus or its place in a boot is why.
+/// Why this service of the system would not run behind its wall, as it has a name on the bus.
 pub fn refuse_useless(service: &Service, buses: &Buses) -> Result<()> {
     let Service { name, .. } = service;
     if !service.bus_name.is_empty() && service.kind != "dbus" && *buses != Buses::System {
@@ -131,7 +134,23 @@ pub fn refuse_useless(service: &Service, buses: &Buses) -> Result<()> {
             service.bus_name
         );
     }
-    if let Some(target) = service.before.iter().find(|unit| BEFORE_THE_BUS.contains(&unit.as_str())) {
+    Ok(())
+}
+
+/// To be asked before what else is wrong with such a one, as no advice is to be given of how to take a machine's bus or
+/// its journal apart.
+///
+/// # Errors
+/// Its place in a boot is before that of what its wall is proven by.
+pub fn refuse_early(service: &Service) -> Result<()> {
+    let Service { name, .. } = service;
+    if BUS.contains(&name.as_str()) || service.triggered_by.iter().any(|unit| BUS.contains(&unit.as_str())) {
+        bail!(
+            "{name} is the system bus, by which the walls of all services are proven, its own as well: leave it as it is"
+        );
+    }
+    let early = |unit: &&String| BUS.iter().chain(&BEFORE_THE_BUS).any(|one| one == unit);
+    if let Some(target) = service.before.iter().find(early) {
         bail!(
             "{name} starts early in a boot (Before={target}), where there is no system bus yet, by which its wall is proven: no boot would start it"
         );

@@ -1,7 +1,7 @@
 use std::path::Path;
 
 use super::exec::Exec;
-use super::refuse::{full_name, refuse, refuse_missing, refuse_useless};
+use super::refuse::{full_name, refuse, refuse_early, refuse_missing, refuse_useless};
 use super::service::{Bind, Service};
 use super::*;
 use crate::buses::Buses;
@@ -25,7 +25,8 @@ fn bind(source: &str, target: &str) -> Bind {
 fn refusal(change: impl FnOnce(&mut Service)) -> String {
     let mut service = service();
     change(&mut service);
-    let refused = refuse(&service, &Buses::None, Path::new("/usr/bin/appfw"))
+    let refused = refuse_early(&service)
+        .and_then(|()| refuse(&service, &Buses::None, Path::new("/usr/bin/appfw")))
         .and_then(|()| refuse_useless(&service, &Buses::None));
     refused.unwrap_err().to_string()
 }
@@ -74,6 +75,14 @@ fn what_leads_past_a_wall_is_refused_by_its_name() {
         (
             refusal(|service| service.before = vec!["shutdown.target".into(), "sysinit.target".into()]),
             "Before=sysinit.target",
+        ),
+        (refusal(|service| service.name = "dbus-broker.service".into()), "is the system bus"),
+        (refusal(|service| service.triggered_by = vec!["dbus.socket".into()]), "is the system bus"),
+        (
+            refusal(|service| {
+                (service.triggered_by, service.before) = (vec!["x.socket".into()], vec!["sysinit.target".into()])
+            }),
+            "starts early in a boot",
         ),
     ] {
         assert!(said.contains(expected), "{said}");

@@ -27,7 +27,7 @@ pub use ready::ready;
 pub use realm::Realm;
 pub use rendering::{Directories, Rendering, command};
 pub use settled::{Settled, free_address, kept_address, settle};
-pub use start::{apply, expect_ports, restart, start};
+pub use start::{Started, apply, expect_ports, restart, start};
 
 /// `appfw unit …`.
 ///

@@ -1,5 +1,6 @@
 //! Starting what is written, and how that went.
 
+use std::fmt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
@@ -61,6 +62,10 @@ pub async fn start(
     if let Err(error) = manager.restart(unit).await {
         return Err(refusal(realm, unit, began).unwrap_or(error));
     }
+    if is_skipped(manager, unit).await? {
+        say.plain(&format!("{unit} {}, and {how} when it is", Started::Skipped));
+        return Ok(());
+    }
     let deadline = Instant::now() + PATIENCE;
     let mut executed = None;
     while Instant::now() < deadline {
@@ -109,7 +114,7 @@ fn is_the_apps(pid: u32) -> bool {
 ///
 /// # Errors
 /// It did not start, or failed at once; why, if one of ours has told.
-pub async fn restart(realm: &Realm, manager: &Manager<'_>, service: &str) -> Result<&'static str> {
+pub async fn restart(realm: &Realm, manager: &Manager<'_>, service: &str) -> Result<Started> {
     manager.hold(service).await;
     let began = SystemTime::now();
     if let Err(error) = manager.restart(service).await {
@@ -117,20 +122,53 @@ pub async fn restart(realm: &Realm, manager: &Manager<'_>, service: &str) -> Res
         let refused = refusal(realm, service, began).filter(|said| said.to_string().contains("was not started"));
         return Err(refused.unwrap_or(error));
     }
+    if is_skipped(manager, service).await? {
+        return Ok(Started::Skipped);
+    }
     let started = Instant::now();
     while started.elapsed() < HOLDS {
         let held = manager.properties(service, Kind::Service).await?;
         match result(&held) {
             SUCCESS => sleep(PAUSE).await,
-            "exec-condition" => return Ok("was not started, as its own conditions say (ExecCondition=)"),
+            "exec-condition" => return Ok(Started::NotNow),
             result => return Err(ended_at_once(manager, service, Life::of(&held).main, result)),
         }
     }
-    Ok(if manager.is_active(service).await {
-        "runs, and is behind its wall"
-    } else {
-        "has run, and is behind its wall"
-    })
+    Ok(if manager.is_active(service).await { Started::Runs } else { Started::HasRun })
+}
+
+/// What came of a start that systemd calls well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Started {
+    /// It goes on.
+    Runs,
+    /// It is over.
+    HasRun,
+    /// A command of its own has kept it from starting, after the proof.
+    NotNow,
+    /// systemd has kept it from starting, and nothing of it has run, the proof neither.
+    Skipped,
+}
+
+impl fmt::Display for Started {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Runs => "runs, and is behind its wall",
+            Self::HasRun => "has run, and is behind its wall",
+            Self::NotNow => "was not started, as its own conditions say (ExecCondition=)",
+            Self::Skipped => {
+                "was not started, as a condition of its own is not met (Condition…=, see systemctl status)"
+            }
+        })
+    }
+}
+
+/// Whether nothing was started, as a condition is not met (systemd.unit(5)): that is no failure of the start.
+async fn is_skipped(manager: &Manager<'_>, unit: &str) -> Result<bool> {
+    let is_met = manager.property(unit, Kind::Unit, "ConditionResult").await?;
+    let result = manager.property(unit, Kind::Service, "Result").await?;
+    // One of its commands may have been the condition.
+    Ok(*is_met == Value::Bool(false) && *result == Value::from(SUCCESS) && !manager.is_active(unit).await)
 }
 
 /// How a service's `Result=` calls that it is well, or was to its end; exit codes that are none of a failure are so.

@@ -51,6 +51,45 @@ def test_a_start_that_its_own_condition_forbids_is_no_failure(lab):
         assert "was not started, as its own conditions say" in svc.confine("--via", SOCKS, "--now")
 
 
+def test_a_start_that_a_condition_forbids_is_no_failure(lab):
+    text = "[Unit]\nConditionPathExists=/nowhere\n" + running("/bin/sleep 1000")
+    with service(lab, text) as svc:
+        assert "was not started, as a condition of its own is not met" in svc.confine("--via", SOCKS, "--now")
+        assert not svc.is_active()
+
+
+def test_a_unit_that_does_nothing_itself_is_told_of(lab):
+    with service(lab, running("/bin/true", "Type=oneshot", "RemainAfterExit=yes")) as svc:
+        assert "no process of its own to confine" in svc.confine("--via", SOCKS)
+
+
+def test_a_narrow_umask_of_roots_keeps_nobody_from_the_configuration(lab):
+    lab.run(["rm", "-rf", "/etc/appfw"])
+    with service(lab, running("/bin/sleep 1000", "UMask=0077")) as svc:
+        lab.run(["rm", "-rf", "/run/appfw"])
+        words = ["--via", SOCKS, "--now"]
+        lab.run(["sh", "-c", 'umask 077; exec appfw confine "$@"', "sh", svc.name, *words], check=True)
+        directories = "/etc/appfw", "/etc/appfw/confined", f"{UNITS}/{svc.name}.d", "/run/appfw"
+        modes = lab.run(["stat", "-c", "%a", *directories, f"/run/appfw/confined:{svc.stem}"]).stdout.split()
+        assert modes == [b"755", b"755", b"755", b"711", b"600"]
+
+
+def test_a_link_that_leads_nowhere_is_the_resolvers_all_the_same(lab):
+    resolv, aside = lab.path("/etc/resolv.conf"), lab.path("/etc/resolv.conf.aside")
+    resolv.rename(aside)
+    try:
+        resolv.symlink_to("/run/later/resolv.conf")
+        with service(lab, running("/bin/sh -c 'cat /etc/resolv.conf; exec sleep 1000'")) as svc:
+            svc.confine("--via", SOCKS, "--now")
+            assert svc.is_proven()
+            lab.run(["sh", "-c", "mkdir -p /run/later; echo nameserver 192.0.2.1 >/run/later/resolv.conf"], check=True)
+            svc.restart()
+            assert svc.is_proven() and "192.0.2.1" not in lab.journal(svc.name)
+    finally:
+        aside.rename(resolv)
+        lab.run(["rm", "-rf", "/run/later"])
+
+
 def test_a_users_service_that_has_run_well_is_no_failure(lab):
     of_bob = test_user_confine.of_bob
     with test_user_confine.service(lab, command="/bin/true", start=False) as name:
@@ -284,6 +323,15 @@ def test_unconfine_all_finds_what_was_never_in_place_and_leaves_what_is_not_ours
         assert not list(lab.path("/etc").glob("appfw/credentials/.*"))
         assert foreign.read_text() == "somebody's\n"
         foreign.unlink()
+
+
+def test_what_others_put_where_ours_are_written_stays(lab):
+    with service(lab, running("/bin/sleep 1000")) as svc:
+        foreign = drop_in(svc, ".zz-appfw.conf.appfw-new", "mine\n")
+        before = tree(lab)
+        assert f"{foreign.name} is not ours" in svc.confine("--via", SOCKS, code=OURS)
+        assert "nothing to do" in svc.unconfine()
+        assert tree(lab) == before and foreign.read_text() == "mine\n"
 
 
 def test_what_a_killed_installation_left_is_removed(lab):
