@@ -8,7 +8,8 @@ use std::net::SocketAddrV4;
 use ipnet::IpNet;
 
 use crate::buses::Buses;
-use crate::cli::EnvScheme;
+use crate::cli::{EnvScheme, WallKind};
+use crate::destination::{Destination, Pattern};
 use crate::plan::{Identity, Plan, Supervisor};
 use crate::session::Session;
 
@@ -52,8 +53,11 @@ const DROPPED: [&str; 23] = [
 /// By which Qt, GTK and Xlib's own extension library are told to send pictures over the socket.
 const WITHOUT_MITSHM: [(&str, &str); 3] = [("QT_X11_NO_MITSHM", "1"), ("_X11_NO_MITSHM", "1"), ("_MITSHM", "0")];
 
-/// The variables that make programs use the forwarder at `address`. `exempt` are the networks that
-/// the app may reach directly (`--allow` in the address wall). Where the app is `captured` nothing says so for
+/// The app's own loopback. Not `[::1]`, which Node and urllib would want: httpx 0.28 takes `:1]` for a port, and makes no
+/// client whatever.
+const OWN: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
+
+/// The variables that make programs use the forwarder at `address`, but for what is [`exempt`]. Where the app is `captured` nothing says so for
 /// https: wget2 would speak TLS to the proxy itself, and what has no other variable to go by is captured.
 ///
 /// The choice is measured over 44 clients: docs/compatibility.md.
@@ -61,7 +65,7 @@ const WITHOUT_MITSHM: [(&str, &str); 3] = [("QT_X11_NO_MITSHM", "1"), ("_X11_NO_
 pub fn proxy_variables(
     scheme: EnvScheme,
     address: SocketAddrV4,
-    exempt: &[IpNet],
+    exempt: &[String],
     captured: bool,
 ) -> Vec<(String, String)> {
     let url = format!("{}://{address}", scheme.as_str());
@@ -78,10 +82,25 @@ pub fn proxy_variables(
         variables.push(("NODE_USE_ENV_PROXY".to_owned(), "1".to_owned()));
     }
     if !exempt.is_empty() {
-        let networks = exempt.iter().map(plain).collect::<Vec<_>>().join(",");
-        variables.extend(["no_proxy", "NO_PROXY"].map(|name| (name.to_owned(), networks.clone())));
+        let exempt = exempt.join(",");
+        variables.extend(["no_proxy", "NO_PROXY"].map(|name| (name.to_owned(), exempt.clone())));
     }
     variables
+}
+
+/// What the app reaches without the forwarder: the networks of `--allow` (in the address wall), and its own loopback where it
+/// has one to itself. What of that `--allow-destination` opens is the host's; one address and port of it is
+/// there in the app's namespace too, so that it is found either way.
+#[must_use]
+pub fn exempt(wall: WallKind, allow: &[IpNet], opened: &[Pattern]) -> Vec<String> {
+    let is_hosts = |own: &str| {
+        let asked = own.parse().map(|host| Destination { host, port: 0 });
+        asked.is_ok_and(|asked| opened.iter().any(|one| one.loopback_socket().is_none() && one.matches(&asked)))
+    };
+    match wall {
+        WallKind::Namespace => OWN.into_iter().filter(|own| !is_hosts(own)).map(str::to_owned).collect(),
+        WallKind::Strict | WallKind::Address => allow.iter().map(plain).collect(),
+    }
 }
 
 /// A network as clients understand it in NO_PROXY: single addresses without a prefix.
@@ -273,6 +292,28 @@ mod tests {
             }
             assert!(names.iter().any(|told| told == "http_proxy") && names.iter().any(|told| told == "ALL_PROXY"));
         }
+    }
+
+    #[test]
+    fn an_app_with_a_loopback_of_its_own_needs_no_proxy_for_it() {
+        for (line, exempt) in [
+            ("--wall strict", None),
+            ("--wall namespace", Some("localhost,127.0.0.1,::1")),
+            ("--wall namespace --no-capture --allow-destination db.test", Some("localhost,127.0.0.1,::1")),
+            // Taken at the same address and port in the namespace, and led to the host's from there.
+            ("--wall namespace --allow-destination 127.0.0.1:5432", Some("localhost,127.0.0.1,::1")),
+            ("--wall namespace --allow-destination localhost:5432", None),
+            ("--wall namespace --allow-destination 127.0.0.1", Some("localhost,::1")),
+            ("--wall namespace --allow-destination [::1]:1-9", Some("localhost,127.0.0.1")),
+            ("--wall namespace --allow-destination any", None),
+        ] {
+            let plan = plan(&format!("--via tor {line} x")).unwrap();
+            let variables: BTreeMap<_, _> = plan.proxy_variables.into_iter().collect();
+            for name in ["no_proxy", "NO_PROXY"] {
+                assert_eq!(variables.get(name).map(String::as_str), exempt, "{line}");
+            }
+        }
+        assert!(plan("--via none --wall namespace x").unwrap().proxy_variables.is_empty());
     }
 
     #[test]

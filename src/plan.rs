@@ -17,7 +17,7 @@ use crate::cli::{Capture, Isolate, LaunchArgs, LogDestinations, WallKind};
 use crate::confinement::property;
 use crate::destination::{Pattern, Rules};
 use crate::dns::{self, Dns};
-use crate::environment::proxy_variables;
+use crate::environment::{exempt, proxy_variables};
 use crate::filters::Filters;
 use crate::host::{Host, User};
 use crate::listening::{Kind, Listening};
@@ -132,7 +132,7 @@ impl Identity {
 pub enum Directory {
     /// `--workdir`: it must be enterable.
     Asked(PathBuf),
-    /// The caller's: the user's home, then `/`, if the app's user may not enter it.
+    /// The caller's. Where the app's user is another, who may not enter it, or it is nobody's: the user's home, then `/`.
     Caller(Option<PathBuf>),
 }
 
@@ -273,7 +273,8 @@ impl Plan {
         if self.has_forwarder() {
             // By any other DNS the forwarder would hear of an address where the variable tells it the name.
             let captured = self.capture != Capture::Off && matches!(self.dns, Dns::Synthetic | Dns::Host);
-            self.proxy_variables = proxy_variables(self.scheme, address, &self.rules.allow, captured);
+            let exempt = exempt(self.wall, &self.rules.allow, &self.allow_destination);
+            self.proxy_variables = proxy_variables(self.scheme, address, &exempt, captured);
         }
     }
 

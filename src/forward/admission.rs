@@ -178,7 +178,9 @@ fn refused(destination: &Destination, by: Rule, message: String) -> Failure {
 }
 
 fn refused_inside(destination: &Destination, why: &str) -> Failure {
-    Failure::refused(format!("{destination} is inside ({why}): --allow-destination {destination} opens it"))
+    // In a namespace the app has an own one, and may have meant that.
+    let what = if destination.host.is_loopback() { "the host's" } else { "it" };
+    Failure::refused(format!("{destination} is inside ({why}): --allow-destination {destination} opens {what}"))
 }
 
 fn own_addresses() -> io::Result<Vec<IpAddr>> {
@@ -284,7 +286,8 @@ mod tests {
         let only = ruled(&["any", "10.0.0.0/8", "localhost", "box"], &[], &[], true);
         for inside in ["10.0.0.1:80", "localhost:80", "127.0.0.1:80", "box:80", "203.0.113.9:80"] {
             let failure = only.check(&to(inside)).unwrap_err();
-            let opens = format!(": --allow-destination {inside} opens it");
+            let what = if to(inside).host.is_loopback() { "the host's" } else { "it" };
+            let opens = format!(": --allow-destination {inside} opens {what}");
             assert!(failure.message.contains(" is inside (") && failure.message.ends_with(&opens), "{failure}");
             assert_eq!(refused_by(&failure), None, "{inside}");
         }
@@ -371,7 +374,7 @@ mod tests {
     fn a_question_is_open_where_some_connection_is() {
         let about = |text: &str| text.parse::<Host>().unwrap();
         let failure = admission(&[]).check_host(&about("localhost")).unwrap_err();
-        assert!(failure.message.ends_with("--allow-destination localhost opens it"), "{failure}");
+        assert!(failure.message.ends_with("--allow-destination localhost opens the host's"), "{failure}");
         assert!(admission(&[]).check_host(&about("example.org")).is_ok());
         let open = admission(&["localhost:631", "10.0.0.5:80"]);
         assert!(open.check_host(&about("localhost")).is_ok());
