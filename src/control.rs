@@ -25,7 +25,7 @@ use crate::confinement;
 use crate::environment::app_environment;
 use crate::exit::Ended;
 use crate::host::Host;
-use crate::plan::{Directory, Plan};
+use crate::plan::{Directory, Identity, Plan};
 use crate::view::View;
 
 /// Bound of one message: ARG_MAX is 2 MiB on Linux with its usual stack limit, and a line of JSON
@@ -282,9 +282,13 @@ impl Order {
             descriptors,
             journal: host.variable("JOURNAL_STREAM").map(|stream| stream.to_string_lossy().into_owned()),
             environment: app_environment(plan, &host.environment),
-            directories: match &plan.directory {
-                Directory::Asked(directory) => vec![directory.clone()],
-                Directory::Caller(directory) => directory.iter().cloned().chain([home.clone(), "/".into()]).collect(),
+            directories: match (&plan.directory, &plan.app) {
+                (Directory::Asked(directory), _) | (Directory::Caller(Some(directory)), Identity::Caller(_)) => {
+                    vec![directory.clone()]
+                }
+                (Directory::Caller(directory), _) => {
+                    directory.iter().cloned().chain([home.clone(), "/".into()]).collect()
+                }
             },
         }
     }

@@ -1,6 +1,8 @@
 //! The story of a launch.
 
+use std::ffi::OsString;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
@@ -18,7 +20,7 @@ use crate::keeper::{Keeper, Unit};
 use crate::manager::{self, Manager};
 use crate::name::{cgroup, manager_of_user};
 use crate::packaged::{self, Flatpak};
-use crate::plan::{Plan, Supervisor, program_of};
+use crate::plan::{Directory, Identity, Plan, Supervisor, program_of};
 use crate::profile::{self, Applied};
 use crate::reception::{self, App, Reached};
 use crate::say::{self, Say, harmless};
@@ -68,6 +70,9 @@ pub async fn launch(args: &LaunchArgs) -> Result<u8> {
 async fn decide(args: &LaunchArgs, host: &Host, applied: &Applied, say: &Say) -> Result<(Plan, Option<Flatpak>)> {
     let via = way_out(args, say)?;
     let mut plan = Plan::new(args, via, host)?;
+    if matches!((&plan.app, &plan.directory), (Identity::Caller(_), Directory::Caller(None))) {
+        bail!("the directory that this is started in is gone: cd to another, or name one by --workdir");
+    }
     // The launcher that goes on in the background has said it before.
     for opening in applied.openings(args, &plan).iter().filter(|_| !args.background) {
         say.plain(opening);
@@ -227,9 +232,16 @@ fn print(text: &str) -> Result<u8> {
 /// `--via`, with files read and a word on passwords that the process list shows.
 pub(crate) fn way_out(args: &LaunchArgs, say: &Say) -> Result<Via> {
     if args.via.is_empty() {
+        let program = program_of(&args.command);
+        let is_via = |word: &OsString| word == "--via" || word.as_bytes().starts_with(b"--via=");
+        if args.command.iter().skip(1).any(is_via) {
+            bail!(
+                "where may {program} go? options stand before the command, and what follows {program} is its own: write --via … {program}"
+            );
+        }
         bail!(
             "where may {} go? --via tor, --via socks5h://HOST:PORT, --via direct with --only, or --via none",
-            program_of(&args.command)
+            program
         );
     }
     let via = Via::from_args(&args.via)?;
@@ -239,6 +251,13 @@ pub(crate) fn way_out(args: &LaunchArgs, say: &Say) -> Result<Via> {
         say.warning("a password in --via is seen by everyone in the process list; keep the spec in a file of mode 0600 and write --via @FILE");
     }
     Ok(via)
+}
+
+/// The variable that a word sets before a shell's command, if it is one.
+pub(crate) fn variable(word: &str) -> Option<&str> {
+    let (name, _) = word.split_once('=')?;
+    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    (!name.is_empty() && !name.starts_with(|c: char| c.is_ascii_digit()) && name.chars().all(is_name)).then_some(name)
 }
 
 /// What stands between the plan and the start: Tor's port is looked for, the address is reserved.
@@ -313,7 +332,8 @@ impl Launch<'_> {
         let mut keeper = Unit { manager, watch, launch: &self.plan.name };
         let terminal = streams.terminal.map(|pty| Terminal::open(pty, streams.lifeline)).transpose()?;
         // The order, without which `inside` executes nothing, comes after both.
-        let started = tokio::try_join!(manager.start(units), when(builds, verify::servants(manager, units)));
+        let ending = verify::ending(manager, units, !builds);
+        let started = tokio::try_join!(manager.start(units), when(builds, verify::servants(manager, units)), ending);
         // What runs before `inside`, as root, says why it failed.
         started.map_err(|error| reception::refusal_of_root(&sockets.control).unwrap_or(error))?;
         drop(held.address); // the socket has it
@@ -427,13 +447,17 @@ impl Launch<'_> {
         Order::for_app(self.plan, self.view, self.host, streams.len())
     }
 
-    /// A subcommand of `appfw` is most likely what was meant by a word that is no program.
+    /// A subcommand of `appfw` is most likely what was meant by a word that is no program, or a shell's `K=V` before one.
     fn hint(&self, error: anyhow::Error) -> anyhow::Error {
         let program = self.plan.program();
         match error.downcast::<NotExecuted>() {
-            Ok(failure) if failure.code == exit::NOT_FOUND && crate::cli::is_subcommand(&program) => {
-                let message = format!("{}; did you mean `appfw {program}`?", failure.message);
-                anyhow::Error::new(NotExecuted { message, ..failure })
+            Ok(failure) if failure.code == exit::NOT_FOUND => {
+                let hint = match variable(&program) {
+                    Some(name) => format!("; a variable is set by --env {name}=…"),
+                    None if crate::cli::is_subcommand(&program) => format!("; did you mean `appfw {program}`?"),
+                    None => String::new(),
+                };
+                anyhow::Error::new(NotExecuted { message: failure.message + &hint, ..failure })
             }
             Ok(failure) => anyhow::Error::new(failure),
             Err(error) => error,

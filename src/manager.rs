@@ -330,11 +330,14 @@ impl<'a> Manager<'a> {
         }
     }
 
-    /// Takes back what is left of a launch: the app, if it runs still, then the socket, with which
-    /// the forwarder goes. What is gone already is no failure.
+    /// Takes back what is left of a launch: the app, if it runs still, and the life-line, which may not end by itself; then
+    /// the socket, with which the forwarder goes. What is gone already is no failure.
     pub async fn take_back(&self, units: &Units, app_is_over: bool) {
         if !app_is_over {
             let _ = self.stop(&units.app.name).await;
+            if let Some(lifeline) = &units.lifeline {
+                let _ = self.stop(&lifeline.name).await;
+            }
         }
         if let Some(unit) = units.socket.as_ref().or(units.forwarder.as_ref()) {
             let _ = self.stop(&unit.name).await;

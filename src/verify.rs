@@ -41,7 +41,11 @@ const MUST_BE_EMPTY: [&str; 22] = [
 ];
 
 /// What else must hold whatever the plan says: name and the only value accepted.
-const MUST_BE_FALSE: [&str; 3] = ["Delegate", "RemainAfterExit", "RootDirectoryStartOnly"];
+const MUST_BE_FALSE: [&str; 2] = ["Delegate", "RootDirectoryStartOnly"];
+
+/// What no service of ours has but by the plan: its end would be seen by nobody, who would wait for it for ever, or
+/// what it leads to would not be there.
+const BY_PLAN_ALONE: [&str; 2] = ["RemainAfterExit", "PrivateNetwork"];
 
 /// Reads the app's unit and the slices above it back, and judges them: before it is started.
 ///
@@ -85,6 +89,33 @@ pub async fn servants(manager: &Manager<'_>, units: &Units) -> Result<()> {
         compared(&units.publisher, Kind::Service)
     )
     .map(drop)
+}
+
+/// Reads of the services that are not compared as a whole what would keep the launcher waiting: of the life-line, and where a
+/// user's own systemd has no part in the wall, of `all`.
+///
+/// # Errors
+/// One of them has it, or cannot be read; with the drop-ins that may be why.
+pub async fn ending(manager: &Manager<'_>, units: &Units, all: bool) -> Result<()> {
+    let is_asked = |unit: &&Unit| unit.name.ends_with(".service") && (all || Some(*unit) == units.lifeline.as_ref());
+    for unit in units.iter().filter(is_asked) {
+        for name in BY_PLAN_ALONE {
+            let held = manager.property(&unit.name, Kind::Service, name).await?;
+            if let Err(error) = by_plan(unit, name, &held) {
+                return Err(blame(manager, &unit.name, error).await);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn by_plan(unit: &Unit, name: &str, held: &Variant<'_>) -> Result<()> {
+    match held {
+        Variant::Bool(true) if unit.get(name) != Some(&Value::Bool(true)) => {
+            bail!("{}: {name}= is on, by which it would not end, or not reach anything: remove that", unit.name)
+        }
+        _ => Ok(()),
+    }
 }
 
 /// One unit, read back and judged.
@@ -163,7 +194,10 @@ pub fn settings(unit: &Unit, read: &Properties) -> Result<()> {
             bail!("{}: systemd holds another {}= than was asked for", unit.name, setting.directive);
         }
     }
-    Ok(())
+    BY_PLAN_ALONE
+        .into_iter()
+        .filter_map(|name| Some((name, read.get(name)?)))
+        .try_for_each(|(name, held)| by_plan(unit, name, held))
 }
 
 /// Whether what systemd holds is what the setting asks for.
@@ -280,6 +314,7 @@ mod tests {
             ("RequiresMountsFor", Variant::new(vec!["/a"])),
             ("PAMName", Variant::from("login")),
             ("Delegate", Variant::from(true)),
+            ("RemainAfterExit", Variant::from(true)),
             ("Environment", Variant::new(vec!["LD_PRELOAD=/tmp/x.so"])),
             ("IPAddressAllow", Variant::new(vec![(2_i32, vec![0_u8; 4], 0_u32)])),
         ] {
@@ -291,6 +326,17 @@ mod tests {
         let mut missing = held.clone();
         missing.remove("IPAddressDeny");
         assert!(service(&unit, &missing).is_err(), "what cannot be read is not proven");
+    }
+
+    #[test]
+    fn a_servant_without_a_network_or_an_end_is_not_ours() {
+        let on = |name: &str| Properties::from([(name.to_owned(), Variant::from(true).try_to_owned().unwrap())]);
+        for name in BY_PLAN_ALONE {
+            let message = settings(&unit(vec![]), &on(name)).unwrap_err().to_string();
+            assert!(message.starts_with(&format!("appfw-x.service: {name}= is on")), "{message}");
+        }
+        let asked = unit(vec![Setting { directive: "PrivateNetwork", value: Value::Bool(true) }]);
+        settings(&asked, &on("PrivateNetwork")).unwrap();
     }
 
     #[test]

@@ -72,7 +72,10 @@ fn enter(directories: &[PathBuf]) -> Result<()> {
         }
     }
     match failure {
-        Some((directory, error)) => bail!("cannot start in {}: {error}", directory.display()),
+        Some((directory, error)) => bail!(
+            "cannot start in {}, which the program may not enter, or which is hidden from it: {error}; --workdir names another directory",
+            directory.display()
+        ),
         None => Ok(()),
     }
 }
@@ -296,6 +299,6 @@ mod tests {
     #[test]
     fn a_directory_that_cannot_be_entered_is_named() {
         let message = enter(&["/absent/one".into(), "/absent/two".into()]).unwrap_err().to_string();
-        assert!(message.starts_with("cannot start in /absent/one: "), "{message}");
+        assert!(message.starts_with("cannot start in /absent/one, "), "{message}");
     }
 }

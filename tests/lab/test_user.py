@@ -63,8 +63,9 @@ def test_nothing_whatever_without_a_way_out(lab, world):
 def test_its_own_loopback_is_its_own(lab):
     script = f"{PYTHON} -m http.server --bind 127.0.0.1 8077 >/dev/null 2>&1 & " \
              "until curl -sS --noproxy '*' -o /dev/null http://127.0.0.1:8077/; do sleep 0.1; done 2>/dev/null; " \
-             "curl -sS --noproxy '*' -o /dev/null -w '%{http_code}' http://127.0.0.1:8077/; kill $!"
-    assert run(lab, "--via=direct", "sh", "-c", script, check=True, timeout=30).stdout == b"200"
+             "set -f; for more in '--noproxy *' ''; do for host in 127.0.0.1 localhost; do " \
+             "curl -sS $more -o /dev/null -w '%{http_code} ' http://$host:8077/; done; done; kill $!"
+    assert run(lab, "--via=direct", "sh", "-c", script, check=True, timeout=30).stdout == b"200 " * 4
 
 
 # What it does not
@@ -175,3 +176,35 @@ def test_a_hundred_at_once(lab):
     assert done.stdout.split() == [b"3"] * 100, done.stderr
     wait_until(lambda: all_gone(lab), 10, "the end of all launches")
     print(f"100 launches took {time.monotonic() - started:.1f} s")
+
+
+# What would come of it without a word
+
+@pytest.mark.parametrize("setting", ["RemainAfterExit=yes", "PrivateNetwork=yes"])
+@pytest.mark.once("252")
+def test_a_drop_in_by_which_a_launch_would_not_end_or_reach_nothing_is_refused(lab, setting):
+    directory = "/home/bob/.config/systemd/user/appfw-.service.d"
+    script = f"mkdir -p {directory} && printf '[Service]\n{setting}\n' > {directory}/x.conf && {MANAGER} daemon-reload"
+    lab.run(["sh", "-c", script], **BOB, check=True)
+    try:
+        done = run(lab, "--unit=dropped", "--via=direct", "echo", "ran", timeout=20)
+        wait_until(lambda: all_gone(lab), 5, "the end of the launch")
+    finally:
+        lab.run(["sh", "-c", f"rm -r {directory} && {MANAGER} daemon-reload"], **BOB, check=True)
+    assert (done.returncode, done.stdout) == (125, b"")
+    assert setting.partition("=")[0] in done.stderr.decode() and f"{directory}/x.conf" in done.stderr.decode()
+
+
+@pytest.mark.parametrize("way, said", [
+    ("mkdir -p ~/.config/appfw/profiles/w; cd ~/.config/appfw/profiles/w", "/.config/appfw/profiles/w, which"),
+    ("mkdir ~/gone; cd ~/gone; rmdir ~/gone", "started in is gone"),
+    ("mkdir -p ~/closed/w; cd ~/closed/w; chmod 0 ~/closed", "/closed/w, which"),
+])
+@pytest.mark.once("252")
+def test_a_directory_that_the_program_is_not_let_into_is_told(lab, way, said):
+    try:
+        done = lab.run(["sh", "-c", f"{way}; exec appfw-run --via none pwd"], **BOB)
+    finally:
+        lab.run(["sh", "-c", "chmod -f 700 ~/closed; rm -rf ~/closed ~/.config/appfw/profiles"], **BOB, check=True)
+    assert (done.returncode, done.stdout) == (125, b"")
+    assert said in done.stderr.decode() and "--workdir" in done.stderr.decode(), done.stderr

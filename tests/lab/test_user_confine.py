@@ -292,6 +292,7 @@ HARDENED = {
     "RestrictAddressFamilies=~AF_NETLINK": "RestrictAddressFamilies=AF_NETLINK",
     "RestrictNamespaces=yes": "RestrictNamespaces=user pid net ipc mnt",
     "RestrictNamespaces=~ipc": "RestrictNamespaces=ipc",
+    "PrivateNetwork=yes": "PrivateNetwork=no",
     "ProtectKernelTunables=yes": "ProtectKernelTunables=no",
     "ProtectKernelLogs=yes": "ProtectKernelLogs=no",
     "ProtectHome=read-only": "ProtectHome=no",

@@ -245,6 +245,8 @@ fn held(sent: Sent) -> Held {
         ("ExecStartPre".into(), value(Value::new(Vec::<Command>::new()))),
         ("PAMName".into(), value("")),
         ("Delegate".into(), value(false)),
+        ("RemainAfterExit".into(), value(false)),
+        ("PrivateNetwork".into(), value(false)),
         ("Environment".into(), value(Value::new(Vec::<String>::new()))),
         ("IPAddressAllow".into(), no_networks()),
         ("JoinsNamespaceOf".into(), value(Value::new(Vec::<String>::new()))),

@@ -51,6 +51,7 @@ pub(super) struct Needs {
 pub(super) fn refuse(service: &Service, held: &Properties, needs: &Needs) -> Result<()> {
     let found = of_calls(service, held)
         .or_else(|| of_namespaces(held))
+        .or_else(|| of_network(held))
         .or_else(|| of_files(held, needs))
         .or_else(|| of_runtime(held));
     match found {
@@ -92,6 +93,13 @@ fn of_namespaces(held: &Properties) -> Option<Obstacle> {
         "of which the launcher makes the wall",
         format!("RestrictNamespaces={}", missing.join(" ")),
     ))
+}
+
+fn of_network(held: &Properties) -> Option<Obstacle> {
+    matches!(value(held, "PrivateNetwork"), Some(Variant::Bool(true))).then(|| {
+        let why = "by which the launcher's forwarder has no network to lead to";
+        ("PrivateNetwork=yes".to_owned(), why, "PrivateNetwork=no".to_owned())
+    })
 }
 
 fn of_files(held: &Properties, needs: &Needs) -> Option<Obstacle> {
