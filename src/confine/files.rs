@@ -15,7 +15,7 @@ use crate::name::LaunchName;
 use crate::plan::{Plan, Resolver, Tenure};
 use crate::state::resolver;
 use crate::units::{Value, text};
-use crate::via::{Endpoint, Via};
+use crate::via::{Endpoint, Via, plain};
 
 /// A plan for a service, and what follows from it.
 pub struct Files {
@@ -118,7 +118,8 @@ pub(super) fn all(service: &str, name: &LaunchName) -> Vec<PathBuf> {
 pub(super) fn make_absolute(args: &mut LaunchArgs) -> Result<()> {
     for spec in &mut args.via {
         if let Some(path) = spec.strip_prefix('@') {
-            *spec = format!("@{}", std::path::absolute(path).context("cannot tell where --via @FILE is")?.display());
+            let place = plain(Path::new(path)).with_context(|| format!("cannot tell where --via {spec} is"))?;
+            *spec = format!("@{}", place.display());
         }
     }
     Ok(())

@@ -1,6 +1,7 @@
 //! `-p K=V`: settings of the app's unit that the caller may choose. Only what takes nothing from the wall:
 //! resource control, limits, scheduling, logging, and what restricts further. Pure.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -259,7 +260,7 @@ impl Shape {
             Self::Yes => "yes: to loosen is not the caller's".to_owned(),
             Self::Word => "1 to 64 of A-Z a-z 0-9 _ . -".to_owned(),
             Self::Words(words) => words.join(", "),
-            Self::Paths => "absolute paths, blank-separated".to_owned(),
+            Self::Paths => "absolute paths without .., blank-separated".to_owned(),
         }
     }
 }
@@ -294,7 +295,15 @@ fn paths(text: &str) -> Option<Vec<String>> {
     let is_plain =
         |path: &&str| path.starts_with('/') && path.chars().all(|c| c.is_alphanumeric() || "/_.-+@~,".contains(c));
     let words: Vec<&str> = text.split(' ').filter(|word| !word.is_empty()).collect();
-    (!words.is_empty() && words.iter().all(is_plain)).then(|| words.into_iter().map(str::to_owned).collect())
+    // As systemd keeps them: without a slash at the end or twice, or `.` (path_simplify()); with `..` it takes none.
+    let simple = |path: &str| {
+        let parts: PathBuf = Path::new(path).components().collect();
+        parts.to_str().filter(|_| !parts.iter().any(|part| part == "..")).map(str::to_owned)
+    };
+    if words.is_empty() || !words.iter().all(is_plain) {
+        return None;
+    }
+    words.into_iter().map(simple).collect()
 }
 
 #[cfg(test)]
@@ -319,6 +328,10 @@ mod tests {
             ("CPUSchedulingPolicy=idle", Value::Choice { word: "idle", number: 5 }),
             ("LockPersonality=yes", Value::Bool(true)),
             ("ProtectHome=read-only", Value::Word("read-only".into())),
+            (
+                "InaccessiblePaths=/srv/ /srv//a/ /srv/./x / /srv/..x",
+                Value::Words(["/srv", "/srv/a", "/srv/x", "/", "/srv/..x"].map(str::to_owned).to_vec()),
+            ),
             ("InaccessiblePaths=/srv /home/x", Value::Words(vec!["/srv".into(), "/home/x".into()])),
         ] {
             assert_eq!(one(word).unwrap(), value, "{word}");
@@ -343,6 +356,7 @@ mod tests {
             ("Nice=20", "a number from -20 to 19"),
             ("SyslogIdentifier=a\nUser=root", "1 to 64 of"),
             ("InaccessiblePaths=-/x", "absolute paths"),
+            ("InaccessiblePaths=/srv/../x", "absolute paths without .."),
             ("InaccessiblePaths=/x\n/y", "absolute paths"),
             ("ProtectHome=no", "yes, read-only, tmpfs"),
             ("RuntimeMaxSec=0", "takes seconds"),

@@ -11,10 +11,10 @@ use super::rendering::{Directories, Rendering};
 use crate::cli::LaunchArgs;
 use crate::host::Host;
 use crate::installed::{self, Wanted};
-use crate::launch::way_out;
+use crate::launch::{variable, way_out};
 use crate::plan::ADDRESS;
 use crate::say::Say;
-use crate::via::{Endpoint, Via};
+use crate::via::{Endpoint, Via, plain};
 use crate::{address, tor};
 
 /// A command line that means the same at any time.
@@ -79,8 +79,8 @@ fn way(
     // A launcher reads each file of a chain; systemd has one credential for all of it.
     if files.len() == args.via.len() && (files.len() == 1 || !is_systems) && !wants_tor {
         let absolute = |file: &&str| {
-            let file = std::path::absolute(file).with_context(|| format!("cannot tell where {file} is"))?;
-            Ok(format!("@{}", file.display()))
+            let place = plain(Path::new(file)).with_context(|| format!("cannot tell where --via @{file} is"))?;
+            Ok(format!("@{}", place.display()))
         };
         args.via = files.iter().map(absolute).collect::<Result<_>>()?;
         return Ok((via, None));
@@ -124,7 +124,10 @@ fn absolute(program: &OsString, host: &Host, here: impl Fn(&Path) -> PathBuf) ->
     let found = std::env::split_paths(places).map(|place| here(&place.join(path))).find(|file| file.is_file());
     match found {
         Some(file) => Ok(file.into_os_string()),
-        None => bail!("{} was not found in PATH: name the program by its path", path.display()),
+        None => match program.to_str().and_then(variable) {
+            Some(name) => bail!("{} was not found in PATH: a variable is set by --env {name}=…", path.display()),
+            None => bail!("{} was not found in PATH: name the program by its path", path.display()),
+        },
     }
 }
 

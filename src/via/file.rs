@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::{Mode, OFlags};
@@ -28,6 +28,21 @@ pub(super) fn load(specs: &[String], env: impl Fn(&str) -> Option<OsString>) -> 
         None => Ok(vec![spec.clone()]),
     };
     Via::parse(&specs.iter().map(read).collect::<Result<Vec<_>>>()?.concat())
+}
+
+/// Where a file is for whoever starts elsewhere, and as systemd writes it (path_simplify()), which takes no path with `..`:
+/// what that leads to stands in its place.
+///
+/// # Errors
+/// There is no such place.
+pub fn plain(path: &Path) -> std::io::Result<PathBuf> {
+    let absolute = std::path::absolute(path)?;
+    let parts: Vec<Component<'_>> = absolute.components().collect();
+    let above = parts.iter().rposition(|part| *part == Component::ParentDir).map_or(0, |last| last + 1);
+    let (above, below) = parts.split_at(above);
+    let mut place = if above.is_empty() { PathBuf::new() } else { above.iter().collect::<PathBuf>().canonicalize()? };
+    place.extend(below);
+    Ok(place)
 }
 
 /// Reads the specifications that `path` holds, one a line; lines that begin with `#` are comments.

@@ -27,7 +27,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use crate::cli::Isolate;
 use crate::destination::Host;
 
-pub use file::read_spec_file;
+pub use file::{plain, read_spec_file};
 
 /// Everything but RFC 3986's unreserved characters.
 const CREDENTIAL: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');

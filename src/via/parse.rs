@@ -1,6 +1,6 @@
 //! The grammar of `--via`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, anyhow, bail, ensure};
 use percent_encoding::percent_decode_str;
@@ -82,7 +82,11 @@ fn hop(spec: &str) -> Result<Hop> {
         if let Some(path) = spec.strip_prefix(scheme).filter(|rest| kind != HopKind::Tor || !rest.starts_with("//")) {
             let is_path = path.starts_with('/') && !path.starts_with("//");
             ensure!(is_path, "`{}` needs an absolute path: {example}", shown(spec));
-            return Ok(Hop { kind, endpoint: Endpoint::Unix(Path::new(path).to_owned()), credentials: None });
+            // As systemd writes a path (path_simplify()), which takes none with `..`.
+            let path: PathBuf = Path::new(path).components().collect();
+            let is_plain = !path.iter().any(|part| part == "..");
+            ensure!(is_plain, "`{}` has a `..` in it: write the path without", shown(spec));
+            return Ok(Hop { kind, endpoint: Endpoint::Unix(path), credentials: None });
         }
     }
     let Some((scheme, rest)) = spec.split_once("://") else {

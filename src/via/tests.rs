@@ -10,6 +10,27 @@ fn parse(spec: &str) -> Result<Via> {
 }
 
 #[test]
+fn a_file_has_one_path_wherever_one_starts() {
+    let root = tempfile::tempdir().unwrap();
+    let root = root.path().canonicalize().unwrap();
+    std::fs::create_dir_all(root.join("real/below")).unwrap();
+    symlink("real/below", root.join("link")).unwrap();
+    for (path, expected) in [
+        ("link//./spec/", Some("link/spec")),
+        ("real/below/../spec", Some("real/spec")),
+        // As the kernel goes.
+        ("link/../spec", Some("real/spec")),
+        ("link/../below/../../link/spec", Some("link/spec")),
+        ("absent/../spec", None),
+    ] {
+        let expected = expected.map(|place| root.join(place).into_os_string());
+        // As text: paths that differ in a slash alone are equal.
+        assert_eq!(plain(&root.join(path)).ok().map(std::path::PathBuf::into_os_string), expected, "{path}");
+    }
+    assert_eq!(plain(Path::new("spec")).unwrap(), std::env::current_dir().unwrap().join("spec"));
+}
+
+#[test]
 fn what_is_well_formed() {
     for (spec, shown) in [
         ("direct", "direct"),
@@ -31,6 +52,7 @@ fn what_is_well_formed() {
         ("https://proxy.test", "https://proxy.test:443"),
         ("https://u:p@192.0.2.1:8443/", "https://***:***@192.0.2.1:8443"),
         ("unix:/run/proxy/socks", "unix:/run/proxy/socks"),
+        ("unix:/run//proxy/./socks/", "unix:/run/proxy/socks"),
     ] {
         let via = parse(spec).unwrap_or_else(|error| panic!("{spec}: {error:#}"));
         assert_eq!(via.to_string(), shown, "{spec}");
@@ -70,6 +92,7 @@ fn what_is_malformed_is_named() {
         ("unix:x", "`unix:x` needs an absolute path: unix:/run/proxy/socks"),
         ("unix:///x", "`unix:///x` needs an absolute path"),
         ("unix:", "needs an absolute path"),
+        ("unix:/run/x/../s", "`unix:/run/x/../s` has a `..` in it: write the path without"),
         ("http://h", "http://h needs a port, for example http://h:3128"),
         ("socks5://", "host is empty"),
         ("socks5://:1", "host is empty"),
