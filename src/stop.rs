@@ -28,8 +28,9 @@ pub fn run(name: &str) -> Result<()> {
 /// Asks the app to end, waits for it, and stops its unit.
 ///
 /// # Errors
-/// There is no such launch; systemd refuses.
+/// This is behind a wall; there is no such launch; systemd refuses.
 pub async fn stop(name: &str) -> Result<()> {
+    standalone::refuse_managing()?;
     let name = LaunchName::new(name)?;
     let host = Host::read(Path::new("/"))?;
     let bases = state::bases(Path::new("/"), &host)?;

@@ -6,7 +6,11 @@ use std::ffi::OsString;
 use clap::Command;
 use clap::error::{ContextKind, ContextValue, Error, ErrorKind};
 
+use crate::destination::printable;
 use crate::nearest::nearest;
+
+/// What other programs call it.
+const OTHER_WORDS: [(&str, &str); 3] = [("uninstall", "remove"), ("delete", "remove"), ("rm", "remove")];
 
 /// What is wrong with `words`, the first of which is the program, and what to do.
 pub(super) fn sentence(command: &Command, words: &[OsString], error: &Error) -> String {
@@ -17,7 +21,9 @@ pub(super) fn sentence(command: &Command, words: &[OsString], error: &Error) -> 
     }
     let told = |kind: ContextKind| told(error, kind);
     if let Some(word) = told(ContextKind::InvalidSubcommand).first() {
-        let near = nearest(word, asked.get_subcommands().map(Command::get_name));
+        let other = OTHER_WORDS.iter().find(|(other, _)| other == word).map(|(_, ours)| *ours);
+        let near = other.filter(|ours| asked.find_subcommand(ours).is_some());
+        let near = near.or_else(|| nearest(word, asked.get_subcommands().map(Command::get_name)));
         let near = near.map(|near| format!("; did you mean {program} {near}?"));
         let near = near.unwrap_or_else(|| format!("; {program} --help lists what there is"));
         return format!("there is no {program} {word}{near}");
@@ -39,7 +45,16 @@ pub(super) fn sentence(command: &Command, words: &[OsString], error: &Error) -> 
         ErrorKind::MissingRequiredArgument => {
             let missing: Vec<&str> = arguments.iter().map(|argument| bare(argument)).collect();
             let are = if missing.len() > 1 { "are" } else { "is" };
-            format!("{} {are} missing ({program} --help lists all)", missing.join(" and "))
+            let installed = match words {
+                [_, unit, show, name, ..] if unit == "unit" && show == "show" && missing == ["COMMAND"] => {
+                    format!(
+                        "; systemctl cat appfw-{}.service, with --user for your own, shows what is installed",
+                        printable(&name.to_string_lossy())
+                    )
+                }
+                _ => String::new(),
+            };
+            format!("{} {are} missing ({program} --help lists all){installed}", missing.join(" and "))
         }
         ErrorKind::InvalidValue if value.is_empty() => {
             format!("{option} takes a value: {option} {}", bare(placeholder))
@@ -116,6 +131,13 @@ mod tests {
             ("appfw-run --dry-run=3 x", "--dry-run takes no value; leave =3 out"),
             ("appfw-run -q -v x", "--quiet and --verbose exclude one another; leave one of them out"),
             ("appfw-run --unit a --unit b x", "--unit stands twice; give it once"),
+            (
+                "appfw unit show web",
+                "COMMAND is missing (appfw unit show --help lists all); systemctl cat appfw-web.service, with --user for your own, shows what is installed",
+            ),
+            ("appfw unit install web --via tor", "COMMAND is missing (appfw unit install --help lists all)"),
+            ("appfw unit uninstall web", "there is no appfw unit uninstall; did you mean appfw unit remove?"),
+            ("appfw unit rm web", "there is no appfw unit rm; did you mean appfw unit remove?"),
             ("appfw stop", "NAME is missing (appfw stop --help lists all)"),
             ("appfw stop a b", "unexpected argument b (appfw stop --help lists all)"),
             (

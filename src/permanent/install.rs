@@ -1,6 +1,7 @@
 //! Writing, enabling, starting and removing.
 
 use std::io::ErrorKind;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
@@ -16,6 +17,7 @@ use crate::filters::Programs;
 use crate::installed::{self, Mark};
 use crate::launch;
 use crate::name::LaunchName;
+use crate::plan::{Directory, Plan};
 use crate::profile::{self, Value};
 use crate::say::{self, Say};
 use crate::taken;
@@ -148,6 +150,9 @@ fn make(realm: &Realm, name: &str, args: &LaunchArgs, say: &Say) -> Result<Made>
         say.detail(&profile);
     }
     let made = || {
+        if let Some(stem) = name.strip_suffix(".service") {
+            bail!("the name {name}: the unit is appfw-NAME.service, so say {stem}");
+        }
         if args.system && !realm.is_systems() {
             bail!("--system: units of the system are root's: sudo appfw unit …");
         }
@@ -164,11 +169,24 @@ fn make(realm: &Realm, name: &str, args: &LaunchArgs, say: &Say) -> Result<Made>
     if let Some(warning) = made.rendering.plan.warning() {
         say.warning(&warning);
     }
-    let program = made.rendering.plan.command.first().map(Path::new);
-    let is_absent = |program: &&Path| program.metadata().is_err_and(|error| error.kind() == ErrorKind::NotFound);
-    if let Some(program) = program.filter(is_absent) {
-        // A package may bring it later.
-        say.warning(&format!("there is no {} yet: until there is, each start ends with 127", program.display()));
-    }
+    warn_of_absent(&made.rendering.plan, say);
     Ok(made)
+}
+
+/// What a start will not find: a package may bring it later.
+fn warn_of_absent(plan: &Plan, say: &Say) {
+    let is_absent = |path: &Path| path.metadata().is_err_and(|error| error.kind() == ErrorKind::NotFound);
+    if let Some(program) = plan.command.first().map(Path::new) {
+        if is_absent(program) {
+            say.warning(&format!("there is no {} yet: until there is, each start ends with 127", program.display()));
+        } else if program.metadata().is_ok_and(|found| found.is_dir() || found.permissions().mode() & 0o111 == 0) {
+            say.warning(&format!("{} is not executable: until it is, each start ends with 126", program.display()));
+        }
+    }
+    if let Directory::Asked(directory) = &plan.directory
+        && (is_absent(directory) || directory.metadata().is_ok_and(|found| !found.is_dir()))
+    {
+        let directory = directory.display();
+        say.warning(&format!("there is no directory {directory} yet: until there is, each start ends with 125"));
+    }
 }

@@ -12,6 +12,7 @@ use super::ROOT;
 use super::rendering::Directories;
 use crate::host::{Host, refuse_writable};
 use crate::manager::{self, Manager};
+use crate::standalone;
 
 /// A systemd, and where the files of its units are.
 pub struct Realm {
@@ -25,8 +26,9 @@ impl Realm {
     /// The caller's.
     ///
     /// # Errors
-    /// The machine cannot be looked at; an ordinary user has no home.
+    /// This is behind a wall; the machine cannot be looked at; an ordinary user has no home.
     pub async fn of_caller() -> Result<Self> {
+        standalone::refuse_managing()?;
         let mut host = Host::read(Path::new(ROOT))?;
         if !host.caller.is_root() {
             let directories = Directories::of_user(&host, Path::new(ROOT))?;

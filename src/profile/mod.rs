@@ -146,9 +146,6 @@ fn parse(args: &LaunchArgs, taken: &BTreeMap<String, Entry>) -> Result<LaunchArg
     if taken.is_empty() {
         return Ok(args.clone());
     }
-    if taken.is_empty() {
-        return Ok(args.clone());
-    }
     let mut words = vec![OsString::from("appfw-run")];
     for (option, values) in &args.given.0 {
         if values.is_empty() {

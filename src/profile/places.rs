@@ -32,18 +32,21 @@ pub struct Places {
     caller: u32,
 }
 
+/// Where an ordinary caller's programs keep their configuration.
+pub(super) fn configuration(host: &Host) -> PathBuf {
+    // XDG Base Directory Specification: a relative path is to be ignored.
+    let absolute = |name: &str| host.variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    // `su` and setpriv(1) leave the home of who called them.
+    let home = absolute("HOME").filter(|home| is_of(home, host.caller.uid));
+    let home = home.unwrap_or_else(|| host.caller.home.clone());
+    absolute("XDG_CONFIG_HOME").unwrap_or_else(|| home.join(".config"))
+}
+
 impl Places {
     /// Those of a caller. Root reads what is root's alone, whatever sudo has left of the environment.
     #[must_use]
     pub fn of(root: &Path, host: &Host) -> Self {
-        let user = (!host.caller.is_root()).then(|| {
-            // XDG Base Directory Specification: a relative path is to be ignored.
-            let absolute = |name: &str| host.variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
-            // `su` and setpriv(1) leave the home of who called them.
-            let home = absolute("HOME").filter(|home| is_of(home, host.caller.uid));
-            let home = home.unwrap_or_else(|| host.caller.home.clone());
-            absolute("XDG_CONFIG_HOME").unwrap_or_else(|| home.join(".config")).join("appfw")
-        });
+        let user = (!host.caller.is_root()).then(|| configuration(host).join("appfw"));
         let machines = MACHINES.map(|place| root.join(place));
         Self { directories: user.into_iter().chain(machines).collect(), caller: host.caller.uid }
     }

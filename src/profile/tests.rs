@@ -288,6 +288,11 @@ fn ways_out_have_names() {
             .refusal("--via credential x")
             .contains("there is no credential proxy, looked for in /home/.config/credstore")
     );
+    // A HOME that is another's, as `su` leaves it: the home is where config.toml was found.
+    let variables = machine.host.environment.clone();
+    machine.host.environment[0].1 = "/nonexistent".into();
+    assert!(machine.refusal("--via credential x").contains("looked for in /home/.config/credstore"));
+    machine.host.environment = variables;
     let credential = machine.write("etc/credstore/proxy", "socks5://a.test");
     assert_eq!(machine.completed("--via credential x").via, [format!("@{}", credential.display())]);
     // One that is none, or can't be looked at, is not passed over.

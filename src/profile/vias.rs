@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 
 use super::keys::Takes;
+use super::places::configuration;
 use super::sheet::{Sheet, Value};
 use crate::destination::printable;
 use crate::host::Host;
@@ -135,10 +136,10 @@ fn credential_places(root: &Path, host: &Host) -> Vec<Store> {
     let own = below("CREDENTIALS_DIRECTORY");
     let users = match host.caller.is_root() {
         true => Vec::new(),
-        false => {
-            let config = below("XDG_CONFIG_HOME").or_else(|| Some(below("HOME")?.join(".config")));
-            config.into_iter().chain(below("XDG_RUNTIME_DIR")).map(|base| base.join("credstore")).collect()
-        }
+        false => std::iter::once(configuration(host))
+            .chain(below("XDG_RUNTIME_DIR"))
+            .map(|base| base.join("credstore"))
+            .collect(),
     };
     let systems = ["etc/credstore", "run/credstore", "usr/local/lib/credstore", "usr/lib/credstore"];
     let own = own.into_iter().chain(users).map(|place| Store { place, is_machines: false });

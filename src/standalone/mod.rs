@@ -104,12 +104,27 @@ impl Process {
 /// # Errors
 /// This process is in the namespace wall.
 pub fn refuse_nested() -> Result<()> {
-    if nix::net::if_::if_nametoindex(network::PAIR[0].name).is_ok() {
+    if is_nested() {
         bail!(
             "this is run by appfw-run already, and a launch within a launch has no way out: start it from outside, so nothing was run"
         );
     }
     Ok(())
+}
+
+/// What manages launches and units asks a systemd, or processes that are outside: neither is to be had there.
+///
+/// # Errors
+/// This process is in the namespace wall.
+pub fn refuse_managing() -> Result<()> {
+    if is_nested() {
+        bail!("this is run by appfw-run, from whose walls launches and units are not managed: run it from outside");
+    }
+    Ok(())
+}
+
+fn is_nested() -> bool {
+    nix::net::if_::if_nametoindex(network::PAIR[0].name).is_ok()
 }
 
 /// A chroot may have no devices; without this one no process of ours starts, and few programs do.

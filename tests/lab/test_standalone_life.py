@@ -403,6 +403,9 @@ def test_a_launch_within_a_launch_is_refused_with_a_word(lab, caller):
     assert done.returncode == 125 and b"ran\n" not in done.stdout
     said, *_ = done.stderr.decode().splitlines()
     assert "a launch within a launch" in said
+    for words in ["stop", "x"], ["unit", "list"]:
+        done = alone(lab, caller, "--via=none", "appfw", *words)
+        assert done.returncode == 125 and b"run it from outside" in done.stderr, done.stderr
 
 
 # Detached

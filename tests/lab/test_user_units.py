@@ -193,9 +193,12 @@ BY_BOB = """setpriv --reuid=bob --regid=bob --clear-groups env HOME=/home/bob XD
 
 
 def test_a_program_that_is_not_there_yet_is_warned_of(lab):
-    for program, is_there in [("/nope/x", False), ("/usr/bin/true", True)]:
+    told = {"/nope/x": "there is no /nope/x yet", "/etc/passwd": "/etc/passwd is not executable", "/usr/bin/true": None}
+    for program, warning in told.items():
         shown = appfw(lab, "unit", "show", "x", "--via", "none", "--", program, user="bob")
-        assert (f"warning: there is no {program} yet" in shown) != is_there, shown
+        assert f"warning: {warning}" in shown if warning else "warning" not in shown, shown
+    shown = appfw(lab, "unit", "show", "x", "--via", "none", "--workdir=/nope", "--", "/usr/bin/true", user="bob")
+    assert "warning: there is no directory /nope yet" in shown, shown
     refused = appfw(lab, "confine", "x", "--env", "A=b", code=125, user="bob")
     assert "the service's own unit says that: systemctl --user edit x" in refused, refused
 
@@ -254,6 +257,9 @@ MISTAKES = {
     "rules": (["x", "--via=none", "--deny=any", "id"], "system manager"),
     "another user": (["x", "--via=direct", "--uid=eve", "id"], "--uid"),
     "no such program": (["x", "--via=direct", "no-such-program"], "was not found in PATH"),
+    "a shell's variable": (["x", "--via=direct", "FOO=1", "id"], "a variable is set by --env FOO="),
+    "a unit's whole name": (["x.service", "--via=direct", "id"], "say x"),
+    "options after the command": (["x", "id", "--via=direct"], "options stand before the command"),
     "a property beyond the user's": (["x", "--via=direct", "-pLimitNOFILE=9999999", "id"], "LimitNOFILE"),
     "a property not on the list": (["x", "--via=direct", "-pExecStartPre=/bin/x", "id"], "ExecStartPre"),
     "a filter": (["x", "--via=direct", "--egress-filter=/sys/fs/bpf/x", "id"], "--egress-filter"),
