@@ -367,7 +367,8 @@ def test_what_no_wall_would_hold_is_refused(lab, lines, sentence):
 def test_names_that_are_none_are_refused(lab):
     for words, sentence in [
         (["nosuch"], "there is no service nosuch.service"),
-        (["dbus"], "dbus.socket"),
+        (["dbus"], "is the system bus"),
+        (["systemd-journald"], "starts early in a boot"),
         (["foo@"], "is a template"),
         (["tor"], "is masked"),
         (["a b"], "no name of a service"),

@@ -96,6 +96,9 @@ def test_a_users_service_that_has_run_well_is_no_failure(lab):
         began = time.monotonic()
         assert "has run, and is behind its wall" in of_bob(lab, "confine", name, f"--via={SOCKS}", "--now")
         assert time.monotonic() - began < 10
+    unmet = "[Unit]\nConditionPathExists=/nowhere\n[Service]\n"
+    with test_user_confine.service(lab, more=unmet, start=False) as name:
+        assert "a condition of its own is not met" in of_bob(lab, "confine", name, f"--via={SOCKS}", "--now")
     with test_user_confine.service(lab, command='/bin/sh -c "exit 7"', start=False) as name:
         said = of_bob(lab, "confine", name, f"--via={SOCKS}", "--now", code=OURS)
         assert "ended with 7" in said, said
