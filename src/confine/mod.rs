@@ -25,6 +25,7 @@ mod ready;
 mod servants;
 mod streams;
 mod tree;
+mod unit_file;
 
 use std::path::{Path, PathBuf};
 

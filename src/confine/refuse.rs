@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use ipnet::IpNet;
 
 use super::service::Service;
-use super::{paths, streams};
+use super::{paths, unit_file};
 use crate::buses::Buses;
 use crate::confinement::OPENING;
 use crate::installed;
@@ -194,7 +194,7 @@ pub fn refuse_opening(service: &Service, deny: &[IpNet], own: &Path) -> Result<(
         let text = fs::read(&path).with_context(|| {
             format!("cannot read {path}, which may deny {} more than these rules (IPAddressDeny=)", service.name)
         })?;
-        let denied = streams::values(&String::from_utf8_lossy(&text), "IPAddressDeny");
+        let denied = unit_file::values(&String::from_utf8_lossy(&text), "IPAddressDeny");
         if denied.iter().any(|networks| !networks.is_empty()) {
             bail!(
                 "{} has rules of its own (IPAddressDeny= in {path}), whose place these take, and what they deny would be open: say all that it may reach, as in --deny any --allow NET",

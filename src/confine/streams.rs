@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use super::drop_in_path;
 use super::service::Service;
 use super::tree::Tree;
+use super::unit_file::values;
 
 /// The settings.
 pub(super) const DIRECTIVES: [&str; 3] = ["StandardInput", "StandardOutput", "StandardError"];
@@ -45,33 +46,6 @@ fn path(directive: &str, kind: &str, texts: &[String], service: &str) -> Option<
     expanded(path.trim_start(), service).filter(|path| path.starts_with('/'))
 }
 
-/// What a unit file's text sets a directive to, each time. Longer lines are made of several by a backslash at their ends
-/// (systemd.syntax(7)).
-pub(super) fn values(text: &str, directive: &str) -> Vec<String> {
-    let mut values = Vec::new();
-    let mut whole = String::new();
-    for line in text.lines().chain([""]) {
-        let line = line.trim_start();
-        if line.starts_with(['#', ';']) {
-            continue;
-        }
-        let backslashes = line.bytes().rev().take_while(|byte| *byte == b'\\').count();
-        if backslashes % 2 == 1 {
-            whole += &line[..line.len() - 1];
-            whole.push(' ');
-            continue;
-        }
-        whole += line;
-        if let Some((name, value)) = whole.split_once('=')
-            && name.trim() == directive
-        {
-            values.push(value.trim().to_owned());
-        }
-        whole.clear();
-    }
-    values
-}
-
 /// With the specifiers that file names are made of (systemd.unit(5)); `None` with another.
 fn expanded(path: &str, service: &str) -> Option<String> {
     let stem = service.strip_suffix(".service").unwrap_or(service);
@@ -103,21 +77,6 @@ fn expanded(path: &str, service: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_directives_values_are_read_as_systemd_does() {
-        for (text, expected) in [
-            ("[Service]\nX=1\n X = 2 \nXY=3\n", &["1", "2"][..]),
-            ("#X=1\n;X=2\n", &[]),
-            ("Y=a \\\nX=1\nX=2\n", &["2"]),
-            ("X=a \\\n# no\n  b\n", &["a  b"]),
-            ("Y=c:\\\\\nX=1", &["1"]),
-            ("X=\nX=a=b", &["", "a=b"]),
-            ("X=1\\", &["1"]),
-        ] {
-            assert_eq!(values(text, "X"), expected, "{text:?}");
-        }
-    }
 
     #[test]
     fn the_last_file_says_where_a_stream_goes() {
