@@ -8,6 +8,7 @@ import pytest
 from launching import SOCKS, run, text_of, unique
 from world_map import UPSTREAM
 
+pytestmark = pytest.mark.once("252")
 PYTHON = "/usr/bin/python3"
 V4, V6 = "127.0.0.1:8023", "[::1]:8023"
 ALLOWED = [f"--allow-destination={V4}", f"--allow-destination={V6}"]
@@ -17,8 +18,6 @@ AS = pytest.mark.parametrize("user", ["root", "bob"])
 # What comes of each destination in its arguments: connected to, and asked for by CONNECT.
 APP = r"""
 import json, os, socket, sys
-
-pytestmark = pytest.mark.once("252")
 def split(target):
     host, _, port = target.rpartition(":")
     return host.strip("[]"), int(port)
