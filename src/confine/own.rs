@@ -13,7 +13,7 @@ use super::exec::Exec;
 use super::install::{chosen, not_held, print, read_anew, real_name, refuse_listeners, take_back, tell_of_socket};
 use super::refuse::{self, full_name};
 use super::service::Service;
-use super::{drop_in_in, name_of, options};
+use super::{drop_in_in, name_of, options, paths};
 use crate::cli::{LaunchArgs, UnconfineArgs};
 use crate::exit;
 use crate::installed::{self, Change, Mark, Wanted};
@@ -25,6 +25,7 @@ use crate::say::Say;
 use crate::taken;
 use crate::units::text::quoted;
 use crate::units::{LINKERS, Value};
+use crate::view::View;
 
 /// Commands beside the main process. No user's service that is confined has any, but for a reload by a signal.
 const OTHERS: [&str; 7] =
@@ -83,6 +84,9 @@ pub(super) async fn confine(
     let host = realm.host.clone().for_units();
     let rendering = Rendering::new(&name.to_string(), &args, via, &host, &realm.directories)?;
     refuse::refuse(&service, &rendering.plan.buses, &realm.host.appfw).map_err(of_users)?;
+    // Covered there as well at each start, where the launcher finds it; by this it is known before.
+    let View { hidden, made, sessions, .. } = View::new(&rendering.plan, &host, &rendering.places);
+    paths::refuse_hidden(&service, [hidden, made, sessions].concat()).map_err(of_users)?;
     let launcher = launcher_of(&rendering);
     hardened::refuse(&service, &held, &needs(realm, &launcher))?;
     applied.openings(&args, &rendering.plan).iter().for_each(|opening| say.plain(opening));

@@ -167,6 +167,13 @@ pub(super) fn refuse(service: &Service, drop_in: &DropIn, appfw: &Path) -> Resul
     Ok(())
 }
 
+/// # Errors
+/// A bind mount shows an ordinary user's own service what its launcher hides from it.
+pub(super) fn refuse_hidden(service: &Service, hidden: Vec<PathBuf>) -> Result<()> {
+    let covered = Covered { hidden, read_only: Vec::new(), kernel: &[] };
+    shown(service, &Tree::of_host())?.iter().try_for_each(|shown| covered.refuse_bind(&service.name, shown))
+}
+
 /// A bind mount, and where it is from and at.
 struct Shown<'a> {
     bind: &'a Bind,

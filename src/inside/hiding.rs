@@ -10,6 +10,7 @@ use rustix::mount::mount_bind;
 use rustix::process::geteuid;
 
 use super::pinned::{Links, Way};
+use super::table::Table;
 use crate::view::View;
 
 /// Sessions' sockets that are hidden one by one: far more than sessions, fewer than mounts cost time.
@@ -27,7 +28,7 @@ pub struct Places {
 /// The places to hide. Asked for before anything is covered: a link in what is sealed is not seen
 /// afterwards, and what it leads to would stay.
 #[must_use]
-pub fn places(view: &View, known: &mut Links) -> Places {
+pub fn places(view: &View, table: &Table, known: &mut Links) -> Places {
     let mut named = view.hidden.clone();
     let mut covered = Vec::new();
     let mut directories: Vec<_> = view.sessions.iter().filter_map(|stem| stem.parent()).collect();
@@ -35,19 +36,36 @@ pub fn places(view: &View, known: &mut Links) -> Places {
     for directory in directories {
         let stems = view.sessions.iter().filter(|stem| stem.parent() == Some(directory));
         let stems: Vec<_> = stems.filter_map(|stem| stem.file_name()?.to_str()).collect();
-        let found = sessions(directory, &stems);
-        if found.len() > MAX_SESSIONS {
-            covered.push(directory.to_owned());
-        } else {
-            named.extend(found);
+        for directory in elsewhere(directory, table, known).into_iter().chain([directory.to_owned()]) {
+            let found = sessions(&directory, &stems);
+            if found.len() > MAX_SESSIONS {
+                covered.push(directory);
+            } else {
+                named.extend(found);
+            }
         }
     }
+    named.extend(view.sessions.iter().flat_map(|stem| table.elsewhere_called(stem)));
     let is_socket = |path: &&PathBuf| path.metadata().is_ok_and(|found| found.file_type().is_socket());
     named.extend(view.sockets.iter().filter(is_socket).cloned());
     named.extend(view.made.iter().cloned());
     view.made.iter().for_each(|directory| links(directory, DEPTH, &mut named));
+    let again: Vec<PathBuf> = named.iter().chain(&view.empty).flat_map(|path| elsewhere(path, table, known)).collect();
+    named.extend(again);
     let behind: Vec<PathBuf> = named.iter().chain(&view.empty).filter_map(|path| behind(path, known)).collect();
     Places { hidden: named.into_iter().chain(behind).collect(), covered }
+}
+
+/// Where else what `path` leads to is seen, by further mounts of its file system, as far as it is there. Containers mask
+/// files by /dev/null, which is not to be hidden with them.
+#[must_use]
+pub fn elsewhere(path: &Path, table: &Table, known: &mut Links) -> Vec<PathBuf> {
+    let mut found = Way::to(path, known).map(|way| table.elsewhere(&way.end)).unwrap_or_default();
+    found.retain(|seen| match seen.metadata() {
+        Ok(there) => !there.file_type().is_char_device(),
+        Err(error) => error.kind() == ErrorKind::PermissionDenied,
+    });
+    found
 }
 
 /// `profiles/NAME.toml` is as deep as there is something that is read.
@@ -157,7 +175,7 @@ mod tests {
         symlink(&socket, &link).unwrap();
         let view = View { hidden: vec![link.clone()], sockets: vec![socket.clone(), other], ..View::default() };
         let real = socket.canonicalize().unwrap();
-        assert_eq!(places(&view, &mut Links::default()).hidden, [link, socket, real]);
+        assert_eq!(places(&view, &Table::default(), &mut Links::default()).hidden, [link, socket, real]);
     }
 
     #[test]
@@ -173,7 +191,9 @@ mod tests {
         fs::write(at("dot/a"), "").unwrap();
         fs::write(at("dot/b"), "").unwrap();
         symlink(at("dot/b"), at("dot/profiles/ssh.toml")).unwrap();
-        let hidden = places(&View { made: vec![at("appfw")], ..View::default() }, &mut Links::default()).hidden;
+        let hidden =
+            places(&View { made: vec![at("appfw")], ..View::default() }, &Table::default(), &mut Links::default())
+                .hidden;
         for path in ["appfw", "dot/a", "dot/b", "dot/profiles"] {
             assert!(hidden.contains(&at(path)), "{path}: {hidden:?}");
         }
@@ -204,7 +224,7 @@ mod tests {
         }
         fs::write(place.path().join("ssh-file"), "").unwrap();
         let view = View { sessions: vec![place.path().join("ssh-")], ..View::default() };
-        let mut found = places(&view, &mut Links::default()).hidden;
+        let mut found = places(&view, &Table::default(), &mut Links::default()).hidden;
         found.sort();
         assert_eq!(found, [place.path().join("ssh-"), place.path().join("ssh-aB9")]);
     }
@@ -217,7 +237,7 @@ mod tests {
         }
         let view = View { sessions: vec![place.path().join("ssh-")], ..View::default() };
         let expected = Places { hidden: Vec::new(), covered: vec![place.path().to_owned()] };
-        assert_eq!(places(&view, &mut Links::default()), expected);
+        assert_eq!(places(&view, &Table::default(), &mut Links::default()), expected);
     }
 
     #[test]

@@ -14,6 +14,7 @@ pub(crate) mod privileges;
 mod program;
 mod proof;
 pub(crate) mod seccomp;
+pub(crate) mod table;
 
 use std::io::Read;
 use std::os::unix::net::UnixStream;

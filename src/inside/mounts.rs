@@ -19,6 +19,7 @@ use rustix::process::{Resource, Rlimit, geteuid, getrlimit, setrlimit, umask};
 
 use super::hiding::Places;
 use super::pinned::{self, Links};
+use super::table::{Mount, Table};
 use super::{copies, hiding};
 use crate::view::{Bind, View};
 
@@ -46,9 +47,14 @@ pub fn make(view: &View) -> Result<()> {
     view.made.iter().try_for_each(|made| pinned::make(made))?;
     let _descriptors = Descriptors::raised()?;
     let mut known = Links::default();
-    let Places { hidden, covered } = hiding::places(view, &mut known);
-    pinned::pin(hidden.iter().chain(&view.read_only), &view.sealed, &mut known)?;
-    read_only(&view.read_only)?;
+    // Before anything is mounted here: of each of ours there would be a second one.
+    let table = Table::read()?;
+    let Places { hidden, covered } = hiding::places(view, &table, &mut known);
+    let elsewhere: Vec<_> =
+        view.read_only.iter().flat_map(|path| hiding::elsewhere(path, &table, &mut known)).collect();
+    let read_only: Vec<_> = view.read_only.iter().cloned().chain(elsewhere).collect();
+    pinned::pin(hidden.iter().chain(&read_only), &view.sealed, &mut known)?;
+    make_read_only(&read_only)?;
     copies::make(&view.copied)?;
     // Held before the directory that they lie in is covered.
     let mut kept = Vec::new();
@@ -220,7 +226,7 @@ fn cover_filled(directory: &Path) -> Result<()> {
 
 /// Mounts each path over itself, then sets the flag on it and on each mount below: a recursive
 /// remount (mount_setattr(2)) has no safe form yet.
-fn read_only(paths: &[PathBuf]) -> Result<()> {
+fn make_read_only(paths: &[PathBuf]) -> Result<()> {
     let mut roots = Vec::new();
     for path in paths {
         let failed = || format!("cannot make {} read-only", path.display());
@@ -232,10 +238,9 @@ fn read_only(paths: &[PathBuf]) -> Result<()> {
     if roots.is_empty() {
         return Ok(());
     }
-    let table = fs::read_to_string("/proc/self/mountinfo").context("cannot read the mount table")?;
-    for (id, point, flags) in table.lines().filter_map(mount_point) {
-        if roots.iter().any(|root| point.starts_with(root)) && !is_left_writable(&point) && is_seen(id, &point) {
-            mount_remount(&point, flags | MountFlags::BIND | MountFlags::RDONLY, "")
+    for Mount { id, point, flags, .. } in &Table::read()?.mounts {
+        if roots.iter().any(|root| point.starts_with(root)) && !is_left_writable(point) && is_seen(*id, point) {
+            mount_remount(point, *flags | MountFlags::BIND | MountFlags::RDONLY, "")
                 .with_context(|| format!("cannot make {} read-only", point.display()))?;
         }
     }
@@ -256,31 +261,6 @@ fn is_left_writable(point: &Path) -> bool {
     point.starts_with("/sys/fs/selinux")
 }
 
-/// Number, mount point and per-mount flags of a line of /proc/PID/mountinfo (proc_pid_mountinfo(5)).
-fn mount_point(line: &str) -> Option<(u64, PathBuf, MountFlags)> {
-    let id = line.split(' ').next()?.parse().ok()?;
-    let mut fields = line.split(' ').skip(4);
-    let point = unescaped(fields.next()?);
-    let flags = fields.next()?.split(',').map(|option| match option {
-        "ro" => MountFlags::RDONLY,
-        "nosuid" => MountFlags::NOSUID,
-        "nodev" => MountFlags::NODEV,
-        "noexec" => MountFlags::NOEXEC,
-        "noatime" => MountFlags::NOATIME,
-        "nodiratime" => MountFlags::NODIRATIME,
-        "relatime" => MountFlags::RELATIME,
-        "nosymfollow" => MountFlags::NOSYMFOLLOW,
-        _ => MountFlags::empty(),
-    });
-    Some((id, point, flags.fold(MountFlags::empty(), |all, one| all | one)))
-}
-
-/// Blanks, tabs, line breaks and backslashes stand in the table as octal numbers.
-fn unescaped(text: &str) -> PathBuf {
-    let escapes = [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\043", "#"), ("\\134", "\\")];
-    PathBuf::from(escapes.iter().fold(text.to_owned(), |text, (escape, character)| text.replace(escape, character)))
-}
-
 /// What isn't there, or not for this user, needs no mount.
 pub(super) fn present<T>(result: rustix::io::Result<T>) -> rustix::io::Result<Option<T>> {
     match result {
@@ -293,14 +273,6 @@ pub(super) fn present<T>(result: rustix::io::Result<T>) -> rustix::io::Result<Op
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn mount_points_are_read_with_their_flags() {
-        let line = "36 35 98:0 /mnt1 /mnt/a\\040b\\134040 rw,nosuid,noexec,relatime master:1 - ext3 /dev/root rw,errors=continue";
-        let flags = MountFlags::NOSUID | MountFlags::NOEXEC | MountFlags::RELATIME;
-        assert_eq!(mount_point(line), Some((36, "/mnt/a b\\040".into(), flags)));
-        assert_eq!(mount_point("36 35"), None);
-    }
 
     #[test]
     fn what_is_below_a_path_is_more_than_what_begins_like_it() {
