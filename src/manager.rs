@@ -333,11 +333,8 @@ impl<'a> Manager<'a> {
     /// Takes back what is left of a launch: the app, if it runs still, and the life-line, which may not end by itself; then
     /// the socket, with which the forwarder goes. What is gone already is no failure.
     pub async fn take_back(&self, units: &Units, app_is_over: bool) {
-        if !app_is_over {
-            let _ = self.stop(&units.app.name).await;
-            if let Some(lifeline) = &units.lifeline {
-                let _ = self.stop(&lifeline.name).await;
-            }
+        for unit in [Some(&units.app), units.lifeline.as_ref()].into_iter().flatten().filter(|_| !app_is_over) {
+            let _ = self.stop(&unit.name).await;
         }
         if let Some(unit) = units.socket.as_ref().or(units.forwarder.as_ref()) {
             let _ = self.stop(&unit.name).await;
