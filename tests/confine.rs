@@ -48,6 +48,7 @@ fn service(tweaks: &str) -> Service {
             "dynamic" => service.dynamic_user = value == "yes",
             "ambient" => service.ambient = 1 << value.parse::<u32>().unwrap(),
             "private" => service.private = SHARED.into_iter().filter(|name| value.contains(name)).collect(),
+            "tmp" => service.has_own_tmp = value == "disconnected",
             "cgroups" => service.has_own_cgroups = value == "strict",
             "slice" => service.slice = value.into(),
             "families" => {

@@ -14,7 +14,7 @@ use crate::host::Host;
 use crate::manager::Properties;
 use crate::plan::{Plan, Resolver};
 use crate::units::text::{lines, quoted};
-use crate::units::{LINKERS, Setting, TOR, Value, transient};
+use crate::units::{LINKERS, PRIVATE_TMP, Setting, TOR, Value, transient};
 use crate::view::OfService;
 use crate::{exit, verify};
 
@@ -244,6 +244,11 @@ fn privileges(service: &Service) -> Vec<Setting> {
         // A stronger one of the service's own stays.
         let kernel = kernel.into_iter().filter(|one| *one != "ProtectControlGroups" || !service.has_own_cgroups);
         settings.extend(kernel.map(|directive| set(directive, Value::Bool(true))));
+    }
+    if !service.has_own_tmp {
+        // In the host's are the sockets of users' sessions, by which a command is run outside, by names that nobody knows
+        // before; more of them come while the service runs.
+        settings.push(set(PRIVATE_TMP, Value::Bool(true)));
     }
     if !service.is_root() {
         // at(1) and crontab(1) have what they are given run outside.

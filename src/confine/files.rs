@@ -14,7 +14,7 @@ use crate::installed::Wanted;
 use crate::name::LaunchName;
 use crate::plan::{Plan, Resolver, Tenure};
 use crate::state::resolver;
-use crate::units::{Value, text};
+use crate::units::{PRIVATE_TMP, SHARED, Value, text};
 use crate::via::{Endpoint, Via, plain};
 
 /// A plan for a service, and what follows from it.
@@ -55,7 +55,9 @@ impl Files {
         args.dbus = args.dbus.or(Some(crate::cli::Bus::None));
         let mut plan = Plan::new(&args, via, host)?;
         plan.tenure = Tenure::Confined { service: service.name.clone(), cgroup: service.cgroup() };
-        plan.properties = service.private.iter().map(|name| set(name, Value::Bool(true))).collect();
+        // The drop-in has /tmp be its own: also where another unit is first to make the namespaces that they share.
+        let is_shared = |name: &&str| *name == PRIVATE_TMP || service.private.contains(name);
+        plan.properties = SHARED.into_iter().filter(is_shared).map(|name| set(name, Value::Bool(true))).collect();
         if plan.has_forwarder() && plan.address.ip().is_unspecified() {
             bail!("--wall address with a forwarder needs its --address here");
         }

@@ -20,7 +20,7 @@ use crate::permanent::{Realm, Started, apply, expect_ports, free_address, kept_a
 use crate::plan::PORT;
 use crate::profile::{self, Applied};
 use crate::say::{self, Say};
-use crate::units::TOR;
+use crate::units::{PRIVATE_TMP, TOR};
 use crate::via::Via;
 use crate::{taken, tor};
 
@@ -114,6 +114,12 @@ async fn confine(args: ConfineArgs) -> Result<()> {
         );
     }
     if is_new {
+        if !service.private.contains(&PRIVATE_TMP) {
+            say.plain(&format!(
+                "{} has a /tmp and a /var/tmp of its own from now on (PrivateTmp=yes): in the host's are users' sessions, which lead out",
+                service.name
+            ));
+        }
         if service.is_active && known.is_none() {
             Start::Before.remember(&name, &service.invocation)?;
         }

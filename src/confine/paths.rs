@@ -170,7 +170,7 @@ pub(super) fn refuse(service: &Service, drop_in: &DropIn, appfw: &Path) -> Resul
 /// # Errors
 /// A bind mount shows an ordinary user's own service what its launcher hides from it.
 pub(super) fn refuse_hidden(service: &Service, hidden: Vec<PathBuf>) -> Result<()> {
-    let covered = Covered { hidden, read_only: Vec::new(), kernel: &[] };
+    let covered = Covered { hidden, read_only: Vec::new(), kernel: &[], private: &[] };
     shown(service, &Tree::of_host())?.iter().try_for_each(|shown| covered.refuse_bind(&service.name, shown))
 }
 
@@ -214,6 +214,8 @@ struct Covered {
     hidden: Vec<PathBuf>,
     read_only: Vec<PathBuf>,
     kernel: &'static [&'static str],
+    /// Its own, in the place of the host's.
+    private: &'static [&'static str],
 }
 
 impl Covered {
@@ -223,6 +225,7 @@ impl Covered {
             read_only: drop_in.covered("ReadOnlyPaths"),
             // An ordinary user's is kept from it by permissions alone, there as elsewhere.
             kernel: if service.is_like_root() { &KERNEL } else { &[] },
+            private: &["/tmp"],
         }
     }
 
@@ -236,6 +239,7 @@ impl Covered {
 
     fn refuse_bind(&self, name: &str, Shown { bind, source, target }: &Shown<'_>) -> Result<()> {
         let source = &source.path;
+        let private = self.private.iter().map(Path::new).find(|place| meet(place, source));
         let met = if source == &target.path {
             // What is above it is covered where it is; the same place once more takes the cover away.
             self.read_only().filter(|_| bind.is_writable).find(|place| source.starts_with(place))
@@ -244,7 +248,7 @@ impl Covered {
             let written = self.read_only().filter(|_| bind.is_writable);
             hidden.chain(written).find(|place| meet(place, source))
         };
-        match met {
+        match met.or(private) {
             Some(place) => bail!(
                 "{name} is shown {} at {} (BindPaths=, BindReadOnlyPaths=), and with that {}, which its wall hides from it or keeps it from writing: take that out in a drop-in (systemctl edit {name})",
                 bind.source,

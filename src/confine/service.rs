@@ -57,6 +57,8 @@ pub struct Service {
     pub ambient: u64,
     /// What it has for itself of [`SHARED`].
     pub private: Vec<&'static str>,
+    /// `PrivateTmp=disconnected` (systemd 257).
+    pub has_own_tmp: bool,
     /// `ProtectControlGroups=strict` (systemd 257).
     pub has_own_cgroups: bool,
     /// `BusName=`.
@@ -181,6 +183,7 @@ impl Service {
                 let has = |name: &&str| service.get(*name).is_some_and(|held| **held == Variant::Bool(true));
                 SHARED.into_iter().filter(has).collect()
             },
+            has_own_tmp: service.get("PrivateTmpEx").is_some_and(|held| **held == Variant::from("disconnected")),
             has_own_cgroups: service
                 .get("ProtectControlGroupsEx")
                 .is_some_and(|held| **held == Variant::from("strict")),

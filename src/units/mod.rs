@@ -32,7 +32,10 @@ use crate::view::{Bind, View};
 
 /// What units that share a namespace (`JoinsNamespaceOf=`) have in common beside the network: whoever is first has made it
 /// for all, or the others go without (src/core/execute.c, exec_shared_runtime_acquire()).
-pub const SHARED: [&str; 2] = ["PrivateTmp", "PrivateIPC"];
+pub const SHARED: [&str; 2] = [PRIVATE_TMP, "PrivateIPC"];
+
+/// A `/tmp` and a `/var/tmp` of its own.
+pub const PRIVATE_TMP: &str = "PrivateTmp";
 
 /// One setting of a unit: the directive as systemd's man pages write it, and its value.
 #[derive(Debug, Clone, PartialEq)]

@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from confining import TRIES, drop_in, service, tree, trying
-from launching import SOCKS, script
+from confining import TRIES, WAYS, drop_in, service, tree, trying
+from launching import SOCKS, script, unique
+from waiting import wait_until
 
 SLEEPS = "[Service]\nExecStart=/bin/sleep 1000\n"
 # Sends past the proxy, whoever hears it, and says so.
@@ -224,3 +225,52 @@ def test_processes_of_an_earlier_start_keep_a_service_from_starting(lab):
         svc.start()
         assert svc.is_proven()
         svc.systemctl("kill", "--signal=KILL", svc.name)
+
+
+# Users' sessions: a command that is typed there, or asked of an agent, leads out.
+SESSIONS = ["/tmp/tmux-{uid}/default", "/tmp/emacs{uid}/server", "/tmp/ssh-XXab12/agent.7", "/tmp/dbus-ab12"]
+
+
+@pytest.mark.parametrize("user, words", [
+    ("bob", ["--via", SOCKS]), ("root", ["--via", SOCKS, "--wall=namespace"]), ("bob", ["--via=none", "--deny=any"]),
+], ids=lambda value: value[-1] if isinstance(value, list) else value)
+def test_sockets_of_sessions_in_tmp_are_not_reached(lab, user, words):
+    """Neither one that is there when the service starts, nor one that is made while it runs."""
+    paths = [path.format(uid=1001 if user == "bob" else 0) for path in SESSIONS]
+    servers = script(lab, "sessions.py", """
+import os, socket, sys, time
+kept = []
+for path in sys.argv[1:]:
+    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    kept.append(socket.socket(socket.AF_UNIX))
+    kept[-1].bind(path)
+    kept[-1].listen()
+time.sleep(30)
+""")
+    tries = script(lab, "tries.py", f"""{WAYS}
+ready()
+while True:
+    text = json.dumps([ends(lambda: by_unix(path) or "open") for path in sys.argv[1:]] + os.listdir("/tmp"))
+    directory = pathlib.Path(os.environ["RUNTIME_DIRECTORY"])
+    (directory / "new").write_text(text)
+    (directory / "new").rename(directory / "found")
+    time.sleep(0.05)
+""")
+
+    def serve(*names):
+        lab.run(["systemd-run", "--quiet", f"--uid={user}", f"--unit={unique('sessions')}", "python3", servers, *names],
+                check=True)
+        wait_until(lambda: all(lab.path(name).exists() for name in names), 5, "sessions")
+
+    command = f"ExecStart=/usr/bin/python3 {tries} {' '.join(paths)}"
+    text = f"[Service]\nType=notify\nRuntimeDirectory=@NAME@\nUser={user}\n{command}\n"
+    try:
+        serve(*paths[:2])
+        with service(lab, text) as svc:
+            assert "a /tmp and a /var/tmp of its own" in svc.confine(*words, "--now")
+            serve(*paths[2:])
+            lab.path(f"/run/{svc.stem}/found").unlink()
+            assert svc.found() == ["FileNotFoundError"] * 4
+            assert "of its own" not in svc.confine(*words)
+    finally:
+        lab.run(["sh", "-c", "systemctl stop 'sessions-*'; rm -rf /tmp/tmux-* /tmp/emacs* /tmp/ssh-* /tmp/dbus-*"])

@@ -36,6 +36,8 @@ fn binds_that_take_a_cover_away_are_refused() {
         ("", "/var", "/opt/var", true, "with that /var"),
         ("alice", "/var/lib/lxd", "/opt/lxd", false, "with that /var/lib/lxd/unix.socket"),
         ("alice", "/tmp/x", "/opt/x", true, "put a link into /tmp"),
+        ("alice", "/tmp", "/tmp", false, "with that /tmp, which its wall hides"),
+        ("", "/tmp", "/opt/tmp", false, "with that /tmp"),
         ("alice", "/opt/x", "/var/tmp/x", false, "put a link into /var/tmp"),
     ] {
         let said = said(user, |service| service.binds = vec![bind(source, target, is_writable)]);
