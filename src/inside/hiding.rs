@@ -51,7 +51,8 @@ pub fn places(view: &View, table: &Table, known: &mut Links) -> Places {
     named.extend(view.made.iter().cloned());
     view.made.iter().for_each(|directory| links(directory, DEPTH, &mut named));
     let again: Vec<PathBuf> = named.iter().chain(&view.empty).flat_map(|path| elsewhere(path, table, known)).collect();
-    named.extend(again);
+    // What is made empty anyway shows nothing, and is not to be closed: ProtectHome= has a node of /run/systemd there.
+    named.extend(again.into_iter().filter(|seen| !view.empty.iter().any(|empty| seen.starts_with(empty))));
     let behind: Vec<PathBuf> = named.iter().chain(&view.empty).filter_map(|path| behind(path, known)).collect();
     Places { hidden: named.into_iter().chain(behind).collect(), covered }
 }
@@ -165,6 +166,18 @@ mod tests {
     use std::os::unix::net::UnixListener;
 
     use super::*;
+
+    #[test]
+    fn what_is_made_empty_is_not_hidden_as_a_second_place_of_something() {
+        let place = tempfile::tempdir().unwrap();
+        let at = place.path().canonicalize().unwrap();
+        let lines = format!("1 0 0:9 / / rw - tmpfs x rw\n2 1 0:9 /gone {} rw - tmpfs x rw\n", at.display());
+        let table = Table::of(lines.as_bytes());
+        let mut view = View { empty: vec!["/gone".into()], ..View::default() };
+        assert_eq!(places(&view, &table, &mut Links::default()).hidden, std::slice::from_ref(&at));
+        view.empty.push(at);
+        assert!(places(&view, &table, &mut Links::default()).hidden.is_empty());
+    }
 
     #[test]
     fn links_are_hidden_with_what_they_lead_to() {
