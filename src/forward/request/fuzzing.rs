@@ -4,7 +4,7 @@
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
-use crate::forward::limits::HEAD_BYTES;
+use crate::forward::limits::{HEAD_BYTES, HEADERS};
 use crate::forward::udp::packet;
 
 use super::http::{Parsed, parse};
@@ -45,7 +45,12 @@ pub fn http_head(mut bytes: &[u8]) -> bool {
     let Ok((Parsed::Plain(line, head), _)) = parse(&text) else { return true };
     let form = Form::Absolute { proxy: String::new(), authorization: None };
     let passed = head_for(&line, &head, &form);
-    let Ok((Parsed::Plain(read, again), None)) = parse(&passed) else { return false };
+    let (read, again) = match parse(&passed) {
+        Ok((Parsed::Plain(read, again), None)) => (read, again),
+        // With Host and Connection it may have more headers than are taken from clients.
+        Err(failure) => return failure.status == 431 && passed.split(|byte| *byte == b'\n').count() > HEADERS,
+        Ok(_) => return false,
+    };
     let is_same = (&line.method, &line.destination, &line.path, line.version, head.framing, &head.upgrade)
         == (&read.method, &read.destination, &read.path, read.version, again.framing, &again.upgrade);
     is_same && head_for(&read, &again, &form) == passed
