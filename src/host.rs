@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use nix::unistd;
+use rustix::fs::{Access, access};
 
 /// A user of the passwd database.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,7 +77,7 @@ pub struct Host {
     pub caller: User,
     /// The caller's environment.
     pub environment: Vec<(OsString, OsString)>,
-    /// The caller's working directory, if it still exists.
+    /// The caller's working directory, if it still exists and is not closed to the caller, as after sudo or su.
     pub directory: Option<PathBuf>,
     /// The caller's umask.
     pub umask: u32,
@@ -131,7 +132,7 @@ impl Host {
         Ok(Self {
             caller: User::caller()?,
             environment: std::env::vars_os().collect(),
-            directory: std::env::current_dir().ok(),
+            directory: std::env::current_dir().ok().filter(|directory| access(directory, Access::EXEC_OK).is_ok()),
             umask: umask(root)?,
             terminals: [
                 std::io::stdin().is_terminal(),

@@ -70,12 +70,14 @@ pub async fn launch(args: &LaunchArgs) -> Result<u8> {
 async fn decide(args: &LaunchArgs, host: &Host, applied: &Applied, say: &Say) -> Result<(Plan, Option<Flatpak>)> {
     let via = way_out(args, say)?;
     let mut plan = Plan::new(args, via, host)?;
-    if matches!((&plan.app, &plan.directory), (Identity::Caller(_), Directory::Caller(None))) {
-        bail!("the directory that this is started in is gone: cd to another, or name one by --workdir");
-    }
     // The launcher that goes on in the background has said it before.
-    for opening in applied.openings(args, &plan).iter().filter(|_| !args.background) {
-        say.plain(opening);
+    if !args.background {
+        applied.openings(args, &plan).iter().for_each(|opening| say.plain(opening));
+        if matches!((&plan.app, &plan.directory), (Identity::Caller(_), Directory::Caller(None))) {
+            say.warning(
+                "the directory that this is started in is gone, or closed to you, so the program starts in your home; --workdir names another",
+            );
+        }
     }
     if let Some(warning) = plan.warning() {
         say.warning(&warning);

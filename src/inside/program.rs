@@ -73,7 +73,7 @@ fn enter(directories: &[PathBuf]) -> Result<()> {
     }
     match failure {
         Some((directory, error)) => bail!(
-            "cannot start in {}, which the program may not enter, or which is hidden from it: {error}; --workdir names another directory",
+            "cannot start in {}, which is hidden from the program or closed to it: {error}; --workdir names another directory",
             directory.display()
         ),
         None => Ok(()),
