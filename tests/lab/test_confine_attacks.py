@@ -273,4 +273,4 @@ while True:
             assert svc.found() == ["FileNotFoundError"] * 4
             assert "of its own" not in svc.confine(*words)
     finally:
-        lab.run(["sh", "-c", "systemctl stop 'sessions-*'; rm -rf /tmp/tmux-* /tmp/emacs* /tmp/ssh-* /tmp/dbus-*"])
+        lab.run(["sh", "-c", "systemctl stop 'sessions-*'; rm -rf /tmp/tmux-* /tmp/emacs* /tmp/ssh-XXab12 /tmp/dbus-ab12"])

@@ -64,12 +64,12 @@ def plain(lab, program):
 
 
 @contextlib.contextmanager
-def installed(lab, program, *words):
+def installed(lab, program, *words, name=None):
     """The same as a unit."""
-    name = unique("example")
+    name = name or unique("example")
     try:
         lab.run(["appfw", "unit", "install", name, "--now", *words, "--", *program], check=True)
-        yield name
+        yield None
     finally:
         lab.run(["appfw", "unit", "remove", name], check=True)
 
@@ -229,5 +229,6 @@ def test_every_example_is_a_unit_and_confines_a_service(lab, name):
         svc.start()
         assert svc.is_proven()
         svc.unconfine("--now")
-        with installed(lab, sleep, *options(name)) as unit:
+        unit = unique("example")
+        with installed(lab, sleep, *options(name), name=unit):
             assert lab.run(["systemctl", "is-active", f"appfw-{unit}.service"]).stdout == b"active\n"

@@ -9,6 +9,8 @@ from inside_app import PORT
 from launching import run, text_of
 from world_map import DNS, LAB_LINK, ORIGIN
 
+pytestmark = pytest.mark.once("257")
+
 CURL = ["curl", "-sS", "-o", "/dev/null", "--max-time", "25", "-w", "%{http_code}\n"]
 # A question for an address by UDP: the code of the answer.
 ASK = """
@@ -22,8 +24,6 @@ print(client.recv(4096)[3] & 15)
 # Connections to names whose servers are dead, and while they wait one to a name that is there, and its address.
 FLOOD = """
 import socket, sys, time
-
-pytestmark = pytest.mark.once("257")
 def ask(request):
     client = socket.create_connection(("127.100.90.50", 1080), timeout=20)
     client.sendall(request)

@@ -62,7 +62,7 @@ def test_a_mount_of_the_hidden_itself_is_not_seen(lab):
 
 def test_sessions_are_hidden_where_tmp_is_seen_again(lab):
     try:
-        of_bob(lab, "sh", "-c", "mkdir -m 700 /tmp/tmux-1001 && touch /tmp/tmux-1001/default /tmp/free")
+        of_bob(lab, "sh", "-c", "mkdir -p -m 700 /tmp/tmux-1001 && touch /tmp/tmux-1001/default /tmp/free")
         with mounted(lab, "/tmp", "/srv/second"), mounted(lab, "/tmp/tmux-1001", "/srv/third"):
             done = run(lab, "--standalone", "--via", SOCKS, "ls", "/srv/second/free", "/srv/second/tmux-1001",
                        "/srv/third", user="bob")
@@ -77,9 +77,9 @@ def test_what_root_does_not_write_it_writes_by_no_second_mount(lab, manager):
     tries = "cd /srv/second; touch etc/appfw/config.toml etc/systemd/system/x.service; mv etc/appfw etc/a2; touch var/x"
     with mounted(lab, "/", "/srv/second"), mounted(lab, "/sys/fs/cgroup", "/srv/third"):
         done = run(lab, manager, "--via=none", "sh", "-c", f"{tries}; mkdir /srv/third/x; ls /srv/second/run/dbus")
-    lab.run(["sh", "-c", "[ ! -e /etc/a2 ] || mv /etc/a2 /etc/appfw; rm /var/x"], check=True)
+    lab.run(["sh", "-c", "[ ! -e /etc/a2 ] || mv /etc/a2 /etc/appfw; rm /var/x; rmdir /etc/appfw"])
     assert done.stderr.count(b"Read-only") == 3 and b"busy" in done.stderr, done
-    assert not lab.path("/etc/appfw/config.toml").exists()
+    assert not lab.path("/etc/appfw").exists()
 
 
 def test_what_a_later_drop_in_shows_a_users_service_is_no_way_out(lab, world):
@@ -91,8 +91,10 @@ def test_what_a_later_drop_in_shows_a_users_service_is_no_way_out(lab, world):
             appfw_of_bob(lab, "confine", name, f"--via={way_in_a_file(lab, f'{HOME}/.config/appfw/proxy')}")
             write(lab, f"{name}.d/zzz.conf", lines)
             try:
-                systemctl(lab, "start", name)
-                wait_until(lambda: journal_of(lab, name).count("world ") > 1, 20, "a second start")
+                # A user's systemd 252 makes no such mounts, and starts nothing.
+                systemctl(lab, "start", name, code=0 if lab.version == "257" else None)
+                wait_until(lambda: journal_of(lab, name).count("world ") > 1 or "status=226/NAMESPACE" in
+                           journal_of(lab, name), 20, "a second start")
             finally:
                 systemctl(lab, "stop", name, code=None)
                 lab.path(f"{UNITS}/{name}.d/zzz.conf").unlink()
