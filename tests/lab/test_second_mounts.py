@@ -93,7 +93,7 @@ def test_what_a_later_drop_in_shows_a_users_service_is_no_way_out(lab, world):
             try:
                 # A user's systemd 252 makes no such mounts, and starts nothing.
                 systemctl(lab, "start", name, code=0 if lab.version == "257" else None)
-                wait_until(lambda: journal_of(lab, name).count("world ") > 1 or "status=226/NAMESPACE" in
+                wait_until(lambda: journal_of(lab, name).count("world ") > 1 or "at step NAMESPACE" in
                            journal_of(lab, name), 20, "a second start")
             finally:
                 systemctl(lab, "stop", name, code=None)

@@ -30,7 +30,8 @@ def attempted(lab, setting, user, program="--via=none touch {mark}", more=""):
     command = launch if user == "root" else f"{AS_BOB} {launch}"
     script = setting if "{launch}" in setting else setting + "\n{launch}"
     with lab.world.watch() as w:
-        done = lab.run(["sh", "-c", script.format(launch=command)], timeout=40)
+        # From where everybody may be.
+        done = lab.run(["sh", "-c", "cd /\n" + script.format(launch=command)], timeout=40)
     assert w.foreign(allow=[(UPSTREAM, 1080)]) == []
     wait_until(lambda: not left(lab, name), 3, f"the end of {name}")
     ran = lab.path(mark).exists()
