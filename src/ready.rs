@@ -6,6 +6,7 @@
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
@@ -35,13 +36,17 @@ pub fn run(args: &ReadyArgs) -> ExitCode {
     tell_journal(&error);
     // As a condition any other code is no failure, but "not now" (systemd.service(5), ExecCondition=).
     let usual = if args.as_condition { u8::MAX } else { exit::OURS };
-    // Where systemd does not tell, it holds what our own file says.
-    match exit::failing(usual, &successes().unwrap_or_default()) {
-        Some(code) => ExitCode::from(code),
-        // Whoever calls each of them a success waits until the start has taken too long.
-        None => loop {
-            std::thread::park();
-        },
+    failing(usual)
+}
+
+/// A failure, as systemd sees it. Where it holds each code as a success, or does not tell, as without a bus, there is none:
+/// then the start takes too long (`TimeoutStartSec=`), unless that changes.
+fn failing(usual: u8) -> ExitCode {
+    loop {
+        if let Some(code) = successes().ok().and_then(|held| exit::failing(usual, &held)) {
+            return ExitCode::from(code);
+        }
+        std::thread::sleep(PAUSE);
     }
 }
 
@@ -67,6 +72,9 @@ fn unit() -> Option<String> {
 
 /// How it is called where it speaks.
 const NAME: &str = "appfw ready";
+
+/// Between two questions of what systemd holds.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// Executes this program again, if it has an environment: that is the service's, which its user may write
 /// (`EnvironmentFile=`), and says where the bus is, among much else.

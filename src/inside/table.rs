@@ -14,6 +14,9 @@ use rustix::mount::MountFlags;
 /// credentials, cgroups. Of others something may be shown there that belongs elsewhere.
 const OF_THEIR_PLACE: [&str; 4] = ["tmpfs", "ramfs", "cgroup", "cgroup2"];
 
+/// What is of the kernel, however often it is mounted.
+const ONE_KERNEL: [&[u8]; 2] = [b"proc", b"sysfs"];
+
 /// A line of the table.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Mount {
@@ -156,7 +159,7 @@ fn mount(line: &[u8]) -> Option<Mount> {
     let number = |field: &[u8]| std::str::from_utf8(field).ok()?.parse().ok();
     let mut fields = line.split(|byte| *byte == b' ');
     let (id, parent) = (number(fields.next()?)?, number(fields.next()?)?);
-    let device = OsStr::from_bytes(fields.next()?).to_owned();
+    let device = fields.next()?;
     let (root, point) = (unescaped(fields.next()?), unescaped(fields.next()?));
     let flags = fields.next()?.split(|byte| *byte == b',').map(|option| match option {
         b"ro" => MountFlags::RDONLY,
@@ -171,8 +174,11 @@ fn mount(line: &[u8]) -> Option<Mount> {
     });
     let flags = flags.fold(MountFlags::empty(), |all, one| all | one);
     // Optional fields end with a dash.
-    let kind = OsStr::from_bytes(fields.skip_while(|field| *field != b"-").nth(1)?).to_owned();
-    Some(Mount { id, parent, device, root, point, flags, kind })
+    let kind = fields.skip_while(|field| *field != b"-").nth(1)?;
+    // Each mount of these is a file system by itself (proc since Linux 5.8), and shows the same of the kernel.
+    let device = if ONE_KERNEL.contains(&kind) { kind } else { device };
+    let owned = |bytes: &[u8]| OsStr::from_bytes(bytes).to_owned();
+    Some(Mount { id, parent, device: owned(device), root, point, flags, kind: owned(kind) })
 }
 
 /// Blanks, tabs, line breaks and backslashes stand in the table as octal numbers.
@@ -265,6 +271,9 @@ mod tests {
         // A home that is covered, and shown elsewhere (ProtectHome=tmpfs with BindPaths=).
         let lines = [ROOT, "30 20 0:9 / /home tmpfs", "31 20 8:1 /home/bob /mnt ext4"];
         assert_eq!(seen(&lines, PLACE), ["/mnt/.config/appfw"]);
+        // Nor what is mounted anew at its own place, as PID 1 does it for a unit.
+        let lines = [ROOT, "21 20 0:21 / /proc proc", "22 21 0:40 / /proc proc", "23 22 0:40 /sys /proc/sys proc"];
+        assert!(seen(&lines, "/proc/sys").is_empty());
         // A place mounted over itself (ReadOnlyPaths=) is seen once.
         assert!(seen(&[ROOT, "30 20 8:1 /home /home ext4"], PLACE).is_empty());
     }
@@ -278,6 +287,15 @@ mod tests {
         assert!(seen(&lines, "/run/user").is_empty());
         let lines = ["20 1 0:7 / /sys/fs/cgroup cgroup2", "21 1 0:7 /../.. /mnt cgroup2"];
         assert_eq!(seen(&lines, "/sys/fs/cgroup"), ["/mnt"]);
+    }
+
+    #[test]
+    fn all_mounts_of_the_kernels_own_show_the_same() {
+        let lines = [ROOT, "21 20 0:21 / /proc proc", "22 20 0:22 / /sys sysfs", "23 20 0:41 / /srv/c/proc proc"];
+        assert_eq!(seen(&lines, "/proc/sys"), ["/srv/c/proc/sys"]);
+        assert!(seen(&lines, "/sys/kernel").is_empty());
+        let again = [&lines[..], &["24 20 0:42 /kernel /srv/k sysfs"]].concat();
+        assert_eq!(seen(&again, "/sys"), ["/srv/k"]);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! A forwarder, upstreams that write down what they are asked, and clients.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Once};
 use std::time::Duration;
 
 use appfw::destination::Rules;
@@ -18,8 +18,13 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 /// is not what the forwarder itself dials of the loopback.
 pub const UNSPECIFIED: &str = "0.0.0.0";
 
+/// A place in the code that is met first in one test while another one begins to listen may stay silent for all
+/// (tracing-core: its interest is asked for before it is known). With somebody who always listens none does.
+static SUBSCRIBED: Once = Once::new();
+
 /// `via` may be several specs, one a line.
 pub fn forwarder(via: &str, allowed: &[&str], limits: Limits) -> Forwarder {
+    SUBSCRIBED.call_once(|| tracing::subscriber::set_global_default(tracing_subscriber::registry()).unwrap());
     let via = Via::parse(&via.lines().map(str::to_owned).collect::<Vec<_>>()).unwrap();
     let allowed = allowed.iter().map(|text| text.parse().unwrap()).collect();
     Forwarder::new(&via, allowed, limits).unwrap()

@@ -142,6 +142,22 @@ def test_a_drop_in_that_comes_later_makes_no_success_of_a_proof_that_fails(lab, 
         assert not svc.is_active() and not lab.path(f"/run/{svc.stem}/ran").exists()
 
 
+@pytest.mark.once("257")
+def test_nor_where_systemd_cannot_be_asked_what_is_one(lab):
+    lines = "[Service]", "RuntimeDirectory=@NAME@", "ExecStart=/bin/touch /run/@NAME@/ran", ""
+    with service(lab, "\n".join(lines)) as svc:
+        svc.confine("--via", "none", "--deny", "any", "--allow", "1.1.1.1")
+        later = "RuntimeDirectoryPreserve=yes\nSuccessExitStatus=125 255\nTimeoutStartSec=3\n"
+        drop_in(svc, "zzz.conf", f"[Service]\n{later}")
+        lab.run(["systemctl", "stop", "dbus.socket", "dbus.service"], check=True)
+        try:
+            svc.systemctl("start", svc.name, check=False)
+        finally:
+            lab.run(["systemctl", "start", "dbus.socket", "dbus.service"], check=True)
+        assert "cannot reach the system bus" in lab.journal(svc.name)
+        assert svc.show("Result") == "timeout" and not lab.path(f"/run/{svc.stem}/ran").exists()
+
+
 def test_exit_codes_of_a_services_own_stay_successes(lab):
     with service(lab, "[Service]\nType=oneshot\nSuccessExitStatus=143 125\nExecStart=/bin/sh -c 'exit 143'\n") as svc:
         svc.confine("--via", SOCKS)

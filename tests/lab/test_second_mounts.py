@@ -82,6 +82,21 @@ def test_what_root_does_not_write_it_writes_by_no_second_mount(lab, manager):
     assert not lab.path("/etc/appfw").exists()
 
 
+@pytest.mark.parametrize("manager", ["--standalone", "--system"])
+def test_the_kernels_settings_are_kept_from_root_in_a_chroot_as_well(lab, manager):
+    """Opened alone: a mistake would be all of this machine's."""
+    tries = "import os, sys\nfor path in sys.argv[1:]:\n try: print(os.open(path, os.O_WRONLY))\n " \
+            "except OSError as error: print(error.strerror)"
+    paths = ["/srv/c/proc/sys/kernel/core_pattern", "/srv/c/sys/kernel/mm/ksm/run", "/srv/d/sys/kernel/core_pattern"]
+    lab.run(["sh", "-c", "mkdir -p /srv/c/proc /srv/c/sys /srv/d; mount -t proc x /srv/c/proc; mount -t sysfs x /srv/c/sys; "
+             "mount --rbind /proc /srv/d"], check=True)
+    try:
+        done = run(lab, manager, "--via=none", "python3", "-c", tries, *paths)
+    finally:
+        lab.run(["umount", "-R", "-l", "/srv/c/proc", "/srv/c/sys", "/srv/d"], check=True)
+    assert done.stdout.decode().splitlines() == ["Read-only file system"] * 3, done
+
+
 def test_what_a_later_drop_in_shows_a_users_service_is_no_way_out(lab, world):
     lines = "[Service]\nBindPaths=%h:/mnt\nBindReadOnlyPaths=%h/.config:/media\n"
     tricks = TRICKS.replace("@", "/mnt") + f"grep -rs {PASSWORD[1]} /media && echo it has the password; exit 1"
