@@ -257,9 +257,8 @@ pub(crate) fn way_out(args: &LaunchArgs, say: &Say) -> Result<Via> {
 
 /// The variable that a word sets before a shell's command, if it is one.
 pub(crate) fn variable(word: &str) -> Option<&str> {
-    let (name, _) = word.split_once('=')?;
-    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    (!name.is_empty() && !name.starts_with(|c: char| c.is_ascii_digit()) && name.chars().all(is_name)).then_some(name)
+    let (name, _) = browser::assignment(word)?;
+    (!name.starts_with(|c: char| c.is_ascii_digit())).then_some(name)
 }
 
 /// What stands between the plan and the start: Tor's port is looked for, the address is reserved.

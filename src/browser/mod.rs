@@ -23,6 +23,7 @@ use crate::via::Via;
 pub use own_profile::own_profile;
 pub use program::Program;
 pub(crate) use program::{find, trace};
+pub(crate) use script::assignment;
 
 /// What a program is started with, as far as it decides which profile it uses.
 #[derive(Debug, Clone)]

@@ -218,7 +218,8 @@ fn is_of_name(c: char) -> bool {
     c.is_ascii_alphanumeric() || c == '_'
 }
 
-fn assignment(word: &str) -> Option<(&str, &str)> {
+/// The name and the value of a variable that a word sets before a shell's command.
+pub(crate) fn assignment(word: &str) -> Option<(&str, &str)> {
     let (name, value) = word.split_once('=')?;
     (!name.is_empty() && name.chars().all(is_of_name)).then_some((name, value))
 }

@@ -1,13 +1,13 @@
 //! `-p K=V`: settings of the app's unit that the caller may choose. Only what takes nothing from the wall:
 //! resource control, limits, scheduling, logging, and what restricts further. Pure.
 
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
 use crate::nearest::nearest;
 use crate::plan::Supervisor;
+use crate::units::text::simplified;
 use crate::units::{Setting, Value};
 
 /// What a property's value is, and how it stands in a unit file and on the bus.
@@ -295,11 +295,7 @@ fn paths(text: &str) -> Option<Vec<String>> {
     let is_plain =
         |path: &&str| path.starts_with('/') && path.chars().all(|c| c.is_alphanumeric() || "/_.-+@~,".contains(c));
     let words: Vec<&str> = text.split(' ').filter(|word| !word.is_empty()).collect();
-    // As systemd keeps them: without a slash at the end or twice, or `.` (path_simplify()); with `..` it takes none.
-    let simple = |path: &str| {
-        let parts: PathBuf = Path::new(path).components().collect();
-        parts.to_str().filter(|_| !parts.iter().any(|part| part == "..")).map(str::to_owned)
-    };
+    let simple = |path: &str| simplified(path)?.to_str().map(str::to_owned);
     if words.is_empty() || !words.iter().all(is_plain) {
         return None;
     }

@@ -1,6 +1,6 @@
 //! The second renderer: settings as unit-file text, for `--dry-run` and for files.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::{Setting, Unit, Units, Value, transient};
@@ -128,6 +128,12 @@ fn specifiers(text: &str) -> String {
 fn beside_colon(path: &std::path::Path) -> String {
     let text = path.display().to_string();
     if text.contains(':') { in_quotes(&text) } else { quoted(&text) }
+}
+
+/// A path as systemd keeps it: without a slash at the end or twice, or `.` (path_simplify()); with `..` it takes none.
+pub(crate) fn simplified(path: &str) -> Option<PathBuf> {
+    let simple: PathBuf = Path::new(path).components().collect();
+    (!simple.iter().any(|part| part == "..")).then_some(simple)
 }
 
 /// One word, quoted where systemd would split or unescape it (systemd.syntax(7), "Quoting").

@@ -1,13 +1,12 @@
 //! The grammar of `--via`.
 
-use std::path::{Path, PathBuf};
-
-use anyhow::{Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use percent_encoding::percent_decode_str;
 
 use super::{Credentials, Endpoint, Hop, HopKind, Via};
 use crate::destination::{Host, parse_port, printable};
 use crate::nearest::nearest;
+use crate::units::text::simplified;
 
 /// RFC 1929 counts user and password in one byte each.
 const MAX_CREDENTIAL: usize = 255;
@@ -82,10 +81,8 @@ fn hop(spec: &str) -> Result<Hop> {
         if let Some(path) = spec.strip_prefix(scheme).filter(|rest| kind != HopKind::Tor || !rest.starts_with("//")) {
             let is_path = path.starts_with('/') && !path.starts_with("//");
             ensure!(is_path, "`{}` needs an absolute path: {example}", shown(spec));
-            // As systemd writes a path (path_simplify()), which takes none with `..`.
-            let path: PathBuf = Path::new(path).components().collect();
-            let is_plain = !path.iter().any(|part| part == "..");
-            ensure!(is_plain, "`{}` has a `..` in it: write the path without", shown(spec));
+            let path = simplified(path)
+                .with_context(|| format!("`{}` has a `..` in it: write the path without", shown(spec)))?;
             return Ok(Hop { kind, endpoint: Endpoint::Unix(path), credentials: None });
         }
     }
