@@ -97,16 +97,22 @@ pub async fn servants(manager: &Manager<'_>, units: &Units) -> Result<()> {
 /// # Errors
 /// One of them has it, or cannot be read; with the drop-ins that may be why.
 pub async fn ending(manager: &Manager<'_>, units: &Units, all: bool) -> Result<()> {
-    let is_asked = |unit: &&Unit| unit.name.ends_with(".service") && (all || Some(*unit) == units.lifeline.as_ref());
-    for unit in units.iter().filter(is_asked) {
-        for name in BY_PLAN_ALONE {
-            let held = manager.property(&unit.name, Kind::Service, name).await?;
+    let asked = async |unit: Option<&Unit>| {
+        let Some(unit) = unit else { return Ok(()) };
+        let (remains, private) = tokio::try_join!(
+            manager.property(&unit.name, Kind::Service, BY_PLAN_ALONE[0]),
+            manager.property(&unit.name, Kind::Service, BY_PLAN_ALONE[1])
+        )?;
+        for (name, held) in BY_PLAN_ALONE.into_iter().zip([remains, private]) {
             if let Err(error) = by_plan(unit, name, &held) {
                 return Err(blame(manager, &unit.name, error).await);
             }
         }
-    }
-    Ok(())
+        Ok(())
+    };
+    let others = [Some(&units.app), units.forwarder.as_ref(), units.publisher.as_ref()];
+    let [app, forwarder, publisher] = others.map(|unit| unit.filter(|_| all));
+    tokio::try_join!(asked(units.lifeline.as_ref()), asked(app), asked(forwarder), asked(publisher)).map(drop)
 }
 
 fn by_plan(unit: &Unit, name: &str, held: &Variant<'_>) -> Result<()> {

@@ -1,5 +1,6 @@
 //! A forwarder of its own process, `appfw forward`, as the outside sees it.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
@@ -56,9 +57,24 @@ impl Process {
         std::fs::read_dir(self.proc("fd")).unwrap().count()
     }
 
-    pub fn highest_descriptor(&self) -> usize {
-        let number = |link: PathBuf| link.file_name().unwrap().to_str().unwrap().parse().unwrap();
-        self.links().map(number).max().unwrap()
+    /// The numbers of its descriptors, as soon as it neither takes connections in nor lets go of them any more: on a
+    /// busy machine one that was just opened or closed here is not yet so there.
+    pub async fn settled_descriptors(&self) -> BTreeSet<usize> {
+        const LOOKS: u32 = 10;
+        let numbers = || {
+            let number = |link: PathBuf| link.file_name().unwrap().to_str().unwrap().parse().unwrap();
+            self.links().map(number).collect::<BTreeSet<usize>>()
+        };
+        let started = Instant::now();
+        let (mut held, mut same) = (numbers(), 0);
+        while same < LOOKS {
+            assert!(started.elapsed() < PATIENCE, "its descriptors do not settle: {held:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            let now = numbers();
+            same = if now == held { same + 1 } else { 0 };
+            held = now;
+        }
+        held
     }
 
     /// So many from now on.
