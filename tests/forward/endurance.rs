@@ -277,19 +277,12 @@ async fn few_descriptors_serve_many_and_tell_the_rest() {
 #[tokio::test]
 async fn no_descriptor_to_judge_by_is_no_refusal() {
     let process = start_process(1024).await;
-    // The limit is one on numbers: there must be none free below. The probe by which its start was seen may still be
-    // held; whom it served after that was taken in after that.
-    let mut idle = Vec::new();
-    let held = loop {
-        good(process.address).await;
-        let held = process.settled_descriptors().await;
-        if held.last().is_some_and(|highest| held.len() == highest + 1) {
-            break held.len();
-        }
-        idle.push(TcpStream::connect(process.address).await.unwrap());
-    };
-    // A connection takes the only one.
-    process.limit_descriptors(held + 1);
+    // The probe by which its start was seen may still be held; whom it served after that was taken in after that.
+    good(process.address).await;
+    let held = process.settled_descriptors().await;
+    let free = (0..).find(|number| !held.contains(number)).unwrap();
+    // The limit is one on numbers: a connection takes the only one.
+    process.limit_descriptors(free + 1);
     let answer = say(process.address, "CONNECT 192.0.2.7:80 HTTP/1.1\r\n\r\n").await;
     assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
     assert_eq!(socks_raw(process.address, &[1, 192, 0, 2, 7], 80).await.0, 1);
