@@ -78,6 +78,8 @@ forwarder() {
     fi
     [ -x target/tools/bin/server ] ||
         cargo install fast-socks5 --version 1.0.0 --example server --root target/tools || return
+    [ -x target/tools/bin/tun2proxy-bin ] ||
+        cargo install tun2proxy --version 0.8.7 --locked --root target/tools || return
     cargo build --release --locked --example load && /usr/bin/python3 tests/bench/forwarder.py --assert
 }
 

@@ -396,8 +396,8 @@ def report(medians):
 
 def missed(medians):
     """A sentence for each threshold that does not hold."""
-    beside_tun = [(CAPTURED_HOP, TUN, TUN_RATIOS)] if TUN in medians else []
-    for name, other, ratios in [(OURS, PEER, RATIOS), (CAPTURED, INSIDE, CAPTURE_RATIOS), *beside_tun]:
+    beside = [(OURS, PEER, RATIOS), (CAPTURED, INSIDE, CAPTURE_RATIOS), (CAPTURED_HOP, TUN, TUN_RATIOS)]
+    for name, other, ratios in beside:
         for key, sign, bound in ratios:
             ratio = medians[name][key] / medians[other][key]
             if not (ratio >= bound if sign == ">=" else ratio <= bound):
@@ -430,6 +430,8 @@ def main():
                      "--example server --root target/tools")
         if CAPTURED not in medians:
             sys.exit("capture was not measured: run it as root, with nft")
+        if TUN not in medians:
+            sys.exit("tun2proxy is missing: cargo install tun2proxy --version 0.8.7 --locked --root target/tools")
         failures = list(missed(medians))
         if failures:
             sys.exit("\n".join(failures))
