@@ -119,6 +119,9 @@ async fn confine(args: ConfineArgs) -> Result<()> {
                 "{} has a /tmp and a /var/tmp of its own from now on (PrivateTmp=yes): in the host's are users' sessions, which lead out",
                 service.name
             ));
+            for path in refuse::lost_in_tmp(&service) {
+                say.plain(&format!("{} names {path}, which is in the host's: it will not see that", service.name));
+            }
         }
         if service.is_active && known.is_none() {
             Start::Before.remember(&name, &service.invocation)?;

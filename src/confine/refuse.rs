@@ -13,7 +13,7 @@ use crate::confinement::OPENING;
 use crate::installed;
 use crate::name::SLICE;
 use crate::network;
-use crate::units::{LINKERS, TOR};
+use crate::units::{LINKERS, PRIVATE_TMP, TOR};
 
 /// Where systemd's generators put units, and where transient ones are: no file of a package's or the user's.
 const GENERATED: [&str; 2] = ["/systemd/generator", "/systemd/transient"];
@@ -134,7 +134,24 @@ pub fn refuse_useless(service: &Service, buses: &Buses) -> Result<()> {
             service.bus_name
         );
     }
+    if let Some(path) = lost_in_tmp(service).find(|path| service.start.iter().any(|exec| exec.path == **path)) {
+        bail!(
+            "{name} runs {path}, and behind its wall it has a /tmp and a /var/tmp of its own: install that elsewhere, such as in /usr/local/bin"
+        );
+    }
     Ok(())
+}
+
+/// What its commands name in the host's /tmp and /var/tmp, where it has none of its own yet: programs, and arguments that
+/// are files now.
+pub fn lost_in_tmp(service: &Service) -> impl Iterator<Item = &str> {
+    let is_shared = !service.private.contains(&PRIVATE_TMP);
+    let commands = service.start.iter().chain(service.guarded.iter().flatten()).filter(move |_| is_shared);
+    let words = commands.flat_map(|exec| {
+        let files = exec.argv.iter().skip(1).filter(|word| Path::new(word).is_file());
+        std::iter::once(&exec.path).chain(files)
+    });
+    words.map(String::as_str).filter(|path| ["/tmp", "/var/tmp"].iter().any(|top| Path::new(path).starts_with(top)))
 }
 
 /// To be asked before what else is wrong with such a one, as no advice is to be given of how to take a machine's bus or

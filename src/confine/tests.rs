@@ -1,7 +1,7 @@
 use std::path::Path;
 
 use super::exec::Exec;
-use super::refuse::{full_name, refuse, refuse_early, refuse_missing, refuse_useless};
+use super::refuse::{full_name, lost_in_tmp, refuse, refuse_early, refuse_missing, refuse_useless};
 use super::service::{Bind, Service};
 use super::*;
 use crate::buses::Buses;
@@ -71,6 +71,7 @@ fn what_leads_past_a_wall_is_refused_by_its_name() {
         (refusal(|service| service.namespace_path = "/run/netns/x".into()), "NetworkNamespacePath=/run/netns/x"),
         (refusal(|service| service.triggered_by = vec!["web.socket".into()]), "from web.socket"),
         (refusal(|service| service.kind = "dbus".into()), "Type=dbus"),
+        (refusal(|service| service.start[0].path = "/var/tmp/web".into()), "runs /var/tmp/web, and behind its wall"),
         (refusal(|service| service.bus_name = "org.test.X".into()), "(org.test.X, BusName=)"),
         (
             refusal(|service| service.before = vec!["shutdown.target".into(), "sysinit.target".into()]),
@@ -129,4 +130,15 @@ fn the_names_of_what_serves_follow_from_the_services() {
     assert_eq!(name_of("web.service").unwrap().socket(), "appfw-web-forward.socket");
     assert_eq!(name_of("web@a\\x2db.service").unwrap().socket(), "appfw-web_a_x2db-forward.socket");
     assert_eq!(drop_in_path("web@a.service"), Path::new("/etc/systemd/system/web@a.service.d/zz-appfw.conf"));
+}
+
+#[test]
+fn what_is_named_in_the_hosts_tmp_is_told() {
+    let file = tempfile::NamedTempFile::new_in("/tmp").unwrap();
+    let path = file.path().to_str().unwrap();
+    let mut service = service();
+    service.start[0].argv = ["python3", path, "/tmp/not-there", "/etc/passwd"].map(str::to_owned).to_vec();
+    assert_eq!(lost_in_tmp(&service).collect::<Vec<_>>(), [path]);
+    service.private = vec![crate::units::PRIVATE_TMP];
+    assert_eq!(lost_in_tmp(&service).count(), 0);
 }
