@@ -63,10 +63,11 @@ fn successes() -> Result<Vec<i32>> {
     Ok(codes)
 }
 
-/// The unit that this is a command of. Where its name could be a file's of the kernel's, systemd puts a line before it.
+/// The unit that this is a command of. Where its name could be a file's of the kernel's, systemd puts a line before it; and
+/// where the unit's cgroup is the service's to divide (Delegate=), what is none of the service's is in one of its own below.
 fn unit() -> Option<String> {
     let cgroup = std::fs::read_to_string("/proc/self/cgroup").ok()?;
-    let name = unified_cgroup(&cgroup)?.rsplit('/').next()?;
+    let name = unified_cgroup(&cgroup)?.rsplit('/').find(|name| *name != ".control")?;
     Some(name.strip_prefix('_').unwrap_or(name).to_owned())
 }
 

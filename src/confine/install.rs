@@ -9,7 +9,7 @@ use super::files::{self, Files};
 use super::proven::{self, Start};
 use super::refuse::{self, full_name};
 use super::service::Service;
-use super::{drop_in_path, list, listeners, name_of, options, own, paths};
+use super::{drop_in_path, list, listeners, name_of, options, own, paths, remains};
 use crate::cli::{ConfineArgs, LaunchArgs, UnconfineArgs, WallKind};
 use crate::filters::Programs;
 use crate::host::Host;
@@ -127,6 +127,10 @@ async fn confine(args: ConfineArgs) -> Result<()> {
             Start::Before.remember(&name, &service.invocation)?;
         }
         apply(&changes, &manager, &service.name, is_walled).await?;
+        if is_walled || !service.is_active {
+            // What an earlier start has left is not behind this wall.
+            proven::forget(&name);
+        }
     }
     if is_new || service.needs_reload {
         manager.reload().await?;
@@ -447,8 +451,13 @@ async fn start(realm: &Realm, manager: &Manager<'_>, service: &str, name: &Launc
         told => anyhow!("{told}; appfw unconfine {service} takes its wall away"),
     })?;
     // That the proof has ended well, as systemd saw it, is not that it was made.
-    let invocation = Service::read(manager, service).await?.invocation;
-    if how != Started::Skipped && Start::of(name, &invocation) != Some(Start::Proven) {
+    let found = Service::read(manager, service).await?;
+    if remains::is_outside(&found, found.main) {
+        let main = found.main;
+        manager.stop(service).await?;
+        bail!("systemd took process {main}, which runs outside of {service}, for its main one, and has ended both");
+    }
+    if how != Started::Skipped && Start::of(name, &found.invocation) != Some(Start::Proven) {
         manager.stop(service).await?;
         bail!(
             "{service} was started without the proof of its wall, and is stopped: systemctl cat {service} shows its files"

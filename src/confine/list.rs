@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::proven::Start;
 use super::service::Service;
-use super::{CONFINED, DROP_IN, drop_in_in, name_of, own};
+use super::{CONFINED, DROP_IN, drop_in_in, name_of, own, remains};
 use crate::cli::{Appfw, Subcommand, WallKind};
 use crate::installed::{self, Mark};
 use crate::permanent::{Directories, Realm};
@@ -118,7 +118,7 @@ pub(super) async fn print(realm: &Realm, json: bool) -> Result<()> {
 
 fn was_proven(service: &str, found: &Service) -> bool {
     let proven = |name| Start::of(&name, &found.invocation) == Some(Start::Proven);
-    found.is_active && name_of(service).is_ok_and(proven)
+    found.is_active && name_of(service).is_ok_and(proven) && !remains::is_outside(found, found.main)
 }
 
 fn entry(service: String, mark: Mark, found: Option<&Service>, units: &Path, proven: bool) -> Entry {

@@ -22,6 +22,7 @@ mod list;
 mod own;
 mod proven;
 mod ready;
+mod remains;
 mod servants;
 mod streams;
 mod tree;

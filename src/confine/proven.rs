@@ -35,6 +35,13 @@ impl Start {
         [Self::Proven, Self::Before].into_iter().find(|start| is_known && start.word() == word)
     }
 
+    /// What is known of the last start that anything is known of.
+    pub(super) fn last(name: &LaunchName) -> Option<Self> {
+        let text = fs::read_to_string(file(name)).ok()?;
+        let (known, _) = text.split_once(' ')?;
+        [Self::Proven, Self::Before].into_iter().find(|start| start.word() == known)
+    }
+
     /// # Errors
     /// It cannot be written.
     pub(super) fn remember(self, name: &LaunchName, invocation: &str) -> Result<()> {
@@ -54,7 +61,7 @@ fn file(name: &LaunchName) -> PathBuf {
     Path::new(INNER).join(format!("confined:{name}"))
 }
 
-/// For what is not confined any more.
+/// For what is not confined any more, or by another wall from now on.
 pub(super) fn forget(name: &LaunchName) {
     // Gone, or of no use to anybody.
     let _ = fs::remove_file(file(name));

@@ -11,13 +11,13 @@ use super::files::{self, Files};
 use super::install::refuse_slices;
 use super::proven::Start;
 use super::service::Service;
-use super::{drop_in_path, name_of, paths, refuse};
+use super::{drop_in_path, name_of, paths, refuse, remains};
 use crate::cli::{Capture, ConfineArgs, InsideArgs, WallKind};
 use crate::filters::Programs;
 use crate::host::Host;
 use crate::installed::{self, Mark};
 use crate::manager::{self, Kind, Manager};
-use crate::name::cgroup_directory;
+use crate::name::{cgroup_directory, unified_cgroup};
 use crate::ready::Made;
 use crate::{inside, say, verify};
 
@@ -37,11 +37,16 @@ async fn prepare(made: &Made<'_>, by: ConfineArgs, name: &str) -> Result<()> {
     if drop_in_path(name) != args.file {
         bail!("{} is the drop-in of another service", args.file.display());
     }
+    // In a shutdown the bus is gone before what takes its time to stop.
+    let is_known = |start: &str| Ok::<_, anyhow::Error>(Start::of(&name_of(name)?, start).is_some());
+    if args.afterwards && invocation().map_or(Ok(false), |start| is_known(&start))? {
+        return Ok(());
+    }
     let host = Host::read(Path::new("/"))?.for_units();
     let bus = manager::connect().await?;
     let manager = Manager::new(&bus).await?;
     let service = Service::read(&manager, name).await?;
-    if args.afterwards && Start::of(&name_of(name)?, &service.invocation).is_some() {
+    if args.afterwards && is_known(&service.invocation)? {
         return Ok(());
     }
     let via = files::way_out(&by.launch, name, || None)?;
@@ -55,11 +60,19 @@ async fn prepare(made: &Made<'_>, by: ConfineArgs, name: &str) -> Result<()> {
     }
     inside::refuse_of_service()
         .context("what systemd opens for it (StandardInput=, StandardOutput=, StandardError=)")?;
-    refuse_remains(&files, &service)?;
-    read_back(&manager, &service, &files).await?;
-    compare(&files, &service, mark)?;
+    remains::refuse(files.plan.wall, &service)?;
+    remains::refuse_adopted(&service)?;
+    let has_changed = service.newer(&drop_in_path(&service.name));
+    // The drop-in repeats what the others said when it was written, and is made by what they say now.
+    let as_written = read_back(&manager, &service, &files).await.and_then(|()| compare(&files, &service, mark));
+    as_written.map_err(|error| match &has_changed {
+        Some(file) => {
+            anyhow!("{file} has changed since it was confined: unconfine it and confine it again ({error:#})")
+        }
+        None => error,
+    })?;
     prove(&files, &service)?;
-    if service.newer(&drop_in_path(&service.name)).is_some() {
+    if has_changed.is_some() {
         say::failure(
             "appfw ready",
             &anyhow!(
@@ -68,6 +81,15 @@ async fn prepare(made: &Made<'_>, by: ConfineArgs, name: &str) -> Result<()> {
         );
     }
     Start::Proven.remember(&files.plan.name, &service.invocation)
+}
+
+/// Which start this is of, as systemd notes it at the cgroup: where nobody else may, if systemd may itself.
+fn invocation() -> Option<String> {
+    let own = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let directory = cgroup_directory(unified_cgroup(&own)?);
+    let mut id = [0; 32];
+    let length = rustix::fs::getxattr(directory, "trusted.invocation_id", &mut id).ok()?;
+    String::from_utf8(id.get(..length)?.to_vec()).ok()
 }
 
 /// The files that make the wall are what would be written now.
@@ -88,22 +110,6 @@ fn compare(files: &Files, service: &Service, mark: &Mark) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Processes that an earlier start has left (KillMode=) are where they were made.
-fn refuse_remains(files: &Files, service: &Service) -> Result<()> {
-    let network = |process: &str| fs::read_link(format!("/proc/{process}/ns/net")).ok();
-    let own = network("self");
-    let list = format!("{}/cgroup.procs", cgroup_directory(&service.cgroup()));
-    let processes = fs::read_to_string(&list).with_context(|| format!("cannot read {list}"))?;
-    let left = processes.lines().find(|process| network(process).is_some_and(|found| Some(found) != own));
-    match left.filter(|_| files.plan.wall != WallKind::Address) {
-        Some(process) => bail!(
-            "process {process} of an earlier start is outside of the wall still: systemctl kill --signal=KILL {}",
-            service.name
-        ),
-        None => Ok(()),
-    }
 }
 
 /// systemd holds what the files say, and nothing that opens it.

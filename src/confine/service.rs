@@ -61,6 +61,10 @@ pub struct Service {
     pub has_own_tmp: bool,
     /// `ProtectControlGroups=strict` (systemd 257).
     pub has_own_cgroups: bool,
+    /// `PIDFile=`.
+    pub pid_file: Option<PathBuf>,
+    /// Its main process; 0 if there is none.
+    pub main: u32,
     /// `BusName=`.
     pub bus_name: String,
     /// What it is ordered before.
@@ -187,6 +191,11 @@ impl Service {
             has_own_cgroups: service
                 .get("ProtectControlGroupsEx")
                 .is_some_and(|held| **held == Variant::from("strict")),
+            pid_file: Some(text(service, "PIDFile")?).filter(|path| !path.is_empty()).map(PathBuf::from),
+            main: match of(service, "MainPID")? {
+                Variant::U32(process) => *process,
+                _ => bail!("systemd tells MainPID= in an unknown form"),
+            },
             bus_name: text(service, "BusName")?,
             before: words(unit, "Before")?,
             pam_name: text(service, "PAMName")?,
@@ -266,9 +275,31 @@ impl Service {
     #[must_use]
     pub fn cgroup(&self) -> String {
         let below_root = self.slices().into_iter().rev().skip(1);
-        let path: String = below_root.map(|slice| format!("/{slice}")).collect();
-        format!("{path}/{}", self.name)
+        below_root.chain([self.name.clone()]).map(|unit| format!("/{}", in_cgroups(&unit))).collect()
     }
+}
+
+/// A unit's name in a path of cgroups: where it could be a file's of the kernel's, systemd puts a line before it (cg_escape
+/// in src/basic/cgroup-util.c, and all controllers of 252 to 257).
+fn in_cgroups(unit: &str) -> String {
+    const CONTROLLERS: [&str; 13] = [
+        "cpu",
+        "cpuacct",
+        "cpuset",
+        "io",
+        "blkio",
+        "memory",
+        "devices",
+        "pids",
+        "bpf-firewall",
+        "bpf-devices",
+        "bpf-foreign",
+        "bpf-socket-bind",
+        "bpf-restrict-network-interfaces",
+    ];
+    let is_a_controllers = unit.rsplit_once('.').is_some_and(|(first, _)| CONTROLLERS.contains(&first));
+    let is_escaped = unit.starts_with(['_', '.']) || unit.starts_with("cgroup.") || is_a_controllers;
+    format!("{}{unit}", if is_escaped { "_" } else { "" })
 }
 
 /// Whether it is the proof that our drop-in has put first.

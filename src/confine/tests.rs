@@ -123,6 +123,14 @@ fn a_cgroup_follows_from_the_slices() {
         assert_eq!(service(slice).cgroup(), cgroup);
         assert_eq!(service(slice).slices(), slices);
     }
+    for (name, slice, cgroup) in [
+        ("cpu.service", "memory.slice", "/_memory.slice/_cpu.service"),
+        ("_x.service", "_x.slice", "/__x.slice/__x.service"),
+        ("cgroup.x.service", "-.slice", "/_cgroup.x.service"),
+        ("cpu.x.service", "cpu-a.slice", "/_cpu.slice/cpu-a.slice/cpu.x.service"),
+    ] {
+        assert_eq!(Service { name: name.into(), ..service(slice) }.cgroup(), cgroup);
+    }
 }
 
 #[test]
