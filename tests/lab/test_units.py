@@ -189,40 +189,6 @@ def test_this_systemd_understands_every_unit(lab):
     assert told == "", (told, [str(case) for case in cases])
 
 
-def test_a_unit_holds_what_a_launch_of_the_same_plan_holds(lab):
-    """Property by property, of units that run."""
-    differ = {  # no launcher that waits and reports, and a name of its own
-        "app": {"ExecStart", "ExecStartPre", "Restart", "RestartUSec", "RestartUSecNext", "RestartPreventExitStatus",
-                "TimeoutStopUSec", "TimeoutAbortUSec", "CollectMode"},
-        "-forward.service": {"ExecStart", "BindPaths", "CollectMode", "User", "Group"},
-        "-forward.socket": {"CollectMode", "RuntimeDirectory", "RuntimeDirectorySymlink", "StartLimitIntervalUSec"},
-    }
-    words = [f"--via={SOCKS}", "--uid=bob", "--wall=namespace"]
-    app = ["sh", "-c", "curl -sS --max-time 9 http://web.test/ >/dev/null; echo ready; exec sleep 60"]
-
-    def settings(name):
-        """Those of the wall and of what is hardened, less what tells of the run."""
-        shown = lab.run(["systemctl", "show", name], check=True).stdout.decode().splitlines()
-        held = dict(line.split("=", 1) for line in shown)
-        # systemd 252 cannot read its own transient files again (ExecStartPreEx=), as an installation's reload has it do.
-        run = ("Load", "MainPID", "Refs", "NeedDaemonReload", "PID", "Timestamp", "Status", "Memory",
-               "CPUUsage", "Tasks", "NFile", "NAcc", "NConn", "NRe", "IO",
-               "InvocationID", "Id", "Names", "Description", "ControlGroup", "FragmentPath", "UnitFile", "Transient",
-               "Requires", "RequiredBy", "Wants", "WantedBy", "BindsTo", "After", "Before", "PartOf", "Consists",
-               "JoinsNamespaceOf", "Triggers", "TriggeredBy", "Conflicts", "Can", "Exec", "FileDescriptor", "Sub",
-               "IPIngress", "IPEgress", "UID", "GID", "Perpetual", "Effective", "StopWhenUnneeded", "Bound",
-               "FlushPending")
-        return {key: value for key, value in held.items() if not key.startswith(run) and "Timestamp" not in key}
-
-    with launched(lab, *words, *app) as launch, installed(lab, *words, command=app) as name:
-        for part, but in differ.items():
-            ending = ".service" if part == "app" else part
-            of_launch = settings(f"appfw-{launch.name}{ending}")
-            of_unit = settings(f"appfw-{name}{ending}")
-            different = {key for key in {*of_launch, *of_unit} if of_launch.get(key) != of_unit.get(key)}
-            assert different <= but, (part, {key: (of_launch.get(key), of_unit.get(key)) for key in different - but})
-
-
 def test_a_captured_program_a_published_port_and_no_network(lab, world):
     """The namespace wall: made anew at each start, reached from the world by what is published."""
     serve = script(lab, "serve", """#!/bin/sh
