@@ -15,7 +15,7 @@ import pytest
 import bpf_programs
 from bpf_programs import datagrams_to, drops_packets, streams_from
 from confining import service
-from launching import launched, script, started, text_of, unique, variables
+from launching import launched, script, started, unique, variables
 from namespaces import network_namespace
 from test_filters import PORT, came_in, sent
 from waiting import wait_until
@@ -25,6 +25,7 @@ README = pathlib.Path(__file__).parents[2] / "units/examples/README.md"
 EXAMPLES = dict(re.findall(r"^\| `([\w-]+)` \| `(.*)` \| `.*` \|$", README.read_text(), re.MULTILINE))
 PORTS = itertools.count(7300)
 GOOGLE, OTHERS = ["8.8.8.8", "2001:4860:4860::8888"], ["1.1.1.1", "9.9.9.9", "2606:4700:4700::1111", "2620:fe::fe"]
+LAB, LAB6 = "203.0.113.2", "2001:db8::2"
 LIMIT = 1.5  # seconds for an answer; on a veth it takes microseconds, on a busy machine more
 
 
@@ -42,21 +43,39 @@ def test_every_example_is_tried():
 def dnsmasq(port):
     """Asks all of its servers at once."""
     return ["/usr/sbin/dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", f"--port={port}", "--user=root",
-            "--listen-address=127.0.0.1", "--bind-interfaces", "--no-resolv", "--no-hosts", "--cache-size=0",
-            "--pid-file", "--all-servers", "--log-facility=-", *(f"--server={server}" for server in GOOGLE + OTHERS)]
+            f"--listen-address=127.0.0.1,{LAB},{LAB6}", "--bind-interfaces", "--no-resolv", "--no-hosts",
+            "--cache-size=0", "--pid-file", "--all-servers", "--log-facility=-",
+            *(f"--server={server}" for server in GOOGLE + OTHERS)]
+
+
+def question(name):
+    """For the name's address."""
+    labels = b"".join(bytes([len(label)]) + label.encode() for label in name.split("."))
+    return struct.pack("!HHHHHH", 7, 0x0100, 1, 0, 0, 0) + labels + b"\0" + struct.pack("!HH", 1, 1)
 
 
 def ask(lab, port, name):
-    """The answer to a question for the name's address, from the lab's own loopback."""
-    labels = b"".join(bytes([len(label)]) + label.encode() for label in name.split("."))
-    query = struct.pack("!HHHHHH", 7, 0x0100, 1, 0, 0, 0) + labels + b"\0" + struct.pack("!HH", 1, 1)
+    """The answer, as the lab's own loopback gets it."""
     with network_namespace(lab.pid):
         client = socket.socket(type=socket.SOCK_DGRAM)
     with client:
         client.settimeout(0.5)
         client.connect(("127.0.0.1", port))
-        client.send(query)
+        client.send(question(name))
         return client.recv(512)
+
+
+def answered(lab, port, comers, payload):
+    """Who of the world's COMERS is answered at that port of the lab's, and by what: "tcp 10.0.0.7" and its like."""
+    def is_answered(kind, comer):
+        framed = struct.pack("!H", len(payload)) + payload if kind == "tcp" else payload
+        with contextlib.suppress(OSError):
+            return lab.world.connect(*comer, port, kind, framed, timeout=0.5) != b""
+
+    tries = list(itertools.product(["tcp", "udp"], comers))
+    with concurrent.futures.ThreadPoolExecutor(len(tries)) as pool:
+        results = pool.map(lambda one: is_answered(*one), tries)
+    return {f"{kind} {source}" for (kind, (source, _)), was in zip(tries, results) if was}
 
 
 def plain(lab, program):
@@ -74,30 +93,44 @@ def installed(lab, program, *words, name=None):
         lab.run(["appfw", "unit", "remove", name], check=True)
 
 
+# Who in the world asks it: those it may not ask, those it may, and others.
+CLIENTS = [*GOOGLE, *OTHERS, ORIGIN, ORIGIN6]
+
+
 def asked_by(lab, run):
-    """Which servers of dnsmasq's the world saw a question come to, and where else anything went."""
+    """Which servers of dnsmasq's the world saw a question come to, who there had an answer of it, and where else
+    anything went."""
     port = next(PORTS)
     with lab.world.watch() as w, run(dnsmasq(port)):
-        def answered():
+        def is_up():
             with contextlib.suppress(OSError):
                 return ask(lab, port, "v4.test")
 
-        assert socket.inet_aton(ORIGIN) in wait_until(answered, 10, "an answer")
+        assert socket.inet_aton(ORIGIN) in wait_until(is_up, 10, "an answer")
+        clients = answered(lab, port, [(one, LAB6 if ":" in one else LAB) for one in CLIENTS], question("v4.test"))
     servers = {event["at"] for event in w.events(server="dns", name="v4.test")}
-    return servers, {packet["dst"] for packet in w.foreign()} - servers
+    # To a client goes what comes from its port alone.
+    answers = {packet["dst"] for packet in w.foreign() if packet.get("sport") == port}
+    assert answers == {client.split()[1] for client in clients}
+    return servers, clients, {packet["dst"] for packet in w.foreign() if packet.get("sport") != port} - servers
 
 
-def test_unconfined_it_asks_them_all(lab):
-    assert asked_by(lab, lambda program: plain(lab, program)) == ({*GOOGLE, *OTHERS}, set())
+def by_both(addresses):
+    return {f"{kind} {address}" for kind in ("tcp", "udp") for address in addresses}
 
 
-@pytest.mark.parametrize("name", ["resolver", "resolver-only"])
+def test_unconfined_it_asks_and_answers_them_all(lab):
+    assert asked_by(lab, lambda program: plain(lab, program)) == ({*GOOGLE, *OTHERS}, by_both(CLIENTS), set())
+
+
+@pytest.mark.parametrize("name, clients", [("resolver", {*CLIENTS} - {*GOOGLE}), ("resolver-only", OTHERS)],
+                         ids=["resolver", "resolver-only"])
 @pytest.mark.parametrize("user", ["root", "bob"])
-def test_resolver_asks_those_it_may_and_never_the_denied(lab, name, user):
+def test_resolver_asks_and_answers_those_it_may_and_never_the_denied(lab, name, clients, user):
     words = [*options(name), f"--uid={user}"]
     for run in (lambda program: plain(lab, ["appfw-run", *words, "--", *program]),
                 lambda program: installed(lab, program, *words)):
-        assert asked_by(lab, run) == (set(OTHERS), set())
+        assert asked_by(lab, run) == ({*OTHERS}, by_both(clients), set())
 
 
 # The file server
@@ -166,22 +199,47 @@ def test_file_server_serves_its_networks_and_reaches_nothing_else(lab):
 # The service behind Tor
 
 PROXIED = """#!/bin/sh
+# Tells by its errors what it has and reaches, then serves everyone who comes, until its input ends.
+{
 env
-curl -sS --noproxy '*' --max-time 0.5 http://203.0.113.10/ >&2
-curl -sS --noproxy '*' --max-time 0.5 -g 'http://[2001:db8::10]/' >&2
-curl -s --noproxy '*' --max-time 0.5 -o /dev/null -w 'local_service=%{http_code}\\n' http://127.0.0.1:8023/
+curl -s --noproxy '*' --max-time 0.5 http://203.0.113.10/
+curl -s --noproxy '*' --max-time 0.5 -g 'http://[2001:db8::10]/'
+curl -s --noproxy '*' --max-time 0.5 -o /dev/null -w 'local_service=%%{http_code}\n' http://127.0.0.1:8023/
 proxy=socks5h://${ALL_PROXY#socks://}
-curl -sS --max-time 20 --proxy "$proxy" -o /dev/null -w 'by_tor=%{http_code}\\n' http://web.test/
+curl -s --max-time 20 --proxy "$proxy" -o /dev/null -w 'by_tor=%%{http_code}\n' http://web.test/
+} >&2
+exec /usr/bin/python3 %s server %d
 """
 
 
-@pytest.mark.parametrize("name, address, local", [
-    ("proxied", None, "200"), ("proxied-alone", "127.100.90.50", "000"),
-])
-def test_service_leaves_by_tor_alone(lab, world, tor, name, address, local):
-    program = script(lab, name, PROXIED)
-    with world.watch() as w:
-        said = variables(text_of(lab, *options(name), "--", program))
+def served_on_the_host(lab, port):
+    """On which loopback addresses the host's own clients are served."""
+    served = set()
+    for family, address in (socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"):
+        with network_namespace(lab.pid):
+            client = socket.socket(family)
+        with client, contextlib.suppress(OSError):
+            client.settimeout(0.5)
+            client.connect((address, port))
+            if client.recv(64) == b"served":
+                served.add(address)
+    return served
+
+
+@pytest.mark.parametrize("name, address, local, host", [
+    ("proxied", None, "200", {"127.0.0.1", "::1"}), ("proxied-alone", "127.100.90.50", "000", set()),
+], ids=["proxied", "proxied-alone"])
+def test_service_leaves_by_tor_alone_and_nobody_in_the_world_comes_in(lab, world, tor, name, address, local, host):
+    """That all of these come in without a wall is shown by test_filters.py."""
+    port = next(PORTS)
+    program = script(lab, name, PROXIED % (pathlib.Path(__file__).with_name("rules_app.py"), port))
+    with world.watch() as w, launched(lab, *options(name), "--", program, stdin=subprocess.PIPE) as process:
+        assert answered(lab, port, COMERS, b"hello") == set()
+        assert served_on_the_host(lab, port) == host
+        process.stdin.close()
+        assert process.wait(20) == 0
+        lines = process.said.to_the_end().decode().splitlines()
+    said = variables("\n".join(line for line in lines if "=" in line))
     for variable in "ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY":
         assert re.fullmatch(r"socks://127\.100\.\d+\.\d+:1080", said[variable])
         assert address is None or said[variable] == f"socks://{address}:1080"
