@@ -99,6 +99,10 @@ class Service:
     def cat(self):
         return self.systemctl("cat", self.name).stdout.decode()
 
+    def files(self):
+        """All that unconfine must leave as it was."""
+        return tree(self.lab), self.cat()
+
     def show(self, name):
         return self.systemctl("show", "--value", f"--property={name}", self.name).stdout.decode().strip()
 

@@ -36,7 +36,7 @@ def test_a_service_goes_through_the_proxy_alone_and_is_as_before_when_it_is_let_
             svc.restart()
             assert ways(svc.found()) | {"private": "-"} == FREE | {"private": "-"}
         assert w.foreign(UPSTREAMS), "nothing arrives even without a wall"
-        before, text = tree(lab), svc.cat()
+        before = svc.files()
 
         said = svc.confine("--via", SOCKS)
         assert lab.run(["systemd-analyze", "verify", svc.name]).stderr == b""
@@ -71,7 +71,7 @@ def test_a_service_goes_through_the_proxy_alone_and_is_as_before_when_it_is_let_
         lab.path(f"/etc/systemd/system/{svc.name}.d/a.conf").unlink()
 
         svc.unconfine("--now")
-        assert (tree(lab), svc.cat()) == (before, text)
+        assert svc.files() == before
         assert ways(svc.found()) | {"private": "-"} == FREE | {"private": "-"}
         units = lab.run(["systemctl", "list-units", "--all", "--no-legend", f"appfw-{svc.stem}*"]).stdout
         assert units == b""
@@ -141,13 +141,21 @@ def test_what_is_added_to_its_commands_does_not_come_before_the_proof(lab):
 
 def test_a_service_goes_through_tor(lab, world, tor):
     with service(lab, trying(lab, "User=bob")) as svc:
+        before = svc.files()
         with world.watch() as w:
             svc.confine("--via=tor", "--now")
             assert ways(svc.found()) == HELD
+            svc.systemctl("daemon-reload")
+            svc.restart()
+            assert ways(svc.found()) == HELD and svc.is_proven()
         assert w.foreign() == []
-        assert {event["peer"] for event in w.events(server="http", kind="request")} <= set(TOR_RELAYS)
+        requests = w.events(server="http", kind="request")
+        assert len(requests) == 2 and {event["peer"] for event in requests} <= set(TOR_RELAYS)
         assert svc.listed()["via"] == ["tor://127.0.0.1:9050"]
         assert "tor@default.service" in svc.show("After")
+        svc.unconfine("--now")
+        assert svc.files() == before
+        assert svc.found()["tcp"] == "open"
 
 
 @pytest.mark.parametrize("wall", ["namespace", "address"])
@@ -231,10 +239,10 @@ def test_a_file_server_serves_its_network_alone(lab, world):
     with service(lab, FILES) as svc:
         svc.start()
         wait_until(lambda: serves(world, ORIGIN, "203.0.113.2"), 10, "the server")
-        before = tree(lab)
+        before = svc.files()
         said = svc.confine("--via", SOCKS, code=125)
         assert "listens at TCP 0.0.0.0:8123 (python3, process" in said and "--publish 0.0.0.0:8123" in said
-        assert tree(lab) == before
+        assert svc.files() == before
         svc.confine("--via=none", "--deny=any", "--allow=localhost", "--allow=10.0.0.0/24", "--now")
         assert svc.is_proven()
         for _ in range(2):
@@ -246,7 +254,7 @@ def test_a_file_server_serves_its_network_alone(lab, world):
         svc.unconfine("--now")
         wait_until(lambda: serves(world, ORIGIN, "203.0.113.2"), 10, f"the server as before: {lab.journal(svc.name)}"
                    + lab.run(["systemctl", "status", svc.name]).stdout.decode())
-        assert tree(lab) == before
+        assert svc.files() == before
 
 
 DNSMASQ = """[Service]
@@ -279,12 +287,16 @@ def test_a_resolver_asks_the_servers_that_it_may(lab):
     with service(lab, DNSMASQ) as svc:
         svc.start()
         assert asked_by(lab) == {"8.8.8.8", "1.1.1.1"}
+        before = svc.files()
         svc.confine("--via=none", "--deny=8.8.8.8", "--allow=1.1.1.1", "--allow=9.9.9.9", "--now")
         assert svc.is_proven()
         assert asked_by(lab) == {"1.1.1.1"}
         svc.systemctl("daemon-reload")
         svc.restart()
         assert asked_by(lab) == {"1.1.1.1"}
+        svc.unconfine("--now")
+        assert svc.files() == before
+        assert asked_by(lab) == {"8.8.8.8", "1.1.1.1"}
 
 
 def test_a_kernel_that_lies_starts_nothing(lying_lab):
@@ -570,7 +582,7 @@ def test_nginx_is_reached_from_the_world_and_reaches_its_origin_through_the_prox
         configuration = lab.path("/etc/nginx/nginx.conf")
         configuration.write_text(NGINX)
         nginx.start()
-        before = tree(lab)
+        before = nginx.files()
         said = nginx.confine("--via", SOCKS, code=125)
         assert "TCP 0.0.0.0:80 (nginx, process" in said
         nginx.confine("--via", SOCKS, "--wall=namespace", "--publish=0.0.0.0:80", "--now")
@@ -586,7 +598,7 @@ def test_nginx_is_reached_from_the_world_and_reaches_its_origin_through_the_prox
             nginx.restart()
         assert nginx.is_proven()
         nginx.unconfine("--now")
-        assert tree(lab) == before
+        assert nginx.files() == before
         assert nginx.is_active()
 
 
@@ -607,6 +619,8 @@ def test_services_are_confined_after_a_boot_and_proven_at_it(version):
         for name, made in services.items():
             # systemctl enable would have update-rc.d look after nginx.
             lab.path(f"/etc/systemd/system/multi-user.target.wants/{made.name}").symlink_to(f"../{made.name}")
+        before = [made.files() for made in services.values()]
+        for name, made in services.items():
             made.confine(*(captured if name == "nginx" else plain[name][1]))
 
         lab.reboot()
@@ -626,5 +640,14 @@ def test_services_are_confined_after_a_boot_and_proven_at_it(version):
             assert not serves(lab.world, "10.0.0.7", "10.0.0.2")
         assert w.foreign([*UPSTREAMS, (ORIGIN, None), ("10.0.0.7", None)]) == []
         assert not lab.path("/run/tries/found").exists()
+
+        # Two boots later they are let go all the same.
+        for made in services.values():
+            made.unconfine("--now")
+        assert [made.files() for made in services.values()] == before
+        services["tries"].restart()
+        assert services["tries"].found()["tcp"] == "open"
+        services["asks"].restart()
+        assert asked_by(lab) == {"8.8.8.8", "1.1.1.1"}
     finally:
         lab.stop()
