@@ -1,6 +1,9 @@
-"""One plan as a launch and as a unit that lasts: systemd holds the same of both, property by property, as they run."""
+"""What is rendered, as systemd takes it: one plan as a launch and as a unit that lasts holds the same, property by
+property, as they run; and no systemd has anything to say of any unit."""
 
 import json
+import pathlib
+import re
 import socket
 
 import pytest
@@ -135,3 +138,40 @@ def test_a_unit_holds_what_a_launch_of_the_same_plan_holds(lab, plan, pinned):  
                    for ending in endings for key in {*of_launch[ending], *of_unit[ending]}
                    if of_launch[ending].get(key) != of_unit[ending].get(key)}
     assert {key: values for key, values in differences.items() if key[1] not in DIFFER[key[0]]} == {}
+
+
+# All that is rendered
+
+REPOSITORY = pathlib.Path(__file__).parents[2]
+
+
+def written_units():
+    """The unit files of all golden cases, by case: name and text. A service of another's is only named by its drop-in."""
+    cases = {}
+    for expected in [*REPOSITORY.glob("tests/golden/*/expected"), *REPOSITORY.glob("tests/confine/*/expected")]:
+        parts = re.split(r"^# (\S+\.(?:service|socket|conf))(?: \(\d+\))?\n", expected.read_text(), flags=re.MULTILINE)
+        cases[expected.parent] = [*zip(parts[1::2], parts[2::2])]
+    for directory in REPOSITORY.glob("units/examples/*/"):
+        cases[directory] = [(path.name, path.read_text()) for path in directory.iterdir()]
+    return {case: [(name, text) for name, text in files if "etc/appfw" not in name] for case, files in cases.items()}
+
+
+def test_this_systemd_understands_every_unit(lab):
+    cases = written_units()
+    assert len(cases) > 60
+    for number, files in enumerate(cases.values()):
+        top = lab.path(f"/run/verify/{number}")
+        for name, text in files:
+            path = top / re.sub("^.*/systemd/(?:system|user)/", "", name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.parent != top:
+                (top / path.parent.name.removesuffix(".d")).write_text("[Service]\nExecStart=/bin/true\n")
+            text = re.sub(r'^(Exec\w+=[+:@!-]*)("(?:[^"\\]|\\.)*"|[^\s"]+)', r"\1/bin/true", text, flags=re.MULTILINE)
+            path.write_text(text if lab.version != "252" else text.replace("PrivatePIDs=yes\n", ""))
+    verify = """cd /run/verify && for case in *; do
+        SYSTEMD_UNIT_PATH=/run/verify/$case: systemd-analyze verify --man=no --recursive-errors=no --generators=no \\
+            $(cd "$case" && ls -d *.service *.socket 2>/dev/null | sed "s,^,/run/verify/$case/,") 2>&1 |
+            grep -E 'appfw-|zz-appfw' | sed "s,^,$case: ,"
+    done; rm -r /run/verify"""
+    told = lab.run(["sh", "-c", verify]).stdout.decode()
+    assert told == "", (told, [str(case) for case in cases])

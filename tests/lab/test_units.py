@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 import pathlib
-import re
 import signal
 import socket
 import time
@@ -18,7 +17,7 @@ from launching import SOCKS, launched, script, started, unique
 from namespaces import network_namespace
 from waiting import wait_until
 from world import Watch
-from world_map import ORIGIN, PASSWORD, UPSTREAM
+from world_map import ORIGIN, PASSWORD, TOR_RELAYS, UPSTREAM
 
 OURS = 125
 UNITS = "/etc/systemd/system"
@@ -155,41 +154,6 @@ def test_what_is_shown_is_what_is_written_and_the_same_again_changes_nothing(lab
         assert "changed: " in install(lab, name, "--now", *words, "--only=web.test", *command)
 
 
-REPOSITORY = pathlib.Path(__file__).parents[2]
-
-
-def written_units():
-    """The unit files of all golden cases, by case: name and text. A service of another's is only named by its drop-in."""
-    cases = {}
-    for expected in [*REPOSITORY.glob("tests/golden/*/expected"), *REPOSITORY.glob("tests/confine/*/expected")]:
-        parts = re.split(r"^# (\S+\.(?:service|socket|conf))(?: \(\d+\))?\n", expected.read_text(), flags=re.MULTILINE)
-        cases[expected.parent] = [*zip(parts[1::2], parts[2::2])]
-    for directory in REPOSITORY.glob("units/examples/*/"):
-        cases[directory] = [(path.name, path.read_text()) for path in directory.iterdir()]
-    return {case: [(name, text) for name, text in files if "etc/appfw" not in name] for case, files in cases.items()}
-
-
-def test_this_systemd_understands_every_unit(lab):
-    cases = written_units()
-    assert len(cases) > 60
-    for number, files in enumerate(cases.values()):
-        top = lab.path(f"/run/verify/{number}")
-        for name, text in files:
-            path = top / re.sub("^.*/systemd/(?:system|user)/", "", name)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if path.parent != top:
-                (top / path.parent.name.removesuffix(".d")).write_text("[Service]\nExecStart=/bin/true\n")
-            text = re.sub(r'^(Exec\w+=[+:@!-]*)("(?:[^"\\]|\\.)*"|[^\s"]+)', r"\1/bin/true", text, flags=re.MULTILINE)
-            path.write_text(text if lab.version != "252" else text.replace("PrivatePIDs=yes\n", ""))
-    verify = """cd /run/verify && for case in *; do
-        SYSTEMD_UNIT_PATH=/run/verify/$case: systemd-analyze verify --man=no --recursive-errors=no --generators=no \\
-            $(cd "$case" && ls -d *.service *.socket 2>/dev/null | sed "s,^,/run/verify/$case/,") 2>&1 |
-            grep -E 'appfw-|zz-appfw' | sed "s,^,$case: ,"
-    done; rm -r /run/verify"""
-    told = lab.run(["sh", "-c", verify]).stdout.decode()
-    assert told == "", (told, [str(case) for case in cases])
-
-
 def test_a_captured_program_a_published_port_and_no_network(lab, world):
     """The namespace wall: made anew at each start, reached from the world by what is published."""
     serve = script(lab, "serve", """#!/bin/sh
@@ -249,9 +213,8 @@ def test_a_password_stands_in_a_private_file_alone(lab, world):
     assert tree(lab) == before
 
 
-def test_tor_may_come_up_later(lab, world):
-    """Each request dials: it is enough that Tor is there by then."""
-    relay = """import asyncio, sys
+# Stands for a Tor at the port that it is given: an upstream of the world's.
+RELAY = """import asyncio, sys
 async def pipe(reader, writer):
     while block := await reader.read(65536):
         writer.write(block)
@@ -260,23 +223,54 @@ async def lead(reader, writer):
     there = await asyncio.open_connection(sys.argv[1], 1080)
     await asyncio.gather(pipe(reader, there[1]), pipe(there[0], writer))
 async def main():
-    server = await asyncio.start_server(lead, "127.0.0.1", 9055)
+    server = await asyncio.start_server(lead, "127.0.0.1", int(sys.argv[2]))
     await server.serve_forever()
 asyncio.run(main())
 """
-    asks = script(lab, "asks", """#!/bin/sh
+# Asks until it is answered.
+ASKS = """#!/bin/sh
 until curl -sS -o /dev/null -w '{"status": %{http_code}}\\n' --max-time 5 http://web.test/ | grep 200; do
     sleep 0.1
 done
 sleep 1000
-""")
+"""
+
+
+def relay(lab, port):
+    return started(lab, ["/usr/bin/python3", "-c", RELAY, UPSTREAM, str(port)])
+
+
+def waits_in_vain(lab, name, seconds):
+    time.sleep(seconds)
+    assert said(lab, name) == [] and shows(lab, unit(name), "ActiveState")["ActiveState"] == "active"
+
+
+def test_tor_may_come_up_later(lab):
+    """Each request dials: it is enough that Tor is there by then."""
+    asks = script(lab, "asks", ASKS)
     with installed(lab, "--via=tor://127.0.0.1:9055", "--uid=bob", command=[asks]) as name:
         text = lab.path(f"{UNITS}/{unit(name)}").read_text()
         assert "Wants=tor.service tor@default.service" in text
-        time.sleep(0.5)
-        assert said(lab, name) == [] and shows(lab, unit(name), "ActiveState")["ActiveState"] == "active"
-        with started(lab, ["/usr/bin/python3", "-c", relay, UPSTREAM]):
+        waits_in_vain(lab, name, 0.5)
+        with relay(lab, 9055):
             assert next_start(lab, name, 0) == {"status": 200}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_real_tor_may_come_up_a_minute_later(version):
+    lab = boot(version)
+    try:
+        with lab.world.watch() as w, \
+                installed(lab, "--via=tor", "--uid=bob", command=[script(lab, "asks", ASKS)]) as name:
+            waits_in_vain(lab, name, 60)
+            lab.tor.wait()
+            assert next_start(lab, name, 0) == {"status": 200}
+        assert w.foreign() == []
+        peers = {event["peer"] for event in w.events(server="http", kind="request")}
+        assert peers and peers <= set(TOR_RELAYS)
+    finally:
+        lab.stop()
 
 
 # What must not start
@@ -359,9 +353,13 @@ def test_a_kernel_without_the_filter_runs_no_strict_unit(lying_lab):
 def test_a_unit_is_there_after_a_boot_and_proven_at_it(version):
     lab = boot(version)
     try:
-        program = lab.path("/usr/local/bin/tries")
-        program.write_text(TRIES)
-        program.chmod(0o755)
+        for name, text in ("tries", TRIES), ("asks", ASKS):
+            program = lab.path(f"/usr/local/bin/{name}")
+            program.write_text(text)
+            program.chmod(0o755)
+        # There is no Tor in this lab.
+        told = install(lab, "late", "--via=tor", "--uid=bob", "--", "/usr/local/bin/asks")
+        assert "no Tor was found here yet: the unit will look for it at 127.0.0.1:9050" in told
         for name, wall in ("kept", "strict"), ("caught", "namespace"):
             install(lab, name, f"--via={SOCKS}", f"--wall={wall}", "--uid=bob", "--", "/usr/local/bin/tries")
         lab.reboot()
@@ -370,6 +368,9 @@ def test_a_unit_is_there_after_a_boot_and_proven_at_it(version):
         assert found["kept"]["tcp"] == found["kept"]["udp"] == "OSError"
         # All that has come since the boot, whose log is of its own: captured, "caught" goes to the same place.
         assert packets_beside_the_upstream(Watch(lab.world)) == []
+        waits_in_vain(lab, "late", 0)
+        with relay(lab, 9050):
+            assert next_start(lab, "late", 0) == {"status": 200}
         lab.reboot(bpf=False)
         assert next_start(lab, "caught", 0)["proxy"] == 200  # it needs no filter
         wait_until(lambda: "appfw inside: " in lab.journal(unit("kept")), 10, "a refusal")
