@@ -7,6 +7,7 @@ import pytest
 
 from confining import service
 from launching import SOCKS, run, unique
+from test_user_units import BY_BOB
 from world_map import PASSWORD, UPSTREAM
 
 CURL = ["curl", "-sS", "--max-time", "30", "http://web.test/"]
@@ -213,3 +214,17 @@ def test_what_the_configuration_lets_through_is_to_be_said_again_with_more(lab):
         assert b"--only NAME --only a.test lets it through" in done.stderr, done
         done = run(lab, "--via", "direct", "--only", "b.test", *CURL, user="bob")
         assert b"--only NAME lets it through" in done.stderr, done
+
+
+@pytest.mark.once("252")
+def test_a_full_disk_leaves_no_half_of_a_new_profile(lab):
+    place = "/home/bob/.config/appfw/profiles"
+    fill = f"""mount -t tmpfs -o size=4k,uid=$(id -u bob),mode=755 tmpfs {place}
+        head -c 4096 /dev/zero >{place}/other
+        {BY_BOB} appfw profile new full --via tor
+        echo $?; ls -A {place}"""
+    with files(lab, {"profiles/kept.toml": 'via = "direct"\n'}):
+        done = lab.run(["unshare", "--mount", "sh", "-c", fill])
+        assert done.stdout == b"125\nother\n", done
+        assert f"cannot write {place}/full.toml, so nothing was changed".encode() in done.stderr, done
+        assert len(done.stderr.splitlines()) == 1

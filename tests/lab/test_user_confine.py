@@ -370,6 +370,60 @@ def test_what_is_not_ours_stays_as_it_is(lab):
         file.parent.rmdir()
 
 
+SECRET = f"--via=socks5h://{':'.join(PASSWORD)}@{UPSTREAM}:1081"
+
+
+@pytest.mark.once("252")
+def test_a_full_disk_leaves_a_users_service_behind_the_wall_that_it_had(lab):
+    with service(lab) as name:
+        next_start(lab, name, 0)
+        place = f"{UNITS}/{name}.d"
+        lab.run(["mkdir", place], user="bob", check=True)
+        before = tree(lab)
+        lab.run(["sh", "-c", f"mount -t tmpfs -o size=64k,uid=$(id -u bob),mode=755 tmpfs {place}"], check=True)
+        try:
+            fill = ["dd", "if=/dev/zero", f"of={place}/other"]
+            assert lab.run(fill).returncode == 1
+            assert "nothing was changed" in of_bob(lab, "confine", name, SECRET, "--now", code=OURS)
+            lab.path(f"{place}/other").unlink()
+            assert tree(lab) == before
+            of_bob(lab, "confine", name, f"--via={SOCKS}", "--now")
+            is_confined(next_start(lab, name, 1))
+            walled = tree(lab)
+            assert lab.run(fill).returncode == 1
+            # What of it is elsewhere, the password, is taken back as well.
+            assert "nothing was changed" in of_bob(lab, "confine", name, SECRET, "--now", code=OURS)
+            lab.path(f"{place}/other").unlink()
+            assert tree(lab) == walled and state_of(lab, name) == "active"
+            systemctl(lab, "restart", name)
+            is_confined(next_start(lab, name, 2))
+        finally:
+            lab.run(["appfw", "unconfine", name], user="bob")
+            lab.run(["umount", place], check=True)
+            lab.path(place).rmdir()
+
+
+@pytest.mark.once("257")
+def test_who_is_killed_half_way_has_broken_nothing_and_may_try_again(lab):
+    with service(lab, start=False) as name:
+        lab.run(["mkdir", "-p", "/home/bob/.config/appfw", "/home/bob/.config/credstore"], user="bob", check=True)
+        before, stages = tree(lab), set()
+        # Until one was far enough to have written something.
+        for delay in range(4, 400, 8):
+            if delay > 40 and not stages <= {0}:
+                break
+            lab.run(["timeout", "--signal=KILL", f"{delay / 1000}", "appfw", "confine", name, SECRET], user="bob")
+            new = {*tree(lab)} - {*before}
+            stages.add(len(new))
+            # What the service reads is the last to come.
+            if any(path.endswith("zz-appfw.conf") for path in new):
+                assert any("/appfw/credentials/" in path for path in new), new
+            of_bob(lab, "confine", name, SECRET)
+            of_bob(lab, "unconfine", name)
+            assert tree(lab) == before
+        assert not stages <= {0}, stages
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_users_service_is_confined_after_a_boot(version):
     lab = boot(version)

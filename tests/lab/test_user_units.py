@@ -2,12 +2,14 @@
 
 import contextlib
 import json
+import signal
+import time
 
 import pytest
 
 from confining import WAYS
 from conftest import VERSIONS, boot
-from launching import SOCKS, script, unique
+from launching import SOCKS, script, started, unique
 from test_units import appfw, unit
 from waiting import wait_until
 from world_map import ORIGIN, PASSWORD, UPSTREAM
@@ -287,3 +289,28 @@ def test_no_permission_and_a_full_disk_change_nothing(lab):
         done = lab.run(["unshare", "--mount", "sh", "-c", fill])
         assert done.stdout == f"{OURS}\n".encode() and phrase.encode() in done.stderr, done
         assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.once("257")
+def test_who_is_killed_half_way_leaves_a_whole_file_and_the_next_one_goes_on(lab):
+    def words(only):
+        return ["install", name, f"--via={SOCKS}", f"--only={only}", "--", "/bin/sleep", "60"]
+
+    with installed(lab, "--via=direct", now=False) as name:
+        file, texts = lab.path(f"{UNITS}/{unit(name)}"), []
+        for only in "a.test", "b.test":
+            of_bob(lab, *words(only))
+            texts.append(file.read_text())
+        # Until one was far enough to have written it.
+        for delay in range(0, 600, 6):
+            with started(lab, ["appfw", "unit", *words("a.test")], user="bob") as process:
+                time.sleep(delay / 1000)
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+            assert file.read_text() in texts
+            if file.read_text() == texts[0]:
+                break
+        assert delay and file.read_text() == texts[0]
+        of_bob(lab, "install", name, "--now", *words("b.test")[2:])
+        assert file.read_text() == texts[1] and state_of(lab, unit(name)) == "active"
+        assert not list(file.parent.glob(f".appfw-{name}*"))
