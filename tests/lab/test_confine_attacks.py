@@ -4,9 +4,10 @@ import json
 
 import pytest
 
-from confining import TRIES, WAYS, drop_in, service, tree, trying
+from confining import TRIES, UNITS, WAYS, drop_in, service, tree, trying
 from launching import SOCKS, script, unique
 from waiting import wait_until
+from world_map import ORIGIN
 
 SLEEPS = "[Service]\nExecStart=/bin/sleep 1000\n"
 # Sends past the proxy, whoever hears it, and says so.
@@ -229,6 +230,67 @@ time.sleep(1000)
         svc.restart()
         assert lab.path(f"/run/{svc.stem}/fds").read_text() == "none"
         assert svc.is_proven()
+
+
+# Is started by who comes to the host's port, and makes of that listener a connection of the host's.
+TURNS = f"""{WAYS}
+import ctypes
+listener = socket.socket(fileno=3)
+# sockaddr with AF_UNSPEC: it listens no more.
+ctypes.CDLL(None).connect(3, bytes(16), 16)
+
+def by_listener():
+    listener.settimeout(3)
+    listener.connect(("{ORIGIN}", 80))
+    return "open"
+
+found = {{"tcp": ends(by_tcp), "listener": ends(by_listener)}}
+pathlib.Path(os.environ["RUNTIME_DIRECTORY"], "found").write_text(json.dumps(found))
+time.sleep(1000)
+"""
+
+
+@pytest.mark.once("252")
+def test_a_listener_of_the_hosts_is_a_way_out_and_is_had_behind_no_wall(lab, world):
+    """Whatever network and lists its service has: so that --publish, which hands on what is said and no sockets, is no
+    reason to let a service have one."""
+    port, program = 7460, script(lab, "turns", TURNS)
+    text = f"[Service]\nUser=bob\nPrivateNetwork=yes\nRuntimeDirectory=@NAME@\nExecStart=/usr/bin/python3 {program}\n"
+    words = ["--via", SOCKS, "--wall=namespace", f"--publish=0.0.0.0:{port + 1}"]
+
+    def sent_out():
+        """To whom in the world anything goes, but for who has come to the port, by which the service is started."""
+        lab.path(f"{UNITS}/{listening}").write_text(f"[Socket]\nListenStream=0.0.0.0:{port}\n")
+        svc.systemctl("daemon-reload")
+        svc.systemctl("start", listening)
+        with world.watch() as w:
+            with pytest.raises(OSError):
+                world.connect("10.0.0.7", "10.0.0.2", port, timeout=2)
+            found = lab.path(f"/run/{svc.stem}/found")
+            wait_until(lambda: found.exists() or svc.show("ActiveState") == "failed", 15, "a start")
+        return {packet["dst"] for packet in w.foreign()} - {"10.0.0.7"}
+
+    with service(lab, text) as svc:
+        listening = f"{svc.stem}.socket"
+        try:
+            lists = drop_in(svc, "lists.conf", "[Service]\nIPAddressDeny=any\n")
+            assert sent_out() == {ORIGIN}
+            assert svc.found() == {"tcp": "OSError", "listener": "open"}
+            lists.unlink()
+            lists.parent.rmdir()
+            before = tree(lab)
+            assert f"gets its sockets from {listening}" in svc.confine(*words, code=125)
+            assert tree(lab) == before
+            # Nor does one that comes later start it.
+            svc.systemctl("stop", listening, svc.name)
+            lab.path(f"{UNITS}/{listening}").unlink()
+            svc.systemctl("daemon-reload")
+            svc.confine(*words)
+            assert sent_out() == set()
+            assert f"appfw ready: {svc.name} gets its sockets from {listening}" in lab.journal(svc.name)
+        finally:
+            svc.systemctl("stop", listening)
+            lab.path(f"{UNITS}/{listening}").unlink()
 
 
 def test_processes_of_an_earlier_start_keep_a_service_from_starting(lab):
