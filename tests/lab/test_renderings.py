@@ -124,6 +124,7 @@ def test_a_unit_holds_what_a_launch_of_the_same_plan_holds(lab, plan, pinned):  
         endings = parts(lab, launch.name) - {"-lifeline.service"}
         assert endings == {"strict": FORWARDED, "address": FORWARDED, "rules": {".service"},
                            "namespace": FORWARDED | {"-publish.service"}}[plan]
+        runs(lab, name, endings)
         of_launch = {ending: held(lab, name, ending) for ending in endings}
         launch.terminate()
         launch.wait(20)
