@@ -620,6 +620,9 @@ def test_services_are_confined_after_a_boot_and_proven_at_it(version):
             # systemctl enable would have update-rc.d look after nginx.
             lab.path(f"/etc/systemd/system/multi-user.target.wants/{made.name}").symlink_to(f"../{made.name}")
         before = [made.files() for made in services.values()]
+        # There is no Tor in this lab.
+        said = services["tries"].confine("--via=tor", "--dry-run")
+        assert "no Tor was found" in said and "tries.service will look for it at 127.0.0.1:9050" in said
         for name, made in services.items():
             made.confine(*(captured if name == "nginx" else plain[name][1]))
 

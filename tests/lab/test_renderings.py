@@ -147,7 +147,7 @@ REPOSITORY = pathlib.Path(__file__).parents[2]
 
 
 def written_units():
-    """The unit files of all golden cases, by case: name and text. A service of another's is only named by its drop-in."""
+    """The unit files of all golden cases, by case: name and text. Another's service is only named by its drop-in."""
     cases = {}
     for expected in [*REPOSITORY.glob("tests/golden/*/expected"), *REPOSITORY.glob("tests/confine/*/expected")]:
         parts = re.split(r"^# (\S+\.(?:service|socket|conf))(?: \(\d+\))?\n", expected.read_text(), flags=re.MULTILINE)
