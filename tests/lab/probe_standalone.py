@@ -11,49 +11,13 @@ import socket
 import sys
 
 import probe
-import probe_takeover  # noqa: F401  all of its probes are tried as well
-from probe import ORIGIN, Blocked, check, command, connect_command, first_that_works, libc, tcp
+import probe_takeover  # noqa: F401  all of its probes, and of probe_changes, are tried as well
+from probe import Blocked, check, command, first_that_works, libc, tcp
 
 INIT = 1  # the first process of the PID namespace
-OWN_NETWORK = os.stat("/proc/self/ns/net").st_ino
 PIDFD_OPEN = 434
 X32 = 0x40000000
 CORE_PATTERN = "/proc/sys/kernel/core_pattern"
-
-
-@probe.probe("double-fork")
-def double_fork():
-    """Whoever watches a session or a process's children has lost this one."""
-    script = "import os, socket, sys\n" \
-             "if os.fork(): os._exit(0)\n" \
-             "os.setsid()\n" \
-             "if os.fork(): os._exit(0)\n" \
-             f"socket.create_connection(('{ORIGIN}', 80), 2); print('connected', flush=True)"
-    said = command(sys.executable, "-c", script)
-    # Its parents are over at once; it holds the output until it has tried.
-    if "connected" not in said:
-        raise Blocked(said)
-    return said
-
-
-def in_own(*options):
-    return lambda: command("unshare", *options, *connect_command())
-
-
-probe.probe("unshare-user-network")(in_own("-Urn"))
-probe.probe("unshare-all")(in_own("-UrmnipuC", "--fork"))
-
-
-@probe.probe("others-network")
-def others_network():
-    """The network namespace of any process that is to be seen, entered."""
-    def enter(pid):
-        if os.stat(f"/proc/{pid}/ns/net").st_ino == OWN_NETWORK:
-            raise Blocked("it is this one")
-        return command("nsenter", f"--net=/proc/{pid}/ns/net", *connect_command())
-
-    pids = [entry.name for entry in pathlib.Path("/proc").glob("[0-9]*")]
-    return first_that_works([(pid, lambda pid=pid: enter(pid)) for pid in pids])
 
 
 @probe.probe("others-visible")
@@ -94,16 +58,6 @@ def init_ptrace():
     return check(libc.ptrace(probe.PTRACE_SEIZE, INIT, None, None))
 
 
-# Changes of the network that is there
-
-IP = ["link set lo down", "link del appfw0", "link set appfw0 netns 1", "addr add 203.0.113.9/24 dev appfw0",
-      "route add default dev appfw0", "link add probe0 type veth", "rule add pref 1 table 7"]
-for words in IP:
-    probe.probe("ip-" + words.replace(" ", "-"))(lambda words=words: command("ip", *words.split()))
-    probe.probe("ip-as-owner-of-a-namespace-" + words.replace(" ", "-"))(
-        lambda words=words: command("unshare", "-Ur", "ip", *words.split()))
-
-
 @probe.probe("interfaces")
 def interfaces():
     """One that leads somewhere."""
@@ -111,16 +65,6 @@ def interfaces():
     if not others:
         raise Blocked("none")
     return " ".join(others)
-
-
-@probe.probe("frame-by-the-second-interface")
-def frame():
-    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sender:
-        sender.bind(("appfw0", 0x88B5))
-        return sender.send(b"\xff" * 64)
-
-
-probe.probe("af-bluetooth")(lambda: socket.socket(31, socket.SOCK_RAW, 1).close() or "made")
 
 
 # System calls of another binary interface

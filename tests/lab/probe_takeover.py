@@ -14,6 +14,7 @@ import struct
 import sys
 
 import probe
+import probe_changes  # noqa: F401  all of its probes are tried as well
 from probe import Blocked, NotHere, check, command, first_that_works, libc
 
 HANDLE = pathlib.Path("/run/appfw-lab/handle")  # the system bus's socket, as name_to_handle_at(2) has it

@@ -36,7 +36,7 @@ WALLS = {
 CAPTURED = [
     "tcp-origin-v4", "tcp-origin-v6", "tcp-origin-v4-mapped", "mptcp-origin-v4", "tcp-public-v4", "tcp-public-v6",
     "tcp-local-network", "tcp-link-local", "dns-direct-tcp", "host-wildcard-by-own-v4", "host-wildcard-by-own-v6",
-    "static-binary",
+    "static-binary", "double-fork",
 ]
 OPEN_BY_DESIGN = {
     "strict": {

@@ -74,7 +74,7 @@ def test_its_own_loopback_is_its_own(lab):
 TAKEN_BY_THE_FORWARDER = {
     "dns-direct-tcp", "dns-direct-udp", "host-resolver-stub-udp", "host-wildcard-by-own-v4", "host-wildcard-by-own-v6",
     "mptcp-origin-v4", "tcp-link-local", "tcp-local-network", "tcp-origin-v4", "tcp-origin-v4-mapped", "tcp-origin-v6",
-    "tcp-public-v4", "tcp-public-v6", "static-binary", "unshare-user",
+    "tcp-public-v4", "tcp-public-v6", "static-binary", "unshare-user", "double-fork",
 }
 BY_THE_UPSTREAM = {"udp-origin-v4", "udp-origin-v6", "udp-public-v4"}  # it has UDP ASSOCIATE
 OPEN = {
