@@ -15,7 +15,7 @@ from clients import report
 from clients.table import BOTH, BROWSERS, CA, CLIENTS, TRUST
 from lab import REPOSITORY
 from launching import PROXY, SOCKS, run, unique
-from world_map import UPSTREAM
+from world_map import ORIGIN, ORIGIN6, UPSTREAM
 
 PAGE, TLS_PAGE = ("web.test", 80), ("tls.test", 443)
 HOST, _, PORT = PROXY.removeprefix("http://").partition(":")
@@ -109,6 +109,22 @@ def test_browser_is_at_home_in_every_namespace(programs, world, mode, client):
 def test_client_goes_by_the_variables(programs, world, client):
     strict = ["--uid", "bob", "--wall", "strict", "--env", JAVA]
     assert load(programs, world, client, *strict, user="root") is None
+
+
+@pytest.mark.parametrize("mode", [[], ["--standalone"]], ids=["user", "standalone"])
+@pytest.mark.parametrize("variables", [[], ["env", "-i"]], ids=["with-variables", "without-variables"])
+def test_a_static_go_program_arrives_by_address_and_by_name(programs, world, mode, variables):
+    """Its resolver is its own; without the variables all of it is captured."""
+    client = NAMED["Go net/http, static"]
+    if not is_installed(programs, client):
+        pytest.xfail(f"not installed: {client.source}")
+    pages = [f"http://{ORIGIN}/", f"http://[{ORIGIN6}]/", "http://web.test/"]
+    with world.watch() as w:
+        done = run(programs, *mode, "--via", SOCKS, *variables, client.needs, *pages, user="bob", check=True)
+    assert done.stdout.count(b"world ") == len(pages)
+    asked = {(request["name"] or request["ip"], request["dport"]) for request in w.events(server="socks5", kind="socks")}
+    assert asked == {(ORIGIN, 80), (ORIGIN6, 80), PAGE}
+    assert w.foreign(allow=[(UPSTREAM, 1080)]) == [] and w.events(server="dns") == []
 
 
 def test_chromium_knows_that_it_is_online(programs, world):
