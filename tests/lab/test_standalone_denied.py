@@ -39,18 +39,18 @@ def attempted(lab, setting, user, program="--via=none touch {mark}", more=""):
     return ran, done
 
 
-def refused(lab, setting, user, *phrases):
-    ran, done = attempted(lab, setting, user)
+def refused(lab, setting, user, *phrases, **program):
+    ran, done = attempted(lab, setting, user, **program)
     said, = [line for line in done.stderr.decode().splitlines() if line.startswith("appfw-run: ")]
     assert not ran and done.returncode == 125
     for phrase in phrases:
         assert phrase in said
-    assert "nothing was run" in said or "read-only file system" in said
+    assert any(words in said for words in ("nothing was run", "read-only file system", "--no-capture"))
     return said
 
 
-def runs(lab, setting, user):
-    ran, done = attempted(lab, setting, user)
+def runs(lab, setting, user, **program):
+    ran, done = attempted(lab, setting, user, **program)
     assert ran, done.stderr.decode()
 
 
@@ -92,6 +92,13 @@ def test_under_a_filter_like_dockers_nothing_runs(lab, user):
     """seccomp=unconfined is the same without the filter, and there it works."""
     refused(lab, f"{DENY} docker {{launch}}", user, "Operation not permitted", "--security-opt seccomp=unconfined")
     runs(lab, "{launch}", user)
+
+
+@USERS
+def test_without_nf_tables_there_is_no_capture_and_the_sentence_says_so(lab, user):
+    denied = f"{PYTHON} {HERE / 'deny_nftables.py'} {{launch}}"
+    refused(lab, denied, user, "nf_tables", "--no-capture", program="--via=direct touch {mark}")
+    runs(lab, denied, user, program="--via=direct --no-capture touch {mark}")
 
 
 MASK = "mount --bind /dev/null /proc/keys; mount -t tmpfs -o ro x /proc/scsi; mount -t tmpfs -o ro x /proc/acpi\n"

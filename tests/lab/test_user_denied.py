@@ -1,11 +1,14 @@
 """What an ordinary user's own systemd is denied: a launch works, or ends with 125 and a sentence, and nothing ran."""
 
 import contextlib
+import pathlib
 
 import pytest
 
 from launching import unique
 from test_user import BOB, MANAGER, run
+
+LIMIT = pathlib.Path(__file__).with_name("limit_namespaces.py")
 
 
 @contextlib.contextmanager
@@ -44,6 +47,48 @@ def test_without_namespaces_nothing_runs_and_the_sentence_says_why(lab, settings
             assert done.returncode == 125 and not ran, said
             assert "namespace" in said and "Operation not permitted" in said and len(said.splitlines()) == 1, said
     assert launch(lab)[1]
+
+
+@contextlib.contextmanager
+def limited_manager(lab):
+    """Has eve's systemd in a user namespace in which she may make as many more as it is told, as a sysctl has it on the
+    whole machine."""
+    uid = lab.path("/home/eve").stat().st_uid
+    folder = lab.path(f"/run/systemd/system/user@{uid}.service.d")
+    eve = f"setpriv --reuid=eve --regid=eve --init-groups env HOME=/home/eve USER=eve XDG_RUNTIME_DIR=/run/user/{uid}"
+
+    def restart():
+        lab.run(["sh", "-c", f"systemctl daemon-reload; systemctl restart user@{uid}.service"], check=True)
+
+    def limit(number):
+        started = f"+/usr/bin/python3 {LIMIT} user {number} {eve} /usr/lib/systemd/systemd --user"
+        (folder / "limited.conf").write_text(f"[Service]\nNotifyAccess=all\nExecStart=\nExecStart={started}\n")
+        restart()
+
+    folder.mkdir()
+    try:
+        yield limit
+    finally:
+        (folder / "limited.conf").unlink()
+        folder.rmdir()
+        restart()
+
+
+@pytest.mark.once("252")
+def test_a_limit_of_user_namespaces_is_named_and_raising_it_helps(lab):
+    def launch():
+        mark = f"/var/tmp/{unique('mark')}"
+        done = lab.run(["appfw-run", "--verbose", "--via=direct", "touch", mark], user="eve")
+        assert b"who runs it: user" in done.stderr
+        return done.returncode, lab.path(mark).exists(), done.stderr.decode()
+
+    with limited_manager(lab) as limit:
+        limit(0)
+        code, ran, said = launch()
+        assert (code, ran) == (125, False) and "user.max_user_namespaces" in said, said
+        limit(1000)
+        code, ran, said = launch()
+        assert (code, ran) == (0, True), said
 
 
 @pytest.mark.parametrize("settings", [["ReadOnlyPaths=/sys"], ["InaccessiblePaths=-/proc/keys -/proc/kcore"]],
