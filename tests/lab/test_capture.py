@@ -81,6 +81,30 @@ def test_a_page_is_asked_for_as_the_program_did(lab, world, fetch, mode, what):
     assert asked == [(host, 443 if host == "tls.test" else 80)]
 
 
+# An echo of each: connected, so that it hears those alone whom it has asked.
+DATAGRAMS = """
+import socket, sys
+for host in sys.argv[1:]:
+    family, kind, _, _, address = socket.getaddrinfo(host, 7, type=socket.SOCK_DGRAM)[0]
+    with socket.socket(family, kind) as client:
+        client.settimeout(10)
+        client.connect(address)
+        client.send(host.encode())
+        print(client.recv(99).decode())
+"""
+
+
+@MODES
+def test_datagrams_are_answered_by_whom_they_were_sent_to(lab, world, mode):
+    targets = [ORIGIN, ORIGIN6, "web.test"]
+    with world.watch() as w:
+        done = run(lab, *mode, "--via", SOCKS, "/usr/bin/python3", "-c", DATAGRAMS, *targets, user="bob")
+    assert done.stdout.decode().split() == targets, done.stderr
+    sent = [(event["name"] or event["ip"]) for event in w.events(kind="socks-datagram")]
+    assert sent == targets
+    assert w.foreign(allow=[(UPSTREAM, None)]) == [] and w.events(server="dns") == []
+
+
 @MODES
 @pytest.mark.parametrize("host", ["root@web.test", "the-world"])
 def test_ssh_goes_by_name(lab, world, ssh, mode, host):

@@ -16,9 +16,9 @@ AS = pytest.mark.parametrize("user", [[], ["--uid", "bob"]], ids=["root", "bob"]
 ECHO = 7
 
 
-def asked(lab, *words, targets):
+def asked(lab, *words, targets, caller="root"):
     """What the program in such a launch was told, and what the launcher said."""
-    result = run(lab, *words, "/usr/bin/python3", "-c", APP.read_text(), *targets)
+    result = run(lab, *words, "/usr/bin/python3", "-c", APP.read_text(), *targets, user=caller)
     assert result.returncode == 0, result.stderr
     return json.loads(result.stdout), result.stderr.decode()
 
@@ -59,6 +59,17 @@ def test_a_socks5_upstream_carries_them_and_gets_names(lab, world, user, passwor
         ("web.test", None), (None, ORIGIN), (None, ORIGIN6), ("v4.test", None)]
     assert w.foreign(allow=[(UPSTREAM, None)]) == [] and w.events(server="dns") == []
     assert {packet["proto"] for packet in w.packets(dst=UPSTREAM)} == {"tcp", "udp"}
+
+
+@pytest.mark.parametrize("user, more", [("root", ["--wall=namespace"]), ("bob", ["--user"]), ("bob", ["--standalone"])],
+                         ids=["system", "user", "standalone"])
+def test_the_namespace_wall_carries_them_for_who_asks_as_well(lab, world, user, more):
+    targets = [f"web.test/{ECHO}", f"{ORIGIN}/{ECHO}"]
+    with world.watch() as w:
+        told, _ = asked(lab, *more, "--via", SOCKS, targets=targets, caller=user)
+    assert told["code"] == 0 and None not in told["answers"].values()
+    assert [event["name"] or event["ip"] for event in w.events(kind="socks-datagram")] == ["web.test", ORIGIN]
+    assert w.foreign(allow=[(UPSTREAM, None)]) == [] and w.events(server="dns") == []
 
 
 def test_rules_are_for_datagrams_too(lab, world):
