@@ -252,7 +252,7 @@ fn from_text(directive: &str, values: &[String]) -> Vec<String> {
             let bit = |name: &String| 1_u64 << known.clone().find(|(known, _)| known == name).unwrap().1;
             vec![all("").iter().map(bit).sum::<u64>().to_string()]
         }
-        "UMask" => vec![u32::from_str_radix(&one(), 8).unwrap().to_string()],
+        "UMask" | "RuntimeDirectoryMode" => vec![u32::from_str_radix(&one(), 8).unwrap().to_string()],
         "TimeoutStopSec" | "RestartSec" | "StartLimitIntervalSec" | "TriggerLimitIntervalSec" => {
             if one() == "infinity" {
                 return vec![u64::MAX.to_string()];

@@ -100,6 +100,12 @@ pub(super) fn unit(plan: &Plan, host: &Host, places: &Places) -> Unit {
         Supervisor::User | Supervisor::Standalone => {
             unit.kind("NoNewPrivileges", Value::Bool(true));
             unit.kind("IgnoreSIGPIPE", Value::Bool(false));
+            if places.in_run {
+                // Removed with the app, whatever became of the launcher. There is no socket unit to outlive it, and the
+                // forwarder, which does, needs nothing of it once it runs.
+                unit.kind("RuntimeDirectory", words([&format!("appfw/{}", plan.name)]));
+                unit.kind("RuntimeDirectoryMode", Value::Number(0o700));
+            }
         }
     }
     unit.kind.extend(plan.properties.iter().cloned());

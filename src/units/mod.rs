@@ -27,7 +27,7 @@ use crate::host::Host;
 use crate::listening::Listening;
 use crate::name::SLICE;
 use crate::network::IpLists;
-use crate::plan::{Plan, Stdio};
+use crate::plan::{Plan, Stdio, Supervisor};
 use crate::view::{Bind, View};
 
 /// What units that share a namespace (`JoinsNamespaceOf=`) have in common beside the network: whoever is first has made it
@@ -177,7 +177,7 @@ pub struct Units {
 pub struct Places {
     /// The launch's directory under /run/appfw or $XDG_RUNTIME_DIR/appfw.
     pub state: PathBuf,
-    /// Whether the state is under /run, where systemd can remove it with the launch.
+    /// Whether the state is where the launch's systemd has its runtime directories, and can remove it with the launch.
     pub in_run: bool,
     /// Whether the caller has a terminal to be put back as it was.
     pub terminal: bool,
@@ -196,7 +196,10 @@ impl Places {
             credential: state.join("via"),
             units: TRANSIENT.into(),
             state,
-            in_run: base == Path::new(INNER),
+            in_run: match plan.supervisor {
+                Supervisor::User => base == Path::new(&format!("/run/user/{}/appfw", plan.app.user().uid)),
+                Supervisor::System | Supervisor::Standalone => base == Path::new(INNER),
+            },
             terminal: matches!(plan.stdio, Stdio::Terminal { .. }),
         }
     }

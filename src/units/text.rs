@@ -65,7 +65,9 @@ pub(crate) fn lines(setting: &Setting) -> Vec<String> {
     match &setting.value {
         Value::Bool(on) => vec![assign(if *on { "yes" } else { "no" }.into())],
         Value::Word(word) => vec![assign(specifiers(word))],
-        Value::Number(number) if directive == "UMask" => vec![assign(format!("{number:04o}"))],
+        Value::Number(number) if matches!(directive, "UMask" | "RuntimeDirectoryMode") => {
+            vec![assign(format!("{number:04o}"))]
+        }
         Value::Number(number) => vec![assign(number.to_string())],
         Value::Unsigned(u64::MAX) => vec![assign("infinity".into())],
         Value::Unsigned(number) => vec![assign(number.to_string())],

@@ -119,7 +119,7 @@ def launched(lab, *words, name=None, tty=False, **options):
             come_up(process, tty)
             yield process
     finally:
-        wait_until(lambda: not left(lab, name), 10, f"the end of {name}")
+        wait_until(lambda: not left(lab, name, options.get("user", "root")), 10, f"the end of {name}")
 
 
 def come_up(process, tty):
@@ -134,10 +134,11 @@ def come_up(process, tty):
         raise AssertionError(f"the launch did not come up: {said}") from error
 
 
-def unit_names(lab, name):
-    """Every unit of that launch that systemd knows."""
-    words = ["systemctl", "list-units", "--all", "--plain", "--no-legend", f"appfw-{name}*"]
-    listed = lab.run(words, check=True).stdout.decode()
+def unit_names(lab, name, user="root"):
+    """Every unit of that launch that systemd knows, or USER's own one."""
+    manager = [] if user == "root" else ["--user"]
+    words = ["systemctl", *manager, "list-units", "--all", "--plain", "--no-legend", f"appfw-{name}*"]
+    listed = lab.run(words, user=user, check=True).stdout.decode()
     return [line.split()[0] for line in listed.splitlines()]
 
 
@@ -168,33 +169,39 @@ def listeners(lab):
     return [local for local in listening if local[4:8] == "647F"]
 
 
-def populated(lab, name):
-    """The cgroups of that launch with a process in them. systemd 257 forgets the empty directory of a unit that it stops
+def populated(lab, name, slices="/sys/fs/cgroup"):
+    """The cgroups of that launch below SLICES with a process in them. systemd 257 forgets the empty directory of a unit that it stops
     while it makes the unit's PID namespace."""
     found = []
-    for cgroup in lab.path("/sys/fs/cgroup/appfw.slice").glob(f"appfw-{name}*"):
+    for cgroup in lab.path(f"{slices}/appfw.slice").glob(f"appfw-{name}*"):
         with contextlib.suppress(OSError):  # it may end meanwhile
             if "populated 1" in (cgroup / "cgroup.events").read_text():
                 found.append(cgroup)
     return found
 
 
-def left(lab, name):
-    """What there still is of that launch."""
-    directory = lab.path(f"/run/appfw/{name}")
-    cgroups = populated(lab, name)
-    transient = list(lab.path("/run/systemd/transient").glob(f"appfw-{name}*"))
-    credentials = list(lab.path("/run/credentials").glob(f"appfw-{name}*"))
-    there = [str(path) for path in [directory, *cgroups, *transient, *credentials] if path.exists()]
-    return there or unit_names(lab, name)
+def left(lab, name, user="root"):
+    """What there still is of that launch of USER's: the system's systemd may have it, or that user's own."""
+    managers = {"root": ("/run", "/sys/fs/cgroup")}
+    if user != "root":
+        uid = lab.path(f"/home/{user}").stat().st_uid
+        managers[user] = (f"/run/user/{uid}", f"/sys/fs/cgroup/user.slice/user-{uid}.slice/user@{uid}.service")
+    there = []
+    for run, slices in managers.values():
+        directory = lab.path(f"{run}/appfw/{name}")
+        transient = list(lab.path(f"{run}/systemd/transient").glob(f"appfw-{name}*"))
+        credentials = list(lab.path(f"{run}/credentials").glob(f"appfw-{name}*"))
+        found = [directory, *populated(lab, name, slices), *transient, *credentials]
+        there += [str(path) for path in found if path.exists()]
+    return there or [unit for owner in managers for unit in unit_names(lab, name, owner)]
 
 
-def wait_gone(lab, name, seconds=GONE, left=left):
+def wait_gone(lab, name, seconds=GONE, left=left, **whose):
     """Returns when nothing of the launch is left, as LEFT tells."""
     seen = []
 
     def gone():
-        seen[:] = left(lab, name)
+        seen[:] = left(lab, name, **whose)
         return not seen
 
     try:
@@ -206,6 +213,13 @@ def wait_gone(lab, name, seconds=GONE, left=left):
 def main_pid(lab, unit):
     """The unit's main process, as the lab numbers it; 0 if it has none."""
     return int(lab.run(["systemctl", "show", "--property=MainPID", "--value", unit], check=True).stdout)
+
+
+def journal_of_user(lab, service):
+    """The log lines of a unit of a user's own systemd as one text."""
+    lab.run(["journalctl", "--sync"])
+    words = ["journalctl", "--quiet", "--no-pager", "--output=cat", f"_SYSTEMD_USER_UNIT={service}"]
+    return lab.run(words).stdout.decode()
 
 
 def kill(lab, pid, number):

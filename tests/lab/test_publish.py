@@ -108,8 +108,12 @@ def refuses(connect):
 def test_an_ordinary_user_whom_polkit_allows_publishes_as_well(lab):
     number = port()
     more = ["--system", "--wall=namespace", "--via=none", f"--publish={number}=8080"]
-    with polkit_rule(lab, ALLOW_BOB), launched(lab, *more, "--", PYTHON, "-c", SERVER, "127.0.0.1", "8080", user="bob"):
+    command = [PYTHON, "-c", SERVER, "127.0.0.1", "8080"]
+    with polkit_rule(lab, ALLOW_BOB), launched(lab, *more, "--", *command, user="bob") as launch:
         assert on_the_host(lab, "127.0.0.1", number) == b"inside hello"
+        # In order: the system's systemd removes no directory of an ordinary user's.
+        launch.send_signal(signal.SIGTERM)
+        launch.wait(10)
 
 
 def test_root_without_user_namespaces_publishes_as_well(lab):

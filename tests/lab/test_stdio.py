@@ -1,6 +1,7 @@
 """What comes in, what comes out, and the number at the end."""
 
 import contextlib
+import functools
 import hashlib
 import os
 import pathlib
@@ -14,9 +15,13 @@ import threading
 import pytest
 
 from lab import resize_terminal
-from launching import SOCKS, Output, launched, run, script, started, text_of, unique, wait_gone
+from launching import (SOCKS, Output, journal_of_user, launched, run, script, started, text_of, unique,
+                       wait_gone)
 
 AS = pytest.mark.parametrize("user", [[], ["--uid", "bob"]], ids=["root", "bob"])
+# Who launches, with what: by the system's systemd for either, and by bob's own.
+BY_ALL = pytest.mark.parametrize("user, more", [("root", []), ("root", ["--uid", "bob"]), ("bob", ["--user"])],
+                                 ids=["root", "root for bob", "user"])
 GIBIBYTE = 1 << 30
 
 
@@ -190,12 +195,13 @@ def test_file_as_output_is_appended_where_it_stands(lab):
     assert lab.path(mark).read_text() == "before\napp\nafter\n"
 
 
+@pytest.mark.parametrize("user", ["root", "bob"])
 @pytest.mark.parametrize("place", ["stdin", "stdout", "stderr"])
-def test_socket_as_a_standard_stream_is_refused(lab, place):
+def test_socket_as_a_standard_stream_is_refused(lab, place, user):
     ours, theirs = socket.socketpair()
     mark = f"/tmp/{unique('ran')}"
     streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, place: theirs}
-    with started(lab, ["appfw-run", "--via", "none", "touch", mark], **streams) as process:
+    with started(lab, ["appfw-run", "--via", "none", "touch", mark], user=user, **streams) as process:
         theirs.close()
         errors = ours.makefile("rb") if place == "stderr" else process.stderr
         assert process.wait(10) == 125
@@ -230,23 +236,24 @@ print(*sorted(number for number in numbers if os.path.exists(f"/proc/self/fd/{nu
 """
 
 
-@AS
+@BY_ALL
 @pytest.mark.parametrize("detach", [False, True])
-def test_descriptors_of_the_caller_do_not_reach_the_app(lab, user, detach):
+def test_descriptors_of_the_caller_do_not_reach_the_app(lab, user, more, detach):
     name = unique("descriptors")
     listing = script(lab, "listing", LISTING)
     with tempfile.TemporaryFile() as held:
         outside, other = socket.socketpair()
-        options = ["--unit", name, "--via", SOCKS, *user, *(["--detach"] if detach else [])]
-        with started(lab, ["appfw-run", *options, listing], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        options = ["--unit", name, "--via", SOCKS, *more, *(["--detach"] if detach else [])]
+        with started(lab, ["appfw-run", *options, listing], user=user, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                      pass_fds=[held.fileno(), outside.fileno()]) as process:
             shown = Output(process.stdout.fileno()).to_the_end()
             assert process.wait(10) == 0
         outside.close()
         other.close()
-    wait_gone(lab, name)
+    wait_gone(lab, name, user=user)
     if detach:
-        shown = lab.journal(f"appfw-{name}.service").encode()
+        journal = lab.journal if user == "root" else functools.partial(journal_of_user, lab)
+        shown = journal(f"appfw-{name}.service").encode()
         assert b"\n0 1 2\n" in b"\n" + shown
     else:
         assert shown == b"0 1 2\n"
@@ -258,19 +265,19 @@ def type_in(process, text):
     os.write(process.terminal, text)
 
 
-def shell(lab, *user):
+def shell(lab, *words, **options):
     """An interactive shell: with job control, without a line editor whose modes would race with what is typed."""
     bash = "exec bash --norc --noprofile --noediting -i"
-    return launched(lab, "--via", SOCKS, *user, "sh", "-c", f"echo ready; {bash}", tty=True)
+    return launched(lab, "--via", SOCKS, *words, "sh", "-c", f"echo ready; {bash}", tty=True, **options)
 
 
 # Tells that it is in the foreground by now. What is typed is echoed, so it must not hold what is waited for.
 WAITS = b"sh -c 'echo run\"\"ning; exec sleep 600'"
 
 
-@AS
-def test_shell_in_a_terminal_with_resize_and_ctrl_c(lab, user):
-    with shell(lab, *user) as process:
+@BY_ALL
+def test_shell_in_a_terminal_with_resize_and_ctrl_c(lab, user, more):
+    with shell(lab, *more, user=user) as process:
         type_in(process, b"stty size\n")
         process.shown.until(b"24 80\r\n")
         resize_terminal(process.terminal, 50, 132)

@@ -118,7 +118,7 @@ def test_the_same_datagrams_arrive_where_that_is_let_through(lab):
     (["--via", f"http://{UPSTREAM}:3128"], "direct and a single SOCKS5 upstream carry"),
     (["--via", SOCKS, "--via", f"http://{UPSTREAM}:3128"], "direct and a single SOCKS5 upstream carry"),
     (["--via", f"socks4a://{UPSTREAM}:1080"], "direct and a single SOCKS5 upstream carry"),
-    (["--via", "direct", "--wall", "address"], "served in the strict wall"),
+    (["--via", "direct", "--wall", "address"], "the walls strict and namespace carry"),
 ])
 def test_what_cannot_carry_it_refuses_and_says_why(lab, world, words, why):
     name = unique("udp")

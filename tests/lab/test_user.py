@@ -1,5 +1,7 @@
 """Launches of an ordinary user by their own systemd: the default, with nothing configured."""
 
+import os
+import pathlib
 import re
 import signal
 import subprocess
@@ -7,8 +9,10 @@ import time
 
 import pytest
 
-from launching import HOLD, SOCKS, launched, text_of, unique
+from launching import (GONE, HOLD, SOCKS, journal_of_user, launched, left, processes, processes_of, script, started, text_of,
+                       unique, wait_gone)
 from test_escapes import Baits, PYTHON, TAKEOVER, errors_of, reached, results_of, seen_by_world, write_handle
+from test_life import REPORT_SIGNALS, STUBBORN
 from waiting import wait_until
 from world_map import UPSTREAM
 
@@ -130,10 +134,53 @@ def test_what_is_not_there_is_127(lab):
     assert run(lab, "--via=direct", "/etc/passwd").returncode == 126
 
 
-def test_a_launch_ends_with_its_launcher(lab):
+def test_signals_to_the_launcher_reach_the_app(lab):
+    with launched(lab, "--via", SOCKS, "python3", "-c", REPORT_SIGNALS, stdin=subprocess.PIPE, **BOB) as launch:
+        for name in ["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2"] * 2:
+            launch.send_signal(signal.Signals[name])
+            launch.shown.until(f"got {name}\n".encode())
+        launch.stdin.close()
+        assert launch.wait(10) == 9
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_app_that_a_signal_ends_gives_its_number(lab, number):
     with launched(lab, "--via", SOCKS, "--", *HOLD, **BOB) as launch:
-        launch.send_signal(signal.SIGKILL)
-        wait_until(lambda: not units(lab), 5, "the end of all units")
+        launch.send_signal(number)
+        assert launch.wait(10) == 128 + number
+        wait_gone(lab, launch.name, **BOB)
+
+
+def test_pipes_are_exact_to_the_byte_both_ways(lab):
+    data = os.urandom(8 << 20)
+    done = run(lab, "--via=none", "cat", input=data, check=True)
+    assert done.stdout == data and done.stderr == b""
+
+
+def test_a_launch_ends_with_its_launcher(lab):
+    with launched(lab, "--via", SOCKS, "--", script(lab, "stubborn", STUBBORN), **BOB) as launch:
+        assert state(lab) / launch.name in map(pathlib.Path, left(lab, launch.name, **BOB))
+        pids = processes(lab, launch.name)
+        assert len(pids) >= 3
+        launch.kill()
+        launch.wait()
+        wait_gone(lab, launch.name, **BOB)
+        assert not {int(path.name) for path in processes_of(lab)} & pids.keys()
+
+
+def test_killed_launcher_before_the_app_runs_leaves_nothing(lab):
+    """Killed at any moment, not only when all stands."""
+    names = [unique("early") for _ in range(8)]
+    for number, name in enumerate(names):
+        with started(lab, ["appfw-run", "--unit", name, "--via", SOCKS, "sleep", "600"], **BOB, stdin=subprocess.DEVNULL,
+                     stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
+            time.sleep(0.03 + number * 0.015)  # where in its start the launcher is killed, behind the lab's own programs
+    for name in names:
+        wait_until(lambda: set(left(lab, name, **BOB)) <= {str(state(lab) / name)}, GONE, f"the end of {name}")
+    # A directory made before the units has no unit to go with: the next launch removes it.
+    run(lab, "--via=none", "true", check=True)
+    # One that is empty has been made a moment before, and its name is free.
+    assert not [name for name in names if list((state(lab) / name).glob("*"))]
 
 
 def test_the_forwarder_comes_back_and_serves_on(lab, world):
@@ -150,16 +197,15 @@ def test_the_forwarder_comes_back_and_serves_on(lab, world):
 
 def test_a_detached_launch_goes_on_and_is_ended_by_its_name(lab):
     name = unique("detached")
-    script = "curl -sS --noproxy '*' http://web.test/ > /tmp/$0; sleep 1; curl -sS http://web.test/ >> /tmp/$0; sleep 60"
-    run(lab, "--detach", "--via", SOCKS, "--unit", name, "sh", "-c", script, name, check=True)
-    # The launcher returns with the program's execution, which may come before its first file.
-    answers = lab.path(f"/tmp/{name}")
-    wait_until(lambda: answers.exists() and answers.read_text().count("world ") == 2, 10, "both answers")
+    script = "curl -sS http://tls.test/; curl -sS --noproxy '*' http://web.test/; sleep 1; curl -sS http://web.test/; sleep 60"
+    run(lab, "--detach", "--via", SOCKS, "--block=tls.test", "--unit", name, "sh", "-c", script, check=True)
+    wait_until(lambda: journal_of_user(lab, f"appfw-{name}.service").count("world ") == 2, 10, "both answers in the log")
+    assert "tls.test" in journal_of_user(lab, f"appfw-{name}-forward.service")
     # What another launch takes for stale is not removed under its feet.
     run(lab, "--via=none", "true", check=True)
     assert (state(lab) / name).exists()
     lab.run(["appfw", "stop", name], **BOB, check=True, timeout=20)
-    assert units(lab) == []
+    wait_gone(lab, name, **BOB)
 
 
 def test_what_the_app_starts_elsewhere_stays_in_its_unit(lab):

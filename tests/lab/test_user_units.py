@@ -9,7 +9,7 @@ import pytest
 
 from confining import WAYS
 from conftest import VERSIONS, boot
-from launching import SOCKS, script, started, unique
+from launching import SOCKS, journal_of_user, script, started, unique
 from test_units import appfw, unit
 from waiting import wait_until
 from world_map import ORIGIN, PASSWORD, UPSTREAM
@@ -53,14 +53,8 @@ def tree(lab):
             for path in lab.path("/home/bob/.config").rglob("*")}
 
 
-def journal_of(lab, service):
-    lab.run(["journalctl", "--sync"])
-    words = ["journalctl", "--quiet", "--no-pager", "--output=cat", f"_SYSTEMD_USER_UNIT={service}"]
-    return lab.run(words).stdout.decode()
-
-
 def journal(lab, name):
-    return journal_of(lab, unit(name))
+    return journal_of_user(lab, unit(name))
 
 
 def said(lab, name):

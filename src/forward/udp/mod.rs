@@ -108,7 +108,7 @@ async fn place<'a>(forwarder: &'a Forwarder, asked: &Associate, is_full: bool) -
     forwarder.upstream.expect_datagrams()?;
     // Where only some may use the forwarder, datagrams would be taken from anybody.
     let relay = forwarder.relay.as_ref().filter(|_| forwarder.peers.is_none()).ok_or_else(|| {
-        Failure::not_offered("a client asked SOCKS5 for UDP, which is served in the strict wall, not in this one")
+        Failure::not_offered("a client asked SOCKS5 for UDP, which the walls strict and namespace carry, not this one")
     })?;
     let place = Arc::clone(&forwarder.associations).try_acquire_owned();
     let place = place.map_err(|_| Failure::no_association())?;
