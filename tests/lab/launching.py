@@ -170,8 +170,8 @@ def listeners(lab):
 
 
 def populated(lab, name, slices="/sys/fs/cgroup"):
-    """The cgroups of that launch below SLICES with a process in them. systemd 257 forgets the empty directory of a unit that it stops
-    while it makes the unit's PID namespace."""
+    """The cgroups of that launch below SLICES with a process in them. systemd 257 forgets the empty directory of a unit
+    that it stops while it makes the unit's PID namespace."""
     found = []
     for cgroup in lab.path(f"{slices}/appfw.slice").glob(f"appfw-{name}*"):
         with contextlib.suppress(OSError):  # it may end meanwhile

@@ -1,5 +1,5 @@
-"""Further ways out, which probe_takeover.py has among its own: what a program starts of its own to be lost sight of, and
-changes of the network that it finds. Started itself, it is what some of them run in a namespace that they own."""
+"""Further ways out, which probe_takeover.py has among its own: what a program starts to be lost sight of, and changes
+of the network that it finds. Started itself, it is what some of them run in a namespace that they own."""
 
 import os
 import pathlib
@@ -13,6 +13,9 @@ from probe import ORIGIN, Blocked, command, connect_command, first_that_works
 HERE = pathlib.Path(__file__)
 OWN_NETWORK = os.stat("/proc/self/ns/net").st_ino
 AF_BLUETOOTH = 31
+# A user namespace's owner has every capability in it. Root's number cannot be given one there without CAP_SETFCAP, so
+# root goes in without a number, and keeps them over execve(2).
+OWNER = ["unshare", "-U", "--keep-caps"] if probe.UID == 0 else ["unshare", "-Ur"]
 
 
 # Lost sight of
@@ -20,25 +23,26 @@ AF_BLUETOOTH = 31
 @probe.probe("double-fork")
 def double_fork():
     """Whoever watches a session or a process's children has lost this one."""
-    script = "import os, sys\n" \
+    script = "import os, socket\n" \
              "if os.fork(): os._exit(0)\n" \
              "os.setsid()\n" \
              "if os.fork(): os._exit(0)\n" \
-             f"sys.path.insert(0, {str(HERE.parent)!r}); import probe\n" \
-             f"print(probe.tcp({ORIGIN!r}, 80), flush=True)"
+             f"try: socket.create_connection(({ORIGIN!r}, 80), {probe.LIMIT})\n" \
+             "except ConnectionResetError: pass\n" \
+             "print('connected', flush=True)"
     said = command(sys.executable, "-c", script)
-    # Its parents are over at once; it holds the output until it has tried.
+    # Its parents are over at once; it holds the output until it has tried. Reset is taken, as probe.tcp() has it.
     if "connected" not in said:
         raise Blocked(said)
     return said
 
 
 def in_own(*options):
-    return lambda: command("unshare", *options, *connect_command())
+    return lambda: command(*OWNER, *options, *connect_command())
 
 
-probe.probe("unshare-user-network")(in_own("-Urn"))
-probe.probe("unshare-all")(in_own("-UrmnipuC", "--fork"))
+probe.probe("unshare-user-network")(in_own("-n"))
+probe.probe("unshare-all")(in_own("-mnipuC", "--fork"))
 
 
 @probe.probe("others-network")
@@ -61,7 +65,7 @@ IP = ["link set lo down", "link del appfw0", "link set appfw0 netns 1", "addr ad
 for words in IP:
     probe.probe("ip-" + words.replace(" ", "-"))(lambda words=words: command("ip", *words.split()))
     probe.probe("ip-as-owner-of-a-namespace-" + words.replace(" ", "-"))(
-        lambda words=words: command("unshare", "-Ur", "ip", *words.split()))
+        lambda words=words: command(*OWNER, "ip", *words.split()))
 
 
 @probe.probe("frame-by-the-second-interface")
@@ -107,19 +111,17 @@ def delete_tables():
     return change_tables(DELETE_TABLE, NFPROTO_UNSPEC)
 
 
-CHANGES = {"nft-add": add_table, "nft-delete-all": delete_tables}
-for name, change in CHANGES.items():
-    probe.probe(name)(change)
-    probe.probe(f"{name}-as-owner-of-a-namespace")(
-        lambda name=name: command("unshare", "-Ur", sys.executable, HERE, name))
+probe.probe("nft-add")(add_table)
+probe.probe("nft-delete-all")(delete_tables)
+probe.probe("nft-as-owner-of-a-namespace")(lambda: command(*OWNER, sys.executable, HERE))
 
 
 @probe.probe("own-network-changed")
 def own_network_changed():
-    """Routes and rules of a network of one's own are one's own to change, and lead nowhere."""
-    script = f"ip link set lo up; ip route add local default dev lo; {sys.executable} {HERE} nft-add; exec \"$@\""
-    return command("unshare", "-Urn", "sh", "-c", script, "sh", *connect_command())
+    """Routes and rules of a network of one's own are one's own to change, and lead nowhere, at times slowly."""
+    script = f"ip link set lo up; ip route add local default dev lo; {sys.executable} {HERE}; exec timeout 0.5 \"$@\""
+    return command(*OWNER, "-n", "sh", "-c", script, "sh", *connect_command())
 
 
 if __name__ == "__main__":
-    CHANGES[sys.argv[1]]()
+    print(first_that_works([("add", add_table), ("delete all", delete_tables)]))

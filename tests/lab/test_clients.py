@@ -122,7 +122,8 @@ def test_a_static_go_program_arrives_by_address_and_by_name(programs, world, mod
     with world.watch() as w:
         done = run(programs, *mode, "--via", SOCKS, *variables, client.needs, *pages, user="bob", check=True)
     assert done.stdout.count(b"world ") == len(pages)
-    asked = {(request["name"] or request["ip"], request["dport"]) for request in w.events(server="socks5", kind="socks")}
+    requests = w.events(server="socks5", kind="socks")
+    asked = {(request["name"] or request["ip"], request["dport"]) for request in requests}
     assert asked == {(ORIGIN, 80), (ORIGIN6, 80), PAGE}
     assert w.foreign(allow=[(UPSTREAM, 1080)]) == [] and w.events(server="dns") == []
 

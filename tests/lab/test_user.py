@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from launching import (GONE, HOLD, SOCKS, journal_of_user, launched, left, processes, processes_of, script, started, text_of,
-                       unique, wait_gone)
+from launching import (GONE, HOLD, SOCKS, journal_of_user, launched, left, processes, processes_of, script, started,
+                       text_of, unique, wait_gone)
 from test_escapes import Baits, PYTHON, TAKEOVER, errors_of, reached, results_of, seen_by_world, write_handle
 from test_life import REPORT_SIGNALS, STUBBORN
 from waiting import wait_until
@@ -172,9 +172,10 @@ def test_killed_launcher_before_the_app_runs_leaves_nothing(lab):
     """Killed at any moment, not only when all stands."""
     names = [unique("early") for _ in range(8)]
     for number, name in enumerate(names):
-        with started(lab, ["appfw-run", "--unit", name, "--via", SOCKS, "sleep", "600"], **BOB, stdin=subprocess.DEVNULL,
-                     stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
-            time.sleep(0.03 + number * 0.015)  # where in its start the launcher is killed, behind the lab's own programs
+        with started(lab, ["appfw-run", "--unit", name, "--via", SOCKS, "sleep", "600"], **BOB,
+                     stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
+            # Where in its start the launcher is killed, behind the lab's own programs.
+            time.sleep(0.03 + number * 0.015)
     for name in names:
         wait_until(lambda: set(left(lab, name, **BOB)) <= {str(state(lab) / name)}, GONE, f"the end of {name}")
     # A directory made before the units has no unit to go with: the next launch removes it.
@@ -197,9 +198,10 @@ def test_the_forwarder_comes_back_and_serves_on(lab, world):
 
 def test_a_detached_launch_goes_on_and_is_ended_by_its_name(lab):
     name = unique("detached")
-    script = "curl -sS http://tls.test/; curl -sS --noproxy '*' http://web.test/; sleep 1; curl -sS http://web.test/; sleep 60"
+    script = "curl -sS http://tls.test/; curl -sS --noproxy '*' http://web.test/; sleep 1; " \
+             "curl -sS http://web.test/; sleep 60"
     run(lab, "--detach", "--via", SOCKS, "--block=tls.test", "--unit", name, "sh", "-c", script, check=True)
-    wait_until(lambda: journal_of_user(lab, f"appfw-{name}.service").count("world ") == 2, 10, "both answers in the log")
+    wait_until(lambda: journal_of_user(lab, f"appfw-{name}.service").count("world ") == 2, 10, "both answers")
     assert "tls.test" in journal_of_user(lab, f"appfw-{name}-forward.service")
     # What another launch takes for stale is not removed under its feet.
     run(lab, "--via=none", "true", check=True)
