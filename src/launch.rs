@@ -178,6 +178,7 @@ async fn by_processes(
         return print(&standalone::text(&commands));
     }
     standalone::refuse_nested()?;
+    standalone::refuse_remains()?;
     standalone::expect_null_device()?;
     if plan.detach && !args.background {
         return background::launch();

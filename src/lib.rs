@@ -47,6 +47,7 @@ pub mod stdio;
 pub mod terminal;
 
 pub mod manager;
+pub mod members;
 pub mod verify;
 
 pub mod standalone;

@@ -8,6 +8,7 @@ mod log;
 mod stop;
 
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::process::Stdio;
 
 use anyhow::{Context, Result, bail};
@@ -26,6 +27,8 @@ use crate::host::User;
 use crate::inside::network;
 use crate::keeper::{Keeper, Mapping};
 use crate::manager::{Life, Who};
+use crate::members::processes;
+use crate::name::{cgroup_directory, unified_cgroup};
 use crate::reception::App;
 use crate::wait::Reports;
 
@@ -121,6 +124,31 @@ pub fn refuse_managing() -> Result<()> {
         bail!("this is run by appfw-run, from whose walls launches and units are not managed: run it from outside");
     }
     Ok(())
+}
+
+/// As the main process of a user's service this is its first one at each start: who is there already was left by an earlier
+/// start (KillMode=), perhaps from before the wall.
+///
+/// # Errors
+/// There is somebody.
+pub fn refuse_remains() -> Result<()> {
+    // What a main process starts inherits the variable, and has another number (systemd.exec(5)).
+    let own = std::process::id();
+    if std::env::var("SYSTEMD_EXEC_PID").ok() != Some(own.to_string()) {
+        return Ok(());
+    }
+    let text = std::fs::read_to_string("/proc/self/cgroup").context("cannot read /proc/self/cgroup")?;
+    let Some(cgroup) = unified_cgroup(&text) else { return Ok(()) };
+    let directory = cgroup_directory(cgroup);
+    // There is none where the hierarchies of version 1 are mounted as well.
+    let all = if Path::new(&directory).is_dir() { processes(Path::new(&directory))? } else { Vec::new() };
+    match all.into_iter().find(|process| *process != own) {
+        Some(process) => bail!(
+            "process {process} of an earlier start is outside of the wall still, so nothing was run: systemctl --user kill --signal=KILL {}",
+            cgroup.rsplit('/').next().unwrap_or_default()
+        ),
+        None => Ok(()),
+    }
 }
 
 fn is_nested() -> bool {

@@ -7,6 +7,8 @@ import pytest
 from conftest import VERSIONS, boot
 from confining import Service, drop_in, service, trying
 from launching import SOCKS, script, started
+from test_user_confine import service as users_service
+from test_user_units import systemctl
 from waiting import wait_until
 from world_map import DNS
 
@@ -33,6 +35,11 @@ LEAVES = "[Service]\nKillMode=process\nExecStart=/bin/sh -c 'python3 {sender} {w
 
 def leaving(lab, word=""):
     return LEAVES.format(sender=script(lab, "sender.py", SENDER), word=word)
+
+
+def journal_of_all(lab):
+    lab.run(["journalctl", "--sync"])
+    return lab.run(["journalctl", "--quiet", "--no-pager", "--output=cat", "_UID=1001"]).stdout.decode()
 
 
 def left(made):
@@ -62,6 +69,21 @@ def test_what_was_left_before_the_wall_is_none_behind_it(lab, wall, word):
         made.start()
         assert made.is_proven()
         made.systemctl("kill", "--signal=KILL", made.name)
+
+
+def test_what_a_users_service_left_before_the_wall_is_none_behind_it(lab):
+    command = f"/bin/sh -c 'python3 {script(lab, 'sender.py', SENDER)} & exec sleep infinity'"
+    with users_service(lab, more="KillMode=process\n", command=command) as name:
+        systemctl(lab, "stop", name)
+        assert lab.run(["appfw", "confine", name, "--via", SOCKS, "--now"], user="bob").returncode == 125
+        # journald may not find the unit of who has ended already.
+        said = f"is outside of the wall still, so nothing was run: systemctl --user kill --signal=KILL {name}"
+        wait_until(lambda: said in journal_of_all(lab), 10, "the reason in the journal")
+        assert lab.run(["systemctl", "--user", "is-active", name], user="bob").stdout != b"active\n"
+        lab.run(["systemctl", "--user", "kill", "--signal=KILL", name], user="bob", check=True)
+        systemctl(lab, "start", name)
+        said = lab.run(["appfw", "confine", "--list"], user="bob", check=True).stdout.decode()
+        assert f"{name}: namespace wall, via {SOCKS}, active, proven" in said
 
 
 def test_what_a_proven_start_left_is_behind_its_wall(lab, world):

@@ -4,11 +4,11 @@ import contextlib
 
 import pytest
 
-from launching import SOCKS, run, script, text_of, unique
+from launching import SOCKS, journal_of_user, run, script, text_of, unique
 from test_fail_closed import ALLOW_BOB, polkit_rule
 from test_user_confine import of_bob as appfw_of_bob
 from test_user_confine import service
-from test_user_units import installed, journal, journal_of, systemctl
+from test_user_units import installed, journal, systemctl
 from test_units import unit
 from waiting import wait_until
 from world_map import PASSWORD, UPSTREAM
@@ -129,9 +129,9 @@ def test_a_confined_services_next_start_goes_the_same_way(lab, world, at):
             with world.watch() as w:
                 appfw_of_bob(lab, "confine", name, f"--via={via}")
                 systemctl(lab, "start", name)
-                wait_until(lambda: journal_of(lab, name).count("world ") > 1, 30, "a second start")
+                wait_until(lambda: journal_of_user(lab, name).count("world ") > 1, 30, "a second start")
                 systemctl(lab, "stop", name, code=None)
-            stays_behind(lab, w, journal_of(lab, name))
+            stays_behind(lab, w, journal_of_user(lab, name))
 
 
 @pytest.mark.parametrize("manager", ["--standalone", "--user"])

@@ -4,12 +4,12 @@ import contextlib
 
 import pytest
 
-from launching import SOCKS, run, script, text_of, unique
+from launching import SOCKS, journal_of_user, run, script, text_of, unique
 from test_fail_closed import ALLOW_BOB, polkit_rule
 from test_next_start import HOME, WAY, configuration, of_bob, stays_behind, way_in_a_file
 from test_user_confine import of_bob as appfw_of_bob
 from test_user_confine import service, write
-from test_user_units import UNITS, journal_of, systemctl
+from test_user_units import UNITS, systemctl
 from waiting import wait_until
 from world_map import PASSWORD
 
@@ -109,14 +109,14 @@ def test_what_a_later_drop_in_shows_a_users_service_is_no_way_out(lab, world):
                 if lab.version == "252":
                     # An ordinary user's makes no such mounts, and so starts nothing.
                     systemctl(lab, "start", name, code=1)
-                    wait_until(lambda: "at step NAMESPACE" in journal_of(lab, name), 20, "a failed start")
+                    wait_until(lambda: "at step NAMESPACE" in journal_of_user(lab, name), 20, "a failed start")
                     return
                 systemctl(lab, "start", name)
-                wait_until(lambda: journal_of(lab, name).count("world ") > 1, 20, "a second start")
+                wait_until(lambda: journal_of_user(lab, name).count("world ") > 1, 20, "a second start")
             finally:
                 systemctl(lab, "stop", name, code=None)
                 lab.path(f"{UNITS}/{name}.d/zzz.conf").unlink()
-            stays_behind(lab, w, journal_of(lab, name))
+            stays_behind(lab, w, journal_of_user(lab, name))
 
 
 @pytest.mark.parametrize("line", [

@@ -7,10 +7,10 @@ import pytest
 
 import test_user_units
 from conftest import VERSIONS, boot
-from launching import SOCKS, script, unique
+from launching import SOCKS, journal_of_user, script, unique
 from test_profiles import files
 from test_units import appfw
-from test_user_units import OURS, TRIES, UNITS, journal_of, state_of, systemctl, tree
+from test_user_units import OURS, TRIES, UNITS, state_of, systemctl, tree
 from waiting import wait_until
 from world_map import ORIGIN, PASSWORD, UPSTREAM
 
@@ -47,7 +47,7 @@ def of_bob(lab, *words, **options):
 
 def next_start(lab, name, since):
     def said():
-        return [json.loads(line) for line in journal_of(lab, name).splitlines() if line.startswith("{")][since:]
+        return [json.loads(line) for line in journal_of_user(lab, name).splitlines() if line.startswith("{")][since:]
 
     return wait_until(said, 20, f"a start of {name}")[0]
 
@@ -63,6 +63,7 @@ def test_a_users_service_is_confined_and_as_before_when_it_is_let_go(lab, world,
         # Which launches make where it isn't.
         lab.run(["mkdir", "-p", "/home/bob/.config/appfw", "/home/bob/.config/credstore"], user="bob", check=True)
         before, shown = tree(lab), systemctl(lab, "cat", name)
+        next_start(lab, name, 0)
         assert f"systemctl --user restart {name}" in of_bob(lab, "confine", name, f"--via={SOCKS}")
         with world.watch() as w:
             assert "nothing to do" not in of_bob(lab, "confine", name, f"--via={SOCKS}", "--now")
@@ -105,7 +106,7 @@ def test_a_way_out_that_is_gone_and_a_wall_that_is_not_to_be_had_start_nothing(l
         # What is over at once is not always told to be of its unit.
         everything = ["journalctl", "--quiet", "--no-pager", "--output=cat"]
         wait_until(lambda: b"/home/bob/way" in lab.run(everything).stdout, 10, "a refusal")
-        assert state_of(lab, name) == "failed" and '"variable"' not in journal_of(lab, name)
+        assert state_of(lab, name) == "failed" and '"variable"' not in journal_of_user(lab, name)
     assert w.foreign() == []
 
 
@@ -127,10 +128,10 @@ exit 1
         with world.watch() as w:
             of_bob(lab, "confine", name, f"--via=socks5h://{user}:{password}@{UPSTREAM}:1081")
             systemctl(lab, "start", name)
-            wait_until(lambda: journal_of(lab, name).count("world ") > 1, 20, "a second start")
+            wait_until(lambda: journal_of_user(lab, name).count("world ") > 1, 20, "a second start")
             systemctl(lab, "stop", name, code=None)
         assert {packet["dst"] for packet in w.foreign()} == {UPSTREAM}
-        said = journal_of(lab, name)
+        said = journal_of_user(lab, name)
         assert "bus is open" not in said and password not in said
         # The linker would complain of a file that isn't there.
         assert "x.so" not in said
@@ -186,7 +187,7 @@ def test_a_service_that_has_changed_is_confined_anew_or_not_at_all(lab):
             assert f"{UNITS}/{name} is newer" in told and f"appfw unconfine {name}, then" in told, told
         assert tree(lab) == before
         of_bob(lab, "unconfine", name)
-        since = journal_of(lab, name).count('"arguments"')
+        since = journal_of_user(lab, name).count('"arguments"')
         of_bob(lab, "confine", name, f"--via={SOCKS}", "--now")
         test_user_units.is_confined(next_start(lab, name, since), ["anew"])
 
@@ -449,6 +450,7 @@ def test_what_is_of_launches_alone_is_no_hindrance(lab, world):
             "exit-with-main": "true", "dbus": '"filtered"', "manager": '"standalone"'}
     texts = {"config.toml": f'via = "{SOCKS}"\n' + "".join(f"{key} = {value}\n" for key, value in keys.items())}
     with files(lab, texts), service(lab) as name:
+        next_start(lab, name, 0)
         told = of_bob(lab, "confine", name, "--now")
         said, = [line for line in told.splitlines() if "left out" in line]
         assert all(f"{key} (/home/bob/.config/appfw/config.toml:" in said for key in keys), said
