@@ -178,7 +178,10 @@ async fn by_processes(
         return print(&standalone::text(&commands));
     }
     standalone::refuse_nested()?;
-    standalone::refuse_remains()?;
+    // As a service's drop-in has it.
+    if args.settled {
+        standalone::refuse_remains()?;
+    }
     standalone::expect_null_device()?;
     if plan.detach && !args.background {
         return background::launch();

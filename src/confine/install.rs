@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
 use super::exec::Exec;
 use super::files::{self, Files};
@@ -83,7 +83,7 @@ async fn confine(args: ConfineArgs) -> Result<()> {
         say.warning(&warning);
     }
     refuse_tor(&manager, &service, &files.plan.via).await?;
-    refuse_slices(&manager, &service).await?;
+    refuse::refuse_slices(&manager, &service).await?;
     tell_of_socket(&manager, &service, &say).await;
     tell_of_umbrella(&service, &say);
     taken::refuse(&name, Mark::subject(&files.command), &realm, &manager).await?;
@@ -113,6 +113,9 @@ async fn confine(args: ConfineArgs) -> Result<()> {
             service.name
         );
     }
+    if now && service.is_active && (is_new || !is_walled) {
+        remains::refuse_to_stop(&service)?;
+    }
     if is_new {
         if !service.private.contains(&PRIVATE_TMP) {
             say.plain(&format!(
@@ -141,7 +144,9 @@ async fn confine(args: ConfineArgs) -> Result<()> {
             remove_empty(&name);
         }
         if is_walled && is_new {
-            manager.restart(&service.name).await?;
+            // What that start has left is behind this wall.
+            Start::Proven.remember(&name, &service.invocation)?;
+            manager.restart(&service.name).await.with_context(|| format!("{error:#}; and as it was"))?;
         }
         return Err(error);
     }
@@ -154,6 +159,7 @@ async fn confine(args: ConfineArgs) -> Result<()> {
     let is_behind_it = !is_new
         && service.is_active
         && known == Some(Start::Proven)
+        && !remains::is_outside(&service, service.main)
         && manager.runs_since(&service.name, installed::written(&wanted)).await;
     match now {
         _ if is_behind_it => say.plain(&format!("nothing to do: {} is confined so already", service.name)),
@@ -322,20 +328,6 @@ async fn refuse_tor(manager: &Manager<'_>, service: &Service, via: &Via) -> Resu
         let after = Vec::<String>::try_from(after).unwrap_or_default();
         refuse::refuse_cycle(service, &unit, &after)?;
         earlier.extend(after.into_iter().filter(|one| !earlier.contains(one)).collect::<Vec<_>>());
-    }
-    Ok(())
-}
-
-/// A leaf merges the lists of all slices above it (src/core/bpf-firewall.c).
-pub(super) async fn refuse_slices(manager: &Manager<'_>, service: &Service) -> Result<()> {
-    for slice in service.slices() {
-        let list = manager.property(&slice, Kind::Slice, "IPAddressAllow").await?;
-        if !crate::verify::is_empty(&list) {
-            bail!(
-                "{slice} has IPAddressAllow=, which opens every unit below it, {} among them: remove it",
-                service.name
-            );
-        }
     }
     Ok(())
 }

@@ -8,7 +8,6 @@ use std::path::Path;
 use anyhow::{Context, Result, anyhow, bail};
 
 use super::files::{self, Files};
-use super::install::refuse_slices;
 use super::proven::Start;
 use super::service::Service;
 use super::{drop_in_path, name_of, paths, refuse, remains};
@@ -37,18 +36,19 @@ async fn prepare(made: &Made<'_>, by: ConfineArgs, name: &str) -> Result<()> {
     if drop_in_path(name) != args.file {
         bail!("{} is the drop-in of another service", args.file.display());
     }
-    // In a shutdown the bus is gone before what takes its time to stop.
-    let is_known = |start: &str| Ok::<_, anyhow::Error>(Start::of(&name_of(name)?, start).is_some());
-    if args.afterwards && invocation().map_or(Ok(false), |start| is_known(&start))? {
+    let called = name_of(name)?;
+    let is_over = |start: &str| args.afterwards && Start::of(&called, start).is_some();
+    let bus = match manager::connect().await {
+        // In a shutdown it is gone before what takes its time to stop.
+        Err(_) if invocation().is_some_and(|start| is_over(&start)) => return Ok(()),
+        bus => bus?,
+    };
+    let manager = Manager::new(&bus).await?;
+    let service = Service::read(&manager, name).await?;
+    if is_over(&service.invocation) {
         return Ok(());
     }
     let host = Host::read(Path::new("/"))?.for_units();
-    let bus = manager::connect().await?;
-    let manager = Manager::new(&bus).await?;
-    let service = Service::read(&manager, name).await?;
-    if args.afterwards && is_known(&service.invocation)? {
-        return Ok(());
-    }
     let via = files::way_out(&by.launch, name, || None)?;
     let files = Files::new(by.launch, via, &host, &service)?;
     refuse::refuse(&service, &files.plan.buses, &host.appfw)?;
@@ -83,7 +83,8 @@ async fn prepare(made: &Made<'_>, by: ConfineArgs, name: &str) -> Result<()> {
     Start::Proven.remember(&files.plan.name, &service.invocation)
 }
 
-/// Which start this is of, as systemd notes it at the cgroup: where nobody else may, if systemd may itself.
+/// Which start this is of, as systemd notes it at the cgroup, where nobody else may: the last one before which nobody was
+/// left in that (seen with 257: with somebody in it, it is not made anew).
 fn invocation() -> Option<String> {
     let own = fs::read_to_string("/proc/self/cgroup").ok()?;
     let directory = cgroup_directory(unified_cgroup(&own)?);
@@ -123,7 +124,7 @@ async fn read_back(manager: &Manager<'_>, service: &Service, files: &Files) -> R
             service.others(&drop_in_path(&service.name)).join(", ")
         );
     }
-    refuse_slices(manager, service).await?;
+    refuse::refuse_slices(manager, service).await?;
     for servant in &files.servants.0 {
         let kind = if servant.name.ends_with(".socket") { Kind::Socket } else { Kind::Service };
         verify::settings(servant, &manager.properties(&servant.name, kind).await?)?;

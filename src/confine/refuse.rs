@@ -11,6 +11,7 @@ use super::{paths, unit_file};
 use crate::buses::Buses;
 use crate::confinement::OPENING;
 use crate::installed;
+use crate::manager::{Kind, Manager};
 use crate::name::SLICE;
 use crate::network;
 use crate::units::{LINKERS, PRIVATE_TMP, TOR};
@@ -276,6 +277,20 @@ fn past_the_wall(service: &Service, appfw: &Path) -> Result<()> {
             "{name} asks for {} (AmbientCapabilities=), by which it can leave any wall or needs what none has",
             opening.join(" ")
         );
+    }
+    Ok(())
+}
+
+/// A leaf merges the lists of all slices above it (src/core/bpf-firewall.c).
+pub(super) async fn refuse_slices(manager: &Manager<'_>, service: &Service) -> Result<()> {
+    for slice in service.slices() {
+        let list = manager.property(&slice, Kind::Slice, "IPAddressAllow").await?;
+        if !crate::verify::is_empty(&list) {
+            bail!(
+                "{slice} has IPAddressAllow=, which opens every unit below it, {} among them: remove it",
+                service.name
+            );
+        }
     }
     Ok(())
 }

@@ -65,6 +65,10 @@ pub struct Service {
     pub pid_file: Option<PathBuf>,
     /// Its main process; 0 if there is none.
     pub main: u32,
+    /// Whether its stop leaves processes (`KillMode=process` or `none`).
+    pub leaves_processes: bool,
+    /// Whether systemd has `DelegateSubgroup=` (254), and with that another rule for names of cgroups.
+    pub has_subgroups: bool,
     /// `BusName=`.
     pub bus_name: String,
     /// What it is ordered before.
@@ -196,6 +200,8 @@ impl Service {
                 Variant::U32(process) => *process,
                 _ => bail!("systemd tells MainPID= in an unknown form"),
             },
+            leaves_processes: ["process", "none"].contains(&&*text(service, "KillMode")?),
+            has_subgroups: service.contains_key("DelegateSubgroup"),
             bus_name: text(service, "BusName")?,
             before: words(unit, "Before")?,
             pam_name: text(service, "PAMName")?,
@@ -275,13 +281,17 @@ impl Service {
     #[must_use]
     pub fn cgroup(&self) -> String {
         let below_root = self.slices().into_iter().rev().skip(1);
-        below_root.chain([self.name.clone()]).map(|unit| format!("/{}", in_cgroups(&unit))).collect()
+        below_root
+            .chain([self.name.clone()])
+            .map(|unit| format!("/{}", in_cgroups(&unit, self.has_subgroups)))
+            .collect()
     }
 }
 
 /// A unit's name in a path of cgroups: where it could be a file's of the kernel's, systemd puts a line before it (cg_escape
-/// in src/basic/cgroup-util.c, and all controllers of 252 to 257).
-fn in_cgroups(unit: &str) -> String {
+/// in src/basic/cgroup-util.c, and all controllers of 252 to 257). From 254 on a controller's name is looked for before the
+/// first dot, earlier before the last one.
+fn in_cgroups(unit: &str, before_first: bool) -> String {
     const CONTROLLERS: [&str; 13] = [
         "cpu",
         "cpuacct",
@@ -297,7 +307,8 @@ fn in_cgroups(unit: &str) -> String {
         "bpf-socket-bind",
         "bpf-restrict-network-interfaces",
     ];
-    let is_a_controllers = unit.rsplit_once('.').is_some_and(|(first, _)| CONTROLLERS.contains(&first));
+    let parts = if before_first { unit.split_once('.') } else { unit.rsplit_once('.') };
+    let is_a_controllers = parts.is_some_and(|(first, _)| CONTROLLERS.contains(&first));
     let is_escaped = unit.starts_with(['_', '.']) || unit.starts_with("cgroup.") || is_a_controllers;
     format!("{}{unit}", if is_escaped { "_" } else { "" })
 }

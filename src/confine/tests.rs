@@ -127,10 +127,12 @@ fn a_cgroup_follows_from_the_slices() {
         ("cpu.service", "memory.slice", "/_memory.slice/_cpu.service"),
         ("_x.service", "_x.slice", "/__x.slice/__x.service"),
         ("cgroup.x.service", "-.slice", "/_cgroup.x.service"),
-        ("cpu.x.service", "cpu-a.slice", "/_cpu.slice/cpu-a.slice/cpu.x.service"),
+        ("io.podman.service", "cpu-a.slice", "/_cpu.slice/cpu-a.slice/_io.podman.service"),
     ] {
         assert_eq!(Service { name: name.into(), ..service(slice) }.cgroup(), cgroup);
     }
+    let older = Service { name: "io.podman.service".into(), has_subgroups: false, ..service("io.slice") };
+    assert_eq!(older.cgroup(), "/_io.slice/io.podman.service");
 }
 
 #[test]

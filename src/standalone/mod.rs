@@ -126,8 +126,8 @@ pub fn refuse_managing() -> Result<()> {
     Ok(())
 }
 
-/// As the main process of a user's service this is its first one at each start: who is there already was left by an earlier
-/// start (KillMode=), perhaps from before the wall.
+/// As the main process of a user's confined service this is its first one at each start: who is there already was left by an
+/// earlier start (KillMode=), perhaps from before the wall.
 ///
 /// # Errors
 /// There is somebody.
@@ -139,13 +139,17 @@ pub fn refuse_remains() -> Result<()> {
     }
     let text = std::fs::read_to_string("/proc/self/cgroup").context("cannot read /proc/self/cgroup")?;
     let Some(cgroup) = unified_cgroup(&text) else { return Ok(()) };
+    let unit = cgroup.rsplit('/').next().unwrap_or_default();
+    // A unit of our own leaves nobody, and others may add commands to it.
+    if unit.starts_with("appfw-") {
+        return Ok(());
+    }
     let directory = cgroup_directory(cgroup);
     // There is none where the hierarchies of version 1 are mounted as well.
     let all = if Path::new(&directory).is_dir() { processes(Path::new(&directory))? } else { Vec::new() };
     match all.into_iter().find(|process| *process != own) {
         Some(process) => bail!(
-            "process {process} of an earlier start is outside of the wall still, so nothing was run: systemctl --user kill --signal=KILL {}",
-            cgroup.rsplit('/').next().unwrap_or_default()
+            "process {process} of an earlier start is outside of the wall still, so nothing was run: systemctl --user kill --signal=KILL {unit}"
         ),
         None => Ok(()),
     }

@@ -37,6 +37,7 @@ def service(lab, kind="simple", more="", command=None, start=True):
     finally:
         lab.run(["appfw", "unconfine", name], user="bob")
         lab.run(["systemctl", "--user", "stop", name], user="bob")
+        lab.run(["systemctl", "--user", "reset-failed", name], user="bob")
         lab.path(f"{UNITS}/{name}").unlink()
         systemctl(lab, "daemon-reload")
 
