@@ -78,6 +78,7 @@ def test_a_service_goes_through_the_proxy_alone_and_is_as_before_when_it_is_let_
         assert "nothing to do" in svc.unconfine()
 
 
+@pytest.mark.once("257")
 def test_what_a_running_service_has_of_a_wall_before_its_restart_is_told(lab):
     """systemd 252 has new IP lists in force at its reload."""
     program = script(lab, "loops.py", f"""{WAYS}
@@ -101,6 +102,7 @@ while True:
         wait_until(lambda: found.exists() and found.read_text() not in ("", "open"), 10, "a service behind its wall")
 
 
+@pytest.mark.once("257")
 def test_nothing_is_left_of_what_served_a_service_that_is_let_go(lab):
     def servants():
         return lab.run(["systemctl", "list-units", "--all", "--plain", "--no-legend", "appfw-svc*"]).stdout.decode()
@@ -158,6 +160,7 @@ def test_a_service_goes_through_tor(lab, world, tor):
         assert svc.found()["tcp"] == "open"
 
 
+@pytest.mark.once("252")
 @pytest.mark.parametrize("wall", ["namespace", "address"])
 def test_other_walls(lab, world, wall):
     # What covers others: systemd forgets those.
@@ -195,6 +198,7 @@ def test_what_a_later_drop_in_opens_does_not_start(lab, world):
         assert ways(svc.found()) == HELD
 
 
+@pytest.mark.once("257")
 def test_a_file_of_ours_that_was_changed_does_not_start(lab):
     with service(lab, trying(lab, "User=bob")) as svc:
         svc.confine("--via", SOCKS, "--now")
@@ -439,6 +443,7 @@ def test_a_full_disk_leaves_nothing_half_written(lab):
             directory.rmdir()
 
 
+@pytest.mark.once("252")
 def test_a_full_disk_leaves_a_service_behind_the_wall_that_it_had(lab):
     with service(lab, trying(lab, "User=bob")) as svc:
         place = f"/etc/systemd/system/{svc.name}.d"
@@ -461,6 +466,7 @@ def test_a_full_disk_leaves_a_service_behind_the_wall_that_it_had(lab):
             directory.rmdir()
 
 
+@pytest.mark.once("252")
 def test_several_at_once_come_one_after_the_other(lab):
     """On a machine's services, as a configuration management does, and on the same one."""
     with contextlib.ExitStack() as stack:
@@ -490,6 +496,7 @@ def test_a_file_as_old_as_a_packages_that_has_come_since_is_a_change(lab):
         assert svc.listed()["stale"]
 
 
+@pytest.mark.once("257")
 def test_a_service_that_has_changed_is_confined_anew_or_not_at_all(lab):
     with service(lab, trying(lab, "User=bob")) as svc:
         svc.confine("--via", SOCKS, "--now")

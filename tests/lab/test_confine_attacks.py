@@ -58,6 +58,7 @@ LAID_OVER = {
 }
 
 
+@pytest.mark.once("257")
 def test_what_is_laid_over_the_proof_is_refused(lab):
     for line, sentence in LAID_OVER.items():
         with service(lab, SLEEPS + f"User=bob\n{line}\n") as svc:
@@ -102,6 +103,7 @@ time.sleep(1000)
         assert svc.is_proven()
 
 
+@pytest.mark.once("252")
 @pytest.mark.parametrize("lines", [
     ["SuccessExitStatus=125"],
     ["SuccessExitStatus=125 255", "ExecCondition=/bin/true"],
@@ -311,6 +313,7 @@ def test_processes_of_an_earlier_start_keep_a_service_from_starting(lab):
 SESSIONS = ["/tmp/tmux-{uid}/default", "/tmp/emacs{uid}/server", "/tmp/ssh-XXab12/agent.7", "/tmp/dbus-ab12"]
 
 
+@pytest.mark.once("252")
 @pytest.mark.parametrize("user, words", [
     ("bob", ["--via", SOCKS]), ("root", ["--via", SOCKS, "--wall=namespace"]), ("bob", ["--via=none", "--deny=any"]),
 ], ids=lambda value: value[-1] if isinstance(value, list) else value)

@@ -135,6 +135,7 @@ def test_what_others_can_have_lead_elsewhere_is_not_shown(lab, what):
             refused(svc, "others than root can put a link into")
 
 
+@pytest.mark.once("257")
 @pytest.mark.parametrize("words, line", [(("--via", SOCKS), ""), (RULES, "PrivatePIDs=yes\nKillSignal=SIGKILL")])
 def test_what_others_can_have_lead_elsewhere_is_looked_for_at_each_start(lab, words, line):
     """By where the files are, not by what the service sees: a link of its user's is where it sees nothing."""
@@ -210,6 +211,7 @@ OPENED = {
 }
 
 
+@pytest.mark.once("257")
 def test_what_is_kept_from_root_is_not_opened_by_a_services_own_settings(lab):
     lab.run(["mkdir", "-p", "/etc/cron.d"], check=True)
     for line, sentence in OPENED.items():
@@ -261,6 +263,7 @@ def test_a_service_whose_name_is_taken_by_what_serves_others_is_told_what_to_do(
         refused(svc, "confine it under another one")
 
 
+@pytest.mark.once("252")
 def test_what_others_can_have_emptied_takes_the_start_with_it(lab):
     """A link in the way: systemd follows it for the proof as well (unlike that of InaccessiblePaths=)."""
     # Where systemd can't be asked what it holds as a success the start is to take too long.

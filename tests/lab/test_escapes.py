@@ -464,6 +464,7 @@ def test_forwarder_on_the_hosts_loopback_serves_no_stranger(lab, world, stranger
     assert w.foreign() == []
 
 
+@pytest.mark.once("257")
 def test_apps_do_not_share_forwarders(lab, world):
     """Another app knows the address, and its filter knows better."""
     with forwarder_on_the_host(lab) as launch, world.watch() as w:
@@ -574,6 +575,7 @@ def probed_after(lab, user, change):
     return reached(results)
 
 
+@pytest.mark.once("252")
 @pytest.mark.parametrize("user", USERS)
 @pytest.mark.parametrize("change", CHANGES)
 def test_hidden_sockets_stay_hidden_when(worn_lab, user, change):

@@ -395,6 +395,7 @@ BROKEN = {
 }
 
 
+@pytest.mark.once("252")
 @pytest.mark.parametrize("what", BROKEN)
 @pytest.mark.parametrize("wall", ["strict", "address"])
 def test_forwarder_that_cannot_start_is_no_direct_connection(lab, wall, what):

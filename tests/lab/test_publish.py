@@ -296,6 +296,7 @@ def test_the_publisher_keeps_no_capability(lab, caller):
     assert "NoNewPrivs:\t1" in status and "Seccomp:\t2" in status
 
 
+@pytest.mark.once("252")
 @BY
 def test_a_port_adds_nothing_to_what_the_app_reaches(lab, world, caller):
     """The whole list of ways out, descriptors that it inherited among them."""

@@ -361,6 +361,7 @@ def test_app_in_a_terminal_is_in_no_session_of_the_callers(lab):
         assert process.wait(10) == 0
 
 
+@pytest.mark.once("252")
 @AS
 def test_last_output_on_a_terminal_is_never_lost(lab, user):
     for number in range(50 if not user else 10):

@@ -194,6 +194,7 @@ def test_what_the_app_puts_in_appfws_place_never_runs(lab, world, more, director
 
 # By systemd itself: what serves the app is killed for it, as it crashes at times or is not needed for a while.
 # In the namespace an ordinary user's appfw, which would be run as root, is refused.
+@pytest.mark.once("252")
 @pytest.mark.parametrize("caller, wall", [("root", "strict"), ("root", "namespace"), ("bob", "strict")])
 def test_what_the_app_puts_in_appfws_place_never_runs_by_systemd_itself(lab, world, caller, wall):
     mark, name, directory = f"/home/bob/{unique('mark')}", unique("replaced"), f"/home/bob/{unique('bin')}"
@@ -228,6 +229,7 @@ def test_an_appfw_of_anothers_serves_by_systemd_itself(lab, wall):
                 process.wait(10)
 
 
+@pytest.mark.once("252")
 @pytest.mark.parametrize("servant", ["lifeline", "forward", "publish"])
 def test_what_serves_an_app_is_executed_before_it(lab, world, servant):
     """However late the user's systemd comes to it."""

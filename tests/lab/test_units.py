@@ -287,6 +287,7 @@ def refused(lab, name, *phrases):
     assert all(phrase in journal for phrase in phrases), journal
 
 
+@pytest.mark.once("257")
 def test_who_widens_the_wall_keeps_the_unit_from_starting(lab):
     with installed(lab, f"--via={SOCKS}", "--uid=bob") as name:
         next_start(lab, name, 0)
@@ -313,6 +314,7 @@ def test_who_widens_the_wall_keeps_the_unit_from_starting(lab):
         next_start(lab, name, since)
 
 
+@pytest.mark.once("257")
 def test_what_was_changed_by_hand_is_stale_and_written_again(lab):
     with installed(lab, f"--via={SOCKS}", "--uid=bob") as name:
         file = lab.path(f"{UNITS}/{unit(name)}")

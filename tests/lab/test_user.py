@@ -217,6 +217,7 @@ def test_what_the_app_starts_elsewhere_stays_in_its_unit(lab):
     assert re.search(r"appfw\.slice/appfw-\S+\.service$", text_of(lab, "--via=none", "sh", "-c", script, **BOB), re.M)
 
 
+@pytest.mark.once("252")
 def test_a_hundred_at_once(lab):
     script = "for i in $(seq 100); do appfw-run --via=direct sh -c 'exit 3' & pids=\"$pids $!\"; done; " \
              "for pid in $pids; do wait $pid; echo $?; done"
