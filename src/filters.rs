@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use appfw_bpf::Attachment;
+use appfw_kernel::bpf::Attachment;
 use nix::errno::Errno;
 
 use crate::host::Host;
@@ -161,15 +161,16 @@ struct Program {
 impl Program {
     fn open(direction: Direction, path: &Path) -> Result<Self> {
         let place = format!("{} {}", direction.option(), path.display());
-        let held =
-            appfw_bpf::open_pinned(path).map_err(|error| match Errno::from_raw(error.raw_os_error().unwrap_or(0)) {
+        let held = appfw_kernel::bpf::open_pinned(path).map_err(|error| {
+            match Errno::from_raw(error.raw_os_error().unwrap_or(0)) {
                 Errno::ENOENT => {
                     anyhow::anyhow!("{place}: nothing is pinned there; pin a program of type cgroup_skb first")
                 }
                 Errno::EACCES => anyhow::anyhow!("{place}: this is no pinned BPF program, or not to be opened"),
                 Errno::EPERM => anyhow::anyhow!("{place}: bpf(2) is not permitted here ({error}); a container?"),
                 _ => anyhow::anyhow!("{place}: cannot open it ({error})"),
-            })?;
+            }
+        })?;
         let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", held.as_raw_fd()))
             .with_context(|| format!("{place}: cannot tell what is pinned there"))?;
         let number = judge(&info).with_context(|| place)?;
@@ -220,9 +221,10 @@ impl Programs {
         }
         let directory = File::open(cgroup).with_context(|| format!("cannot open {cgroup}"))?;
         for direction in Direction::ALL {
-            let attached = appfw_bpf::attached(directory.as_fd(), direction.attachment()).with_context(|| {
-                format!("cannot ask which BPF programs are attached to {cgroup}, so nothing was run")
-            })?;
+            let attached =
+                appfw_kernel::bpf::attached(directory.as_fd(), direction.attachment()).with_context(|| {
+                    format!("cannot ask which BPF programs are attached to {cgroup}, so nothing was run")
+                })?;
             self.judge(direction, &attached)?;
         }
         Ok(())

@@ -162,8 +162,8 @@ fn enter_and_go_on(args: &InsideArgs, launcher: &UnixStream) -> Result<ExitCode>
     nix::unistd::setsid().context("cannot leave the launcher's session")?;
     namespaces::enter(launcher, true)?;
     namespaces::separate_network()?;
-    // Two milliseconds of a launch are the network, and two the start of init.
-    namespaces::continue_as_init(launcher, args.state.as_deref(), || build_network(args, launcher))
+    let init = || prove_and_become(&InsideArgs { init: true, ..args.clone() }, launcher);
+    namespaces::continue_as_init(launcher, args.state.as_deref(), init, || build_network(args, launcher))
 }
 
 /// Where no PID 1 has built it: the namespaces, what is in them, and the forwarder's sockets, before

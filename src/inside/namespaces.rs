@@ -4,17 +4,18 @@ use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::{Child, Command, ExitCode};
+use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
 use rustix::mount::{MountFlags, mount};
-use rustix::process::{Pid, PidfdFlags, Signal, geteuid, getppid, pidfd_open, set_parent_process_death_signal};
-use rustix::thread::{
-    CapabilitySet, CapabilitySets, capabilities, configure_capability_in_ambient_set, set_capabilities,
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitOptions, geteuid, getppid, pidfd_open, pidfd_send_signal,
+    set_parent_process_death_signal, waitpid,
 };
+use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
 
 use super::mounts;
 use crate::control::{Report, acknowledged};
@@ -123,33 +124,36 @@ fn refused(kind: Kind, error: Errno) -> anyhow::Error {
     anyhow::anyhow!("the kernel permits no {name} namespace ({}): {why}{or}; nothing was run", error.desc())
 }
 
-/// Runs the rest of the work as the first process of the PID namespace, waits for its end, and returns
-/// its exit code. Forking without exec has no safe form, so it is this program again. `meanwhile` is done while
-/// that one starts. If the launcher ends first, the namespace does, and `state`, the launch's directory, which
+/// Goes on as two processes: the first one of the PID namespace does `init`, and this one waits for its end and returns its
+/// exit code. `meanwhile` is done here while that one starts. It is a fork without an exec, which would cost as much as
+/// half of what is done here. If the launcher ends first, the namespace does, and `state`, the launch's directory, which
 /// nobody else would remove.
 ///
 /// # Errors
-/// It cannot be started; `meanwhile` failed, and then it is ended.
+/// It cannot be started; `meanwhile` failed, and then it is ended. Or it is `init`'s, in the new process.
 pub fn continue_as_init(
     launcher: &UnixStream,
     state: Option<&Path>,
+    init: impl FnOnce() -> Result<ExitCode>,
     meanwhile: impl FnOnce() -> Result<()>,
 ) -> Result<ExitCode> {
-    keep_through_execve()?;
+    expect_capabilities()?;
     let failed = "cannot run appfw inside the namespace";
     let parent = getppid();
-    let control: OwnedFd = launcher.try_clone().context(failed)?.into();
-    // Its own parent's end is the namespace's: by the launcher's control socket it is told as well.
-    let mut child = Command::new("/proc/self/exe")
-        .args(std::env::args_os().skip(1))
-        .arg("--init")
-        .stdin(control)
-        .spawn()
-        .context(failed)?;
+    let Some(child) = appfw_kernel::fork().context(failed)? else {
+        keep_what_builds()?;
+        return init();
+    };
+    let child = Pid::from_raw(child).context(failed)?;
+    let descriptor = pidfd_open(child, PidfdFlags::empty()).context(failed)?;
     let failure = meanwhile().err();
-    if failure.is_some() || !outlived_by_launcher(&child, launcher, parent).context(failed)? {
-        child.kill().context(failed)?;
-        child.wait().context(failed)?;
+    let is_over = failure.is_some() || !outlived_by_launcher(&descriptor, launcher, parent).context(failed)?;
+    if is_over {
+        // Over already, or ended by this.
+        let _ = pidfd_send_signal(&descriptor, Signal::KILL);
+    }
+    let ended = ended(child).context(failed)?;
+    if is_over {
         if let Some(error) = failure.filter(|_| !has_closed(launcher)) {
             return Err(error);
         }
@@ -158,14 +162,26 @@ pub fn continue_as_init(
         // Nobody is there to be told; a launcher that has heard init's refusal said it.
         return Ok(ExitCode::from(exit::OURS));
     }
-    let status = child.wait().context(failed)?;
-    Ok(ExitCode::from(Ended::from(status).code()))
+    Ok(ExitCode::from(ended.code()))
+}
+
+/// How a child has ended, or will have.
+fn ended(child: Pid) -> Result<Ended> {
+    loop {
+        match waitpid(Some(child), WaitOptions::empty()) {
+            Ok(Some((_, status))) => match (status.exit_status(), status.terminating_signal()) {
+                (Some(code), _) => return Ok(Ended::Code(code)),
+                (_, Some(signal)) => return Ok(Ended::Signal(signal)),
+                _ => {}
+            },
+            Ok(None) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 /// Waits for the end of either. The launcher is the `parent`, until its end.
-fn outlived_by_launcher(child: &Child, launcher: &UnixStream, parent: Option<Pid>) -> Result<bool> {
-    let pid = Pid::from_child(child);
-    let child = pidfd_open(pid, PidfdFlags::empty())?;
+fn outlived_by_launcher(child: &OwnedFd, launcher: &UnixStream, parent: Option<Pid>) -> Result<bool> {
     loop {
         // What is said there is for init; the other end's closing is told unasked (poll(2)).
         let mut sources =
@@ -187,17 +203,23 @@ fn has_closed(launcher: &UnixStream) -> bool {
     poll(&mut source, PollTimeout::ZERO).is_ok_and(|hung_up| hung_up > 0)
 }
 
-/// Capabilities go with the execve of anybody but root, unless they are ambient (capabilities(7)).
-fn keep_through_execve() -> Result<()> {
-    let failed = "cannot keep the capabilities that the wall is built with";
-    let held = capabilities(None).context(failed)?;
+fn expect_capabilities() -> Result<()> {
+    let held = capabilities(None).context("cannot tell the own capabilities")?;
     if !held.permitted.contains(TO_BUILD) {
         bail!(
             "building the wall needs capabilities that are not to be had here; in a container add --cap-add SYS_ADMIN --cap-add NET_ADMIN, so nothing was run"
         );
     }
-    set_capabilities(None, CapabilitySets { inheritable: TO_BUILD, ..held }).context(failed)?;
-    TO_BUILD.iter().try_for_each(|one| configure_capability_in_ambient_set(one, true)).context(failed)
+    Ok(())
+}
+
+/// Others than root have all capabilities in a user namespace of their own.
+fn keep_what_builds() -> Result<()> {
+    if geteuid().is_root() {
+        return Ok(());
+    }
+    let sets = CapabilitySets { effective: TO_BUILD, permitted: TO_BUILD, inheritable: CapabilitySet::empty() };
+    set_capabilities(None, sets).context("cannot give up capabilities")
 }
 
 /// Ends this process with its parent, which is in another PID namespace, whatever ends that one.

@@ -1,6 +1,5 @@
-//! Two questions to bpf(2): what is pinned at a path, and what is attached to a cgroup. They are a crate of their own,
-//! because they take the only `unsafe` there is: libbpf-rs is C below, and aya 0.14 asks a cgroup for its device
-//! programs alone.
+//! Two questions to bpf(2): what is pinned at a path, and what is attached to a cgroup. libbpf-rs is C below, and aya 0.14
+//! asks a cgroup for its device programs alone.
 
 use std::ffi::{CString, c_int, c_long};
 use std::io;
