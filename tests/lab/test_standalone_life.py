@@ -23,6 +23,7 @@ from world_map import ORIGIN, UPSTREAM
 pytestmark = pytest.mark.once("252")
 GONE = 2  # seconds in which nothing of a launch may be left
 HOLD = ["sh", "-c", "curl -sS --max-time 9 http://web.test/ >/dev/null; echo ready; exec sleep 60"]
+INSIDE, FORWARDER = "/appfw inside --wall=", "/appfw forward --handed"
 CURL = ["curl", "-sS", "--max-time", "20"]
 
 
@@ -34,7 +35,7 @@ def bases(lab):
 
 def inner_parts(lab):
     """What the launcher has started."""
-    parts = ("/appfw inside --wall=", "/appfw forward --handed", "/appfw lifeline", "exe inside --wall=")
+    parts = (INSIDE, FORWARDER, "/appfw lifeline")
     return {pid: words for pid, words in command_lines(lab).items() if any(part in words for part in parts)}
 
 
@@ -73,13 +74,16 @@ def launched(lab, caller, *words, tty=False, **options):
     assert len(lab.path("/proc/1/mounts").read_text().splitlines()) == mounts
 
 
-def of_launch(lab, process, words):
-    """The launch's process whose command line has WORDS, as the lab numbers it."""
-    return next((pid for pid, line in inner_parts(lab).items() if words in line and ("--init" in line) == (
-        "--init" in words)), None)
+def of_launch(lab, words, init=False):
+    """The launch's process whose command line has WORDS, as the lab numbers it. `inside` is two, of which INIT is the first
+    one of its PID namespace."""
+    def numbers(pid):
+        """One in each PID namespace that it is in (proc(5))."""
+        status = lab.path(f"/proc/{pid}/status").read_text()
+        return next(line for line in status.splitlines() if line.startswith("NSpid:")).split()[1:]
 
-
-INSIDE, INIT, FORWARDER = "/appfw inside --wall=", "--init", "/appfw forward --handed"
+    found = [pid for pid, line in inner_parts(lab).items() if words in line]
+    return next((pid for pid in found if words != INSIDE or (numbers(pid)[-1] == "1") == init), None)
 
 
 # Exit codes
@@ -229,7 +233,7 @@ def test_whoever_is_killed_takes_everything_along(lab, world, caller, who, app):
             if who == "launcher":
                 process.kill()
             else:
-                kill(lab, of_launch(lab, process, INSIDE if who == "inside" else INIT), "KILL")
+                kill(lab, of_launch(lab, INSIDE, init=who == "init"), "KILL")
             code = process.wait(10)
             if caller == "root for bob" and who == "launcher":
                 # Its directory is root's, and `inside` bob's: the next launch removes it.
@@ -251,13 +255,13 @@ def stubborn(lab):
 @AS
 def test_killed_forwarder_ends_its_connections_and_comes_back(lab, world, caller):
     with launched(lab, caller, "--via", SOCKS, "python3", "-c", TALK, stdin=subprocess.PIPE) as process:
-        before = of_launch(lab, process, FORWARDER)
+        before = of_launch(lab, FORWARDER)
         with world.watch() as w:
             kill(lab, before, "KILL")
             process.shown.until(b"ended")
             process.shown.until(b"again b'two'")
         assert w.foreign(allow=[(UPSTREAM, 1080)]) == []
-        assert of_launch(lab, process, FORWARDER) not in (None, before)
+        assert of_launch(lab, FORWARDER) not in (None, before)
         process.stdin.close()
         assert process.wait(10) == 5
 
@@ -319,7 +323,7 @@ def test_signals_to_the_launcher_reach_the_app(lab, caller):
 @AS
 def test_signals_that_come_together_all_reach_the_app(lab, caller):
     with launched(lab, caller, "--via", SOCKS, "python3", "-c", REPORT_SIGNALS, stdin=subprocess.PIPE) as process:
-        init, = [pid for pid, words in inner_parts(lab).items() if "exe inside" in words]
+        init = of_launch(lab, INSIDE, init=True)
         kill(lab, init, "STOP")
         for name in ["SIGUSR1", "SIGUSR2"]:
             os.kill(process.pid, signal.Signals[name])
