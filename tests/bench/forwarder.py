@@ -210,7 +210,7 @@ class Tun(Proxy):
     def __enter__(self):
         with self._world.entered():
             super().__enter__()
-        wait_until(lambda: self._pid.exists() and self._pid.read_text(), LIMIT, "tun2proxy's namespace")
+        wait_until(self._is_apart, LIMIT, "tun2proxy's namespace")
         with self.entered():
             wait_until(lambda: "tun0" in dict(map(reversed, socket.if_nameindex())), LIMIT, "tun2proxy's interface")
             subprocess.run(["sh", "-ec", "ip link set lo up; ip address add 10.9.0.2/24 dev tun0; ip link set tun0 up; "
@@ -219,6 +219,12 @@ class Tun(Proxy):
 
     def listens(self):
         return self._process.poll() is None
+
+    def _is_apart(self):
+        """Whether what it has started, which it names first, is in the namespace already."""
+        started = self._pid.exists() and self._pid.read_text().strip()
+        network = "/proc/{}/ns/net".format
+        return started and os.readlink(network(started)) != os.readlink(network(self._process.pid))
 
     def entered(self):
         """As a namespace's."""
