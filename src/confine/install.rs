@@ -145,8 +145,8 @@ async fn confine(args: ConfineArgs) -> Result<()> {
         }
         if is_walled && is_new {
             // What that start has left is behind this wall.
-            Start::Proven.remember(&name, &service.invocation)?;
-            manager.restart(&service.name).await.with_context(|| format!("{error:#}; and as it was"))?;
+            let known = Start::Proven.remember(&name, &service.invocation);
+            manager.restart(&service.name).await.and(known).with_context(|| format!("{error:#}; and as it was"))?;
         }
         return Err(error);
     }

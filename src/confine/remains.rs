@@ -5,6 +5,7 @@ use std::fs;
 use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
@@ -20,8 +21,9 @@ use crate::name::{cgroup_directory, unified_cgroup};
 /// # Errors
 /// One of them isn't behind its wall, or that cannot be told.
 pub(super) fn refuse(wall: WallKind, service: &Service) -> Result<()> {
-    /// Looks, while processes come and go.
+    /// Looks, while processes come and go: who has ended may be in the list a little longer.
     const LOOKS: usize = 100;
+    const PAUSE: Duration = Duration::from_millis(10);
     let host = network(1)?;
     // What was left by a proven start was refused by that, if it wasn't proven itself.
     let was_proven = Start::last(&name_of(&service.name)?) == Some(Start::Proven);
@@ -45,6 +47,7 @@ pub(super) fn refuse(wall: WallKind, service: &Service) -> Result<()> {
         if !has_gone {
             return Ok(());
         }
+        std::thread::sleep(PAUSE);
     }
     bail!("processes come and go in {cgroup} still, and who is left there cannot be told")
 }
@@ -90,7 +93,7 @@ fn named(file: &Path) -> Option<u32> {
     if opened.metadata().ok()?.is_file() {
         opened.take(MOST).read_to_end(&mut bytes).ok()?;
     }
-    let line = String::from_utf8_lossy(bytes.split(|byte| *byte == b'\n').next()?).trim().to_owned();
+    let line = String::from_utf8_lossy(bytes.split(|byte| matches!(byte, b'\n' | b'\r' | 0)).next()?).trim().to_owned();
     let (base, digits) = match line.get(..2) {
         Some("0x" | "0X") => (16, &line[2..]),
         Some("0b") => (2, &line[2..]),
@@ -138,6 +141,8 @@ mod tests {
         for (text, process) in [
             ("7", Some(7)),
             (" 7 \n/usr/sbin/sendmail -bd\n", Some(7)),
+            ("7\0\0\0", Some(7)),
+            ("7\rx", Some(7)),
             ("0x10\n", Some(16)),
             ("010\n", Some(8)),
             ("", None),

@@ -12,8 +12,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
 use rustix::mount::{MountFlags, mount};
 use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitOptions, geteuid, getppid, pidfd_open, pidfd_send_signal,
-    set_parent_process_death_signal, waitpid,
+    Pid, PidfdFlags, Signal, WaitOptions, geteuid, getppid, kill_process, pidfd_open, set_parent_process_death_signal,
+    waitpid,
 };
 use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
 
@@ -145,12 +145,18 @@ pub fn continue_as_init(
         return init();
     };
     let child = Pid::from_raw(child).context(failed)?;
-    let descriptor = pidfd_open(child, PidfdFlags::empty()).context(failed)?;
-    let failure = meanwhile().err();
-    let is_over = failure.is_some() || !outlived_by_launcher(&descriptor, launcher, parent).context(failed)?;
+    let waited = || {
+        let descriptor = pidfd_open(child, PidfdFlags::empty()).context(failed)?;
+        meanwhile()?;
+        outlived_by_launcher(&descriptor, launcher, parent).context(failed)
+    };
+    let (is_over, failure) = match waited() {
+        Ok(is_outlived) => (!is_outlived, None),
+        Err(error) => (true, Some(error)),
+    };
     if is_over {
         // Over already, or ended by this.
-        let _ = pidfd_send_signal(&descriptor, Signal::KILL);
+        let _ = kill_process(child, Signal::KILL);
     }
     let ended = ended(child).context(failed)?;
     if is_over {
