@@ -40,7 +40,7 @@ async fn prepare(made: &Made<'_>, by: ConfineArgs, name: &str) -> Result<()> {
     let is_over = |start: &str| args.afterwards && Start::of(&called, start).is_some();
     let bus = match manager::connect().await {
         // In a shutdown it is gone before what takes its time to stop.
-        Err(_) if invocation(name).is_some_and(|start| is_over(&start)) => return Ok(()),
+        Err(_) if invocation().is_some_and(|start| is_over(&start)) => return Ok(()),
         bus => bus?,
     };
     let manager = Manager::new(&bus).await?;
@@ -83,17 +83,14 @@ async fn prepare(made: &Made<'_>, by: ConfineArgs, name: &str) -> Result<()> {
     Start::Proven.remember(&files.plan.name, &service.invocation)
 }
 
-/// Which start this is of, as systemd notes it in two places where nobody else may. At the cgroup it may be an earlier one:
-/// with somebody left in that, it is not made anew (seen with 257).
-fn invocation(service: &str) -> Option<String> {
+/// Which start this is of, as systemd notes it at the cgroup, where nobody else may. It may be an earlier one: with somebody
+/// left there, it is not made anew (seen with 257).
+fn invocation() -> Option<String> {
     let own = fs::read_to_string("/proc/self/cgroup").ok()?;
     let directory = cgroup_directory(unified_cgroup(&own)?);
     let mut id = [0; 32];
     let length = rustix::fs::getxattr(directory, "trusted.invocation_id", &mut id).ok()?;
-    let id = String::from_utf8(id.get(..length)?.to_vec()).ok()?;
-    // For journald (unit_export_invocation_id() in src/core/unit.c).
-    let noted = fs::read_link(format!("/run/systemd/units/invocation:{service}")).ok()?;
-    (noted == Path::new(&id)).then_some(id)
+    String::from_utf8(id.get(..length)?.to_vec()).ok()
 }
 
 /// The files that make the wall are what would be written now.
