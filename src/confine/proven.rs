@@ -29,17 +29,21 @@ impl Start {
 
     /// What is known of this start of what is called so.
     pub(super) fn of(name: &LaunchName, invocation: &str) -> Option<Self> {
-        let text = fs::read_to_string(file(name)).ok()?;
-        let (word, known) = text.split_once(' ')?;
-        let is_known = !invocation.is_empty() && known == invocation;
-        [Self::Proven, Self::Before].into_iter().find(|start| is_known && start.word() == word)
+        let (start, known) = Self::read(name)?;
+        (!invocation.is_empty() && known == invocation).then_some(start)
     }
 
     /// What is known of the last start that anything is known of.
     pub(super) fn last(name: &LaunchName) -> Option<Self> {
+        Self::read(name).map(|(start, _)| start)
+    }
+
+    /// With the invocation of the start that it is of.
+    fn read(name: &LaunchName) -> Option<(Self, String)> {
         let text = fs::read_to_string(file(name)).ok()?;
-        let (known, _) = text.split_once(' ')?;
-        [Self::Proven, Self::Before].into_iter().find(|start| start.word() == known)
+        let (word, invocation) = text.split_once(' ')?;
+        let start = [Self::Proven, Self::Before].into_iter().find(|start| start.word() == word)?;
+        Some((start, invocation.to_owned()))
     }
 
     /// # Errors

@@ -22,12 +22,3 @@ pub fn fork() -> io::Result<Option<i32>> {
         child => Ok(Some(child)),
     }
 }
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn a_process_with_threads_is_not_forked() {
-        // A test is a thread beside the harness's own.
-        assert!(super::fork().unwrap_err().to_string().contains("threads"));
-    }
-}
