@@ -78,8 +78,12 @@ def test_what_was_left_before_the_wall_is_none_behind_it(lab, wall, word):
 
 
 def test_what_a_users_service_left_before_the_wall_is_none_behind_it(lab):
-    command = f"/bin/sh -c 'python3 {script(lab, 'sender.py', SENDER)} & exec sleep infinity'"
+    made = lab.path("/home/bob/left")
+    made.unlink(missing_ok=True)
+    program = script(lab, "sender.py", SENDER)
+    command = f"/bin/sh -c 'python3 {program} & echo >/home/bob/left; exec sleep infinity'"
     with users_service(lab, more="KillMode=process\n", command=command) as name:
+        wait_until(made.exists, 10, "the process that its stop leaves")
         systemctl(lab, "stop", name)
         assert lab.run(["appfw", "confine", name, "--via", SOCKS, "--now"], user="bob").returncode == 125
         # journald may not find the unit of who has ended already.
