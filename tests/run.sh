@@ -18,7 +18,7 @@ become_root "$@"
 need_cargo
 export APPFW_MUST_WORK=1
 logs=target/tests
-# Seconds; a lab takes a quarter of an hour beside another one.
+# Seconds; a lab takes a quarter of an hour beside another one, and twice that with --all.
 LAB_LIMIT=1200
 [ -z "$all" ] || LAB_LIMIT=2400
 FUZZ_TIME=60
@@ -57,10 +57,14 @@ lab() {
         env --default-signal=INT,QUIT /usr/bin/python3 -m pytest -q tests/lab
 }
 
-# Beside the labs, which wait for half of their time: it takes what they leave.
-clippy() {
+clippy() { cargo clippy --all-targets --locked -- -D warnings; }
+build_tests() { cargo test --locked --no-run; }
+
+# Beside the labs, which wait for half of their time: they take what those leave.
+beside_labs() {
     renice -n 19 $BASHPID >/dev/null
-    cargo clippy --all-targets --locked -- -D warnings
+    part clippy clippy
+    part tests build_tests
 }
 
 # The forwarder's tests wait for most of their time, so that more of them than processors run at once.
@@ -145,19 +149,20 @@ part format cargo fmt --all --check
 part build cargo build --release --locked && built=1
 wait
 
-part unit unit
 [ -z "$all" ] || part licences licences
 [ -z "$all" ] || part fuzz fuzz
 
-part clippy clippy &
+[ -z "${built:-}" ] || part here here
+beside_labs &
 if [ -n "${built:-}" ]; then
-    part here here
     part lab-252 lab 252 &
     part lab-257 lab 257 &
-    wait
+fi
+wait
+part unit unit
+if [ -n "${built:-}" ]; then
     [ -z "$all" ] || part endurance endurance
     part bench bench && cat "$logs/bench.log"
     part forwarder forwarder && cat "$logs/forwarder.log"
 fi
-wait
 report

@@ -4,9 +4,11 @@ APPFW_LAB=252 or 257 runs the tests on that one only. APPFW_MUST_WORK=1 makes wh
 APPFW_ALL=1 adds what takes large programs or long. APPFW_BINARIES is the folder to install appfw-run and appfw from (default: target/debug).
 """
 
+import collections
 import os
 import pathlib
 import time
+import zlib
 
 import pytest
 
@@ -41,19 +43,21 @@ def boot(version, kind=Lab, **options):
 
 
 def pytest_collection_modifyitems(items):
-    """What is marked as slow is for tests/run.sh --all alone, too; what is marked as `once`, for the lab that it names,
-    and with --all for both."""
-    if not ALL:
-        items[:] = [item for item in items if not item.get_closest_marker("slow") and not is_anothers(item)]
-
-
-def is_anothers(item):
-    once = item.get_closest_marker("once")
-    if once is None:
-        return False
-    # What boots labs of its own has none for a parameter.
-    here = [item.callspec.params["lab"]] if "lab" in item.fixturenames else VERSIONS
-    return TREES[once.args[0]] not in [TREES[version] for version in here]
+    """With --all, everything runs on each systemd. Without it, a test runs on both that is marked so, of any other the
+    cases take turns, and none is slow."""
+    if ALL:
+        return
+    cases = collections.Counter()
+    kept = []
+    for item in items:
+        name = f"{item.path.name}:{item.originalname}"
+        # What boots labs of its own has none for a parameter.
+        versions = [item.callspec.params["lab"]] if "lab" in item.fixturenames else VERSIONS
+        turn = list(TREES)[(zlib.crc32(name.encode()) + cases[name, *versions]) % len(TREES)]
+        cases[name, *versions] += 1
+        if not item.get_closest_marker("slow") and (item.get_closest_marker("both") or turn in versions):
+            kept.append(item)
+    items[:] = kept
 
 
 @pytest.fixture(scope="session", params=VERSIONS)

@@ -8,7 +8,6 @@ import pytest
 from launching import SOCKS, run, text_of, unique
 from world_map import UPSTREAM
 
-pytestmark = pytest.mark.once("252")
 PYTHON = "/usr/bin/python3"
 V4, V6 = "127.0.0.1:8023", "[::1]:8023"
 ALLOWED = [f"--allow-destination={V4}", f"--allow-destination={V6}"]

@@ -10,9 +10,6 @@ from launching import PROXY, run, secret_file, text_of, unique
 from waiting import wait_until
 from world_map import PASSWORD, UPSTREAM
 
-# What is tried is the forwarder, not systemd: one of the labs is enough.
-pytestmark = pytest.mark.once("257")
-
 CURL = ["curl", "-sS", "--max-time", "60"]
 CA = "/run/appfw-lab/ca.pem"
 LOGIN = "Basic " + base64.b64encode(":".join(PASSWORD).encode()).decode()

@@ -27,6 +27,7 @@ def ways(found):
     return {way: result for way, result in found.items() if way != "uid"}
 
 
+@pytest.mark.both
 def test_a_service_goes_through_the_proxy_alone_and_is_as_before_when_it_is_let_go(lab, world):
     lines = ["User=bob", "ExecCondition=/bin/true", "ExecStopPost=/bin/echo over", "ExecStartPre=-+/bin/false",
              'ExecStartPre=/bin/echo "a b" 100%% $HOME ; /bin/echo two']
@@ -78,7 +79,6 @@ def test_a_service_goes_through_the_proxy_alone_and_is_as_before_when_it_is_let_
         assert "nothing to do" in svc.unconfine()
 
 
-@pytest.mark.once("257")
 def test_what_a_running_service_has_of_a_wall_before_its_restart_is_told(lab):
     """systemd 252 has new IP lists in force at its reload."""
     program = script(lab, "loops.py", f"""{WAYS}
@@ -102,7 +102,6 @@ while True:
         wait_until(lambda: found.exists() and found.read_text() not in ("", "open"), 10, "a service behind its wall")
 
 
-@pytest.mark.once("257")
 def test_nothing_is_left_of_what_served_a_service_that_is_let_go(lab):
     def servants():
         return lab.run(["systemctl", "list-units", "--all", "--plain", "--no-legend", "appfw-svc*"]).stdout.decode()
@@ -141,6 +140,7 @@ def test_what_is_added_to_its_commands_does_not_come_before_the_proof(lab):
         lab.path(f"/etc/systemd/system/{svc.name}.d/override.conf").unlink()
 
 
+@pytest.mark.both
 def test_a_service_goes_through_tor(lab, world, tor):
     with service(lab, trying(lab, "User=bob")) as svc:
         before = svc.files()
@@ -160,7 +160,6 @@ def test_a_service_goes_through_tor(lab, world, tor):
         assert svc.found()["tcp"] == "open"
 
 
-@pytest.mark.once("252")
 @pytest.mark.parametrize("wall", ["namespace", "address"])
 def test_other_walls(lab, world, wall):
     # What covers others: systemd forgets those.
@@ -198,7 +197,6 @@ def test_what_a_later_drop_in_opens_does_not_start(lab, world):
         assert ways(svc.found()) == HELD
 
 
-@pytest.mark.once("257")
 def test_a_file_of_ours_that_was_changed_does_not_start(lab):
     with service(lab, trying(lab, "User=bob")) as svc:
         svc.confine("--via", SOCKS, "--now")
@@ -303,6 +301,7 @@ def test_a_resolver_asks_the_servers_that_it_may(lab):
         assert asked_by(lab) == {"8.8.8.8", "1.1.1.1"}
 
 
+@pytest.mark.both
 def test_a_kernel_that_lies_starts_nothing(lying_lab):
     with service(lying_lab, trying(lying_lab, "User=bob")) as svc:
         said = svc.confine("--via", SOCKS, "--now", code=125)
@@ -370,7 +369,6 @@ ELSEWHERE = "[Service]\nExecStart=/bin/sleep 1000\n"
     ("User=bob\nExecStart=\nExecStart=!/bin/sleep 1000", "(`!`)"),
     ("Environment=LD_PRELOAD=/x.so", "sets LD_PRELOAD"),
 ])
-@pytest.mark.once("257")
 def test_what_no_wall_would_hold_is_refused(lab, lines, sentence):
     if lines.startswith("OpenFile=") and lab.version == "252":
         return  # it is of 253, and no setting here
@@ -443,7 +441,6 @@ def test_a_full_disk_leaves_nothing_half_written(lab):
             directory.rmdir()
 
 
-@pytest.mark.once("252")
 def test_a_full_disk_leaves_a_service_behind_the_wall_that_it_had(lab):
     with service(lab, trying(lab, "User=bob")) as svc:
         place = f"/etc/systemd/system/{svc.name}.d"
@@ -466,7 +463,6 @@ def test_a_full_disk_leaves_a_service_behind_the_wall_that_it_had(lab):
             directory.rmdir()
 
 
-@pytest.mark.once("252")
 def test_several_at_once_come_one_after_the_other(lab):
     """On a machine's services, as a configuration management does, and on the same one."""
     with contextlib.ExitStack() as stack:
@@ -496,7 +492,6 @@ def test_a_file_as_old_as_a_packages_that_has_come_since_is_a_change(lab):
         assert svc.listed()["stale"]
 
 
-@pytest.mark.once("257")
 def test_a_service_that_has_changed_is_confined_anew_or_not_at_all(lab):
     with service(lab, trying(lab, "User=bob")) as svc:
         svc.confine("--via", SOCKS, "--now")
@@ -584,6 +579,7 @@ def passes_on(world):
     return b"world 203.0.113.10 sees" in answer and b"sees 203.0.113.2\n" not in answer
 
 
+@pytest.mark.both
 def test_nginx_is_reached_from_the_world_and_reaches_its_origin_through_the_proxy(lab, world):
     with service(lab, lab.path("/lib/systemd/system/nginx.service").read_text(), "nginx") as nginx:
         configuration = lab.path("/etc/nginx/nginx.conf")
@@ -610,6 +606,7 @@ def test_nginx_is_reached_from_the_world_and_reaches_its_origin_through_the_prox
 
 
 @pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.both
 def test_services_are_confined_after_a_boot_and_proven_at_it(version):
     lab = boot(version)
     try:

@@ -58,7 +58,6 @@ LAID_OVER = {
 }
 
 
-@pytest.mark.once("257")
 def test_what_is_laid_over_the_proof_is_refused(lab):
     for line, sentence in LAID_OVER.items():
         with service(lab, SLEEPS + f"User=bob\n{line}\n") as svc:
@@ -103,7 +102,6 @@ time.sleep(1000)
         assert svc.is_proven()
 
 
-@pytest.mark.once("252")
 @pytest.mark.parametrize("lines", [
     ["SuccessExitStatus=125"],
     ["SuccessExitStatus=125 255", "ExecCondition=/bin/true"],
@@ -145,7 +143,6 @@ def test_a_drop_in_that_comes_later_makes_no_success_of_a_proof_that_fails(lab, 
         assert not svc.is_active() and not lab.path(f"/run/{svc.stem}/ran").exists()
 
 
-@pytest.mark.once("257")
 def test_nor_where_systemd_cannot_be_asked_what_is_one(lab):
     lines = "[Service]", "RuntimeDirectory=@NAME@", "ExecStart=/bin/touch /run/@NAME@/ran", ""
     with service(lab, "\n".join(lines)) as svc:
@@ -252,7 +249,6 @@ time.sleep(1000)
 """
 
 
-@pytest.mark.once("252")
 def test_a_listener_of_the_hosts_is_a_way_out_and_is_had_behind_no_wall(lab, world):
     """Whatever network and lists its service has: so that --publish, which hands on what is said and no sockets, is no
     reason to let a service have one."""
@@ -313,7 +309,6 @@ def test_processes_of_an_earlier_start_keep_a_service_from_starting(lab):
 SESSIONS = ["/tmp/tmux-{uid}/default", "/tmp/emacs{uid}/server", "/tmp/ssh-XXab12/agent.7", "/tmp/dbus-ab12"]
 
 
-@pytest.mark.once("252")
 @pytest.mark.parametrize("user, words", [
     ("bob", ["--via", SOCKS]), ("root", ["--via", SOCKS, "--wall=namespace"]), ("bob", ["--via=none", "--deny=any"]),
 ], ids=lambda value: value[-1] if isinstance(value, list) else value)

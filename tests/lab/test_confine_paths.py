@@ -126,7 +126,6 @@ SWAPPED = {
 
 
 # What files say, not what systemd does: one lab is enough.
-@pytest.mark.once("252")
 @pytest.mark.parametrize("what", SWAPPED)
 def test_what_others_can_have_lead_elsewhere_is_not_shown(lab, what):
     with directories(lab, "/srv/share", "/home/bob/state", "/home/bob/state/share"):
@@ -135,7 +134,6 @@ def test_what_others_can_have_lead_elsewhere_is_not_shown(lab, what):
             refused(svc, "others than root can put a link into")
 
 
-@pytest.mark.once("257")
 @pytest.mark.parametrize("words, line", [(("--via", SOCKS), ""), (RULES, "PrivatePIDs=yes\nKillSignal=SIGKILL")])
 def test_what_others_can_have_lead_elsewhere_is_looked_for_at_each_start(lab, words, line):
     """By where the files are, not by what the service sees: a link of its user's is where it sees nothing."""
@@ -154,7 +152,6 @@ def test_what_others_can_have_lead_elsewhere_is_looked_for_at_each_start(lab, wo
 
 
 @pytest.mark.parametrize("line", ["StandardOutput=append:", "StandardError=truncate:", "StandardInput=file:"])
-@pytest.mark.once("252")
 def test_a_stream_that_others_can_have_lead_elsewhere_is_none(lab, line):
     lines = "User=bob", f"{line}/home/bob/logs/log"
     with directories(lab, "/home/bob/logs"), service(lab, trying(lab, *lines)) as svc:
@@ -211,7 +208,6 @@ OPENED = {
 }
 
 
-@pytest.mark.once("257")
 def test_what_is_kept_from_root_is_not_opened_by_a_services_own_settings(lab):
     lab.run(["mkdir", "-p", "/etc/cron.d"], check=True)
     for line, sentence in OPENED.items():
@@ -236,7 +232,6 @@ def test_what_is_kept_from_root_stays_so_with_what_is_not_refused(lab, lines):
         assert "open" not in found[""] + found["/opt/shown"], found
 
 
-@pytest.mark.once("252")
 def test_rules_of_a_services_own_are_read_in_any_letters(lab):
     with service(lab, SLEEPS) as svc:
         text = f"# caf\xe9\n[Service]\nUser=bob\nIPAddressDeny=\\\n any\n{SLEEPS}"
@@ -257,13 +252,11 @@ def test_what_would_never_start_is_refused(lab, lines, sentence):
         refused(svc, sentence)
 
 
-@pytest.mark.once("252")
 def test_a_service_whose_name_is_taken_by_what_serves_others_is_told_what_to_do(lab):
     with service(lab, SLEEPS, "web-forward") as svc:
         refused(svc, "confine it under another one")
 
 
-@pytest.mark.once("252")
 def test_what_others_can_have_emptied_takes_the_start_with_it(lab):
     """A link in the way: systemd follows it for the proof as well (unlike that of InaccessiblePaths=)."""
     # Where systemd can't be asked what it holds as a success the start is to take too long.

@@ -14,7 +14,6 @@ from world_map import ORIGIN
 INSIDE_ALONE = ["--via=none", "--deny=any", "--allow=10.0.0.0/24"]
 
 
-@pytest.mark.once("257")
 @pytest.mark.parametrize("line", ["LD_TRACE_LOADED_OBJECTS=1", "LD_DEBUG=help"])
 def test_the_dynamic_linker_ends_no_proof(lab, world, line):
     """It would end appfw with success before that has begun; a static program it has no part in."""
@@ -61,7 +60,6 @@ def test_a_start_whose_proof_was_not_made_is_told_and_stopped(lab):
             real.rename(appfw)
 
 
-@pytest.mark.once("252")
 @pytest.mark.parametrize("lines", [
     ["User=bob", "AmbientCapabilities=CAP_CHOWN CAP_FOWNER"],
     ["User=bob", "AmbientCapabilities=CAP_DAC_OVERRIDE"],
@@ -97,7 +95,6 @@ time.sleep(1000)
     assert w.foreign() == []
 
 
-@pytest.mark.once("257")
 @pytest.mark.parametrize("words", [["--via", SOCKS], ["--via", SOCKS, "--wall=namespace"], ["--via=none"]],
                          ids=lambda words: "-".join(words[-1:]))
 def test_what_a_service_has_for_itself_it_keeps(lab, words):

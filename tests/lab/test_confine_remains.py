@@ -163,6 +163,7 @@ def test_a_service_whose_cgroup_has_another_name_is_confined(lab, name, above):
 
 
 @pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.both
 def test_a_shutdown_is_not_kept_waiting(version):
     # By then the bus is gone, which was there to be asked at its start.
     lab = boot(version)
@@ -205,7 +206,6 @@ def test_what_comes_after_a_start_that_was_refused_is_not_run(lab):
             made.systemctl("kill", "--signal=KILL", made.name)
 
 
-@pytest.mark.once("252")
 def test_a_start_that_is_refused_ends_where_its_cgroup_is_divided(lab):
     with service(lab, trying(lab, "ExecStopPost=/bin/true", "TimeoutStopSec=60")) as made:
         made.confine("--via", SOCKS)
@@ -217,7 +217,6 @@ def test_a_start_that_is_refused_ends_where_its_cgroup_is_divided(lab):
         assert time.monotonic() - begun < 15
 
 
-@pytest.mark.once("252")
 def test_a_user_that_changes_is_told_as_a_change(lab):
     with service(lab, trying(lab, "User=bob")) as made:
         made.confine("--via", SOCKS, "--now")

@@ -200,6 +200,7 @@ def test_unconfined_probes_of_other_processes_and_mounts_get_out(lab, world, use
 
 @pytest.mark.parametrize("user", USERS)
 @pytest.mark.parametrize("wall", WALLS)
+@pytest.mark.both
 def test_what_a_launch_reaches_is_what_is_open_by_design(lab, world, wall, user):
     before = CORE_PATTERN.read_text()
     with Baits(lab) as baits, world.watch() as w:
@@ -464,7 +465,6 @@ def test_forwarder_on_the_hosts_loopback_serves_no_stranger(lab, world, stranger
     assert w.foreign() == []
 
 
-@pytest.mark.once("257")
 def test_apps_do_not_share_forwarders(lab, world):
     """Another app knows the address, and its filter knows better."""
     with forwarder_on_the_host(lab) as launch, world.watch() as w:
@@ -575,7 +575,6 @@ def probed_after(lab, user, change):
     return reached(results)
 
 
-@pytest.mark.once("252")
 @pytest.mark.parametrize("user", USERS)
 @pytest.mark.parametrize("change", CHANGES)
 def test_hidden_sockets_stay_hidden_when(worn_lab, user, change):

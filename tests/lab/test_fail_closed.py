@@ -87,6 +87,7 @@ def runs(lab, *words, user="root", env=None):
 
 
 @pytest.mark.parametrize("wall", WALLS)
+@pytest.mark.both
 def test_where_nothing_is_wrong_the_same_app_runs(lab, wall):
     assert runs(lab, *WALLS[wall]) == "root"
 
@@ -159,6 +160,7 @@ def weak_lab(request):
 
 
 @pytest.mark.parametrize("wall", WALLS)
+@pytest.mark.both
 def test_manager_without_capabilities_leaves_the_app_unrun(weak_lab, wall):
     assert refusal(weak_lab, *WALLS[wall])
 
@@ -395,7 +397,6 @@ BROKEN = {
 }
 
 
-@pytest.mark.once("252")
 @pytest.mark.parametrize("what", BROKEN)
 @pytest.mark.parametrize("wall", ["strict", "address"])
 def test_forwarder_that_cannot_start_is_no_direct_connection(lab, wall, what):
@@ -435,7 +436,6 @@ def test_forwarder_that_cannot_start_is_no_direct_connection(lab, wall, what):
     ("@/nonexistent", "/nonexistent"),
     ("Tor ", "Tor"),
 ])
-@pytest.mark.once("257")
 def test_malformed_way_out_is_refused(lab, via, says):
     assert says in refusal(lab, "--via", via)
 
@@ -480,7 +480,6 @@ def test_no_way_out_is_a_question(lab):
     (["--via=direct", "--unit=x-forward"], "launch name"),
     (["--via=direct", "--workdir=/nonexistent"], "/nonexistent"),
 ])
-@pytest.mark.once("257")
 def test_what_cannot_be_honoured_is_refused_with_a_word_on_what_can(lab, words, says):
     assert says in refusal(lab, *words)
 

@@ -217,7 +217,6 @@ def test_systemd_that_may_not_call_bpf_leaves_the_app_unrun(lying_lab, words):
     path.unlink()
 
 
-@pytest.mark.once("257")
 @pytest.mark.parametrize("option", ["--ingress-filter", "--egress-filter"])
 def test_filter_that_drops_everything_is_named_where_it_keeps_the_proof_out(lab, pinned, option):
     path = pinned(NOTHING)

@@ -12,8 +12,6 @@ from inside_app import INSIDE, NO_HOST, PORT, REACHED
 from launching import SOCKS, run, text_of
 from world_map import DNS, LAB_ADDRESSES, ORIGIN, UPSTREAM, plain
 
-pytestmark = pytest.mark.once("252")
-
 APP = ["/usr/bin/python3", pathlib.Path(__file__).with_name("inside_app.py")]
 HOST, HOST6 = plain(LAB_ADDRESSES)[0], plain(LAB_ADDRESSES)[3]
 # How each protocol says that something is not let through, and that it is not even a host.

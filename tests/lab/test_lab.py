@@ -39,6 +39,7 @@ def test_unconfined_unit_reaches_and_is_seen(lab, world, host):
 
 @pytest.mark.parametrize("wall", ["IPAddressDeny=any", "PrivateNetwork=yes"])
 @pytest.mark.parametrize("host", [ORIGIN, f"[{ORIGIN6}]"])
+@pytest.mark.both
 def test_walls_keep_everything_in(lab, world, wall, host):
     with world.watch() as w:
         assert lab.run([*WAIT, "-p", wall, *CURL, f"http://{host}/"]).returncode in (7, 28)
@@ -170,7 +171,6 @@ def test_terminal(lab):
     os.close(process.terminal)
 
 
-@pytest.mark.once("252")
 def test_labs_live_side_by_side_and_leave_nothing():
     with Lab("252") as one, Lab("252") as two:
         assert one.run(["hostname"]).stdout == two.run(["hostname"]).stdout == b"lab\n"
@@ -184,7 +184,6 @@ def test_labs_live_side_by_side_and_leave_nothing():
     assert not any(name in line for name in names for line in open("/proc/self/mounts"))
 
 
-@pytest.mark.once("257")
 def test_killed_caller_takes_its_lab_along_and_sweep_spares_the_living(lab):
     script = "from lab import Lab; import time; print(Lab('252').start().name, flush=True); time.sleep(60)"
     with subprocess.Popen([sys.executable, "-c", script], cwd=HERE, stdout=subprocess.PIPE, text=True) as caller:

@@ -24,6 +24,7 @@ PASSWORD = base64.b64encode(b"lab:secret").decode()
     (f"http://{UPSTREAM}:3128", 3128, "http-proxy", None),
     (f"http://lab:secret@{UPSTREAM}:3129", 3129, "http-proxy-password", f"Basic {PASSWORD}"),
 ])
+@pytest.mark.both
 def test_upstream_sees_one_request_with_the_name_and_nobody_sees_more(lab, world, user, spec, port, server, auth):
     via = secret_file(lab, spec) if auth else spec
     with world.watch() as w:

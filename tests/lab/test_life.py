@@ -57,6 +57,7 @@ sys.exit(5)
 
 @WALLS
 @pytest.mark.parametrize("via", [SOCKS, f"http://{UPSTREAM}:3128"])
+@pytest.mark.both
 def test_killed_forwarder_ends_its_connections_and_comes_back(lab, world, wall, via):
     with launched(lab, "--wall", wall, "--via", via, "python3", "-c", TALK, stdin=subprocess.PIPE) as process:
         unit = f"appfw-{process.name}-forward.service"
@@ -107,6 +108,7 @@ time.sleep(600)
 @WALLS
 @AS
 @pytest.mark.parametrize("app", ["sleep", "stubborn"])
+@pytest.mark.both
 def test_killed_launcher_takes_everything_with_it(lab, wall, user, app):
     command = HOLD if app == "sleep" else [script(lab, "stubborn", STUBBORN)]
     before = set(listeners(lab))
@@ -184,8 +186,7 @@ for pid in $pids; do wait $pid; echo code $?; done
 """
 
 
-@pytest.mark.parametrize("wall, user", [("strict", ""), pytest.param("address", "", marks=pytest.mark.once("252")),
-                                        pytest.param("address", "--uid bob", marks=pytest.mark.once("257"))])
+@pytest.mark.parametrize("wall, user", [("strict", ""), ("address", ""), ("address", "--uid bob")])
 def test_a_hundred_launches_at_once(lab, wall, user):
     name = unique("hundred")
     before = set(listeners(lab)), len(namespaces(lab))
@@ -306,7 +307,6 @@ def test_stop_of_a_name_that_never_was(lab):
     assert result.returncode == 125 and b"there is no launch never-was" in result.stderr
 
 
-@pytest.mark.once("257")
 def test_stop_ends_an_app_that_ignores_it_in_the_end(lab):
     with launched(lab, "--via", "none", script(lab, "stubborn", STUBBORN)) as process:
         assert lab.run(["appfw", "stop", process.name], timeout=30).returncode == 0

@@ -9,8 +9,6 @@ from inside_app import PORT
 from launching import run, text_of
 from world_map import DNS, LAB_LINK, ORIGIN
 
-pytestmark = pytest.mark.once("257")
-
 CURL = ["curl", "-sS", "-o", "/dev/null", "--max-time", "25", "-w", "%{http_code}\n"]
 # A question for an address by UDP: the code of the answer.
 ASK = """

@@ -13,9 +13,6 @@ from test_units import unit
 from waiting import wait_until
 from world_map import PASSWORD, UPSTREAM
 
-# The kernel, not systemd: one of the labs is enough.
-pytestmark = pytest.mark.once("257")
-
 HOME = "/home/bob"
 WAY = f"socks5h://{':'.join(PASSWORD)}@{UPSTREAM}:1081"
 # Each way to put something else where ways out are read from; whatever of it works, works.

@@ -50,6 +50,7 @@ def expected(lab, user):
 
 
 @pytest.mark.parametrize("user", ["root", "bob"])
+@pytest.mark.both
 def test_unconfined_probes_get_out(lab, world, user):
     before = pathlib.Path("/proc/sys/kernel/core_pattern").read_text()
     with world.watch() as w:

@@ -216,7 +216,6 @@ def test_what_the_configuration_lets_through_is_to_be_said_again_with_more(lab):
         assert b"--only NAME lets it through" in done.stderr, done
 
 
-@pytest.mark.once("252")
 def test_a_full_disk_leaves_no_half_of_a_new_profile(lab):
     place = "/home/bob/.config/appfw/profiles"
     fill = f"""mount -t tmpfs -o size=4k,uid=$(id -u bob),mode=755 tmpfs {place}

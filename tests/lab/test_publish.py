@@ -29,11 +29,7 @@ CALLERS = {
     "standalone of root": ("root", ["--standalone"]),
     "standalone of root for bob": ("root", ["--standalone", "--uid=bob"]),
 }
-# Without a systemd, none makes a difference.
-BY = pytest.mark.parametrize("caller", [
-    pytest.param(caller, marks=pytest.mark.once("257") if caller.startswith("standalone") else ())
-    for caller in CALLERS
-])
+BY = pytest.mark.parametrize("caller", CALLERS)
 numbers = itertools.count(20_000 + os.getpid() % 10_000)
 
 # Answers each client, when that one has said all, with what it was told and by whom.
@@ -296,7 +292,6 @@ def test_the_publisher_keeps_no_capability(lab, caller):
     assert "NoNewPrivs:\t1" in status and "Seccomp:\t2" in status
 
 
-@pytest.mark.once("252")
 @BY
 def test_a_port_adds_nothing_to_what_the_app_reaches(lab, world, caller):
     """The whole list of ways out, descriptors that it inherited among them."""

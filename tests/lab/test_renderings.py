@@ -112,10 +112,11 @@ def runs(lab, name, endings):
 
 @pytest.mark.parametrize("plan", [
     "strict",
-    pytest.param("address", marks=pytest.mark.once("252")),
-    pytest.param("rules", marks=pytest.mark.once("257")),
-    pytest.param("namespace", marks=pytest.mark.once("257")),
+    "address",
+    "rules",
+    "namespace",
 ])
+@pytest.mark.both
 def test_a_unit_holds_what_a_launch_of_the_same_plan_holds(lab, plan, pinned):  # noqa: F811
     path = pinned(drops_packets(streams_from("10.0.0.9")))
     words = [word.replace("FILTER", path) for word in PLANS[plan]]
@@ -157,6 +158,7 @@ def written_units():
     return {case: [(name, text) for name, text in files if "etc/appfw" not in name] for case, files in cases.items()}
 
 
+@pytest.mark.both
 def test_this_systemd_understands_every_unit(lab):
     cases = written_units()
     assert len(cases) > 60

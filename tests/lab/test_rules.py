@@ -137,7 +137,6 @@ def test_rules_for_what_goes_out(outgoing, rules):
     assert by_itself == by_us
 
 
-@pytest.mark.once("257")
 @pytest.mark.parametrize("rules", ["two resolvers but not the third", "localhost and one network"])
 def test_rules_hold_for_an_ordinary_user_as_well(lab, rules):
     assert went_out(lab, [by_appfw(RULES[rules], "bob")]) == [expected_to_go_out(RULES[rules])]

@@ -13,9 +13,6 @@ from test_user_units import UNITS, systemctl
 from waiting import wait_until
 from world_map import PASSWORD
 
-# The kernel, not systemd: one of the labs is enough.
-pytestmark = pytest.mark.once("257")
-
 # Each way to the next start's configuration by the second mount, at @.
 TRICKS = f"""#!/bin/sh
 ( mv @/.config @/.c2; mv @/.config/appfw @/.config/a2; mv @ @2; rmdir @/.config/credstore

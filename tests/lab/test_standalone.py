@@ -14,8 +14,6 @@ from test_escapes import Baits, CORE_PATTERN, errors_of, results_of, reached, se
 from test_escapes import core_pattern_is_as_it_was  # noqa: F401  a fixture
 from world_map import ORIGIN, UPSTREAM
 
-pytestmark = pytest.mark.once("257")
-
 HERE = pathlib.Path(__file__).parent
 PYTHON = "/usr/bin/python3"
 PROBE, PROBES = HERE / "probe.py", HERE / "probe_standalone.py"

@@ -12,8 +12,6 @@ from test_standalone_life import left
 from waiting import wait_until
 from world_map import ORIGIN, UPSTREAM
 
-# What is denied the kernel denies; of the two roots this one has more to cover: a link as resolv.conf, and nscd.
-pytestmark = pytest.mark.once("257")
 HERE = pathlib.Path(__file__).parent
 DENY = f"{PYTHON} {HERE / 'deny_calls.py'}"
 AS_BOB = "setpriv --reuid=bob --regid=bob --clear-groups env HOME=/home/bob"

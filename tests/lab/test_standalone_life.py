@@ -18,9 +18,6 @@ from test_standalone import AS, CALLERS, alone
 from waiting import wait_until
 from world_map import ORIGIN, UPSTREAM
 
-# Processes, signals and terminals are the kernel's. The files that a launch meets it meets in test_standalone.py, of
-# each root.
-pytestmark = pytest.mark.once("252")
 GONE = 2  # seconds in which nothing of a launch may be left
 HOLD = ["sh", "-c", "curl -sS --max-time 9 http://web.test/ >/dev/null; echo ready; exec sleep 60"]
 INSIDE, FORWARDER = "/appfw inside --wall=", "/appfw forward --handed"

@@ -135,7 +135,6 @@ def test_help_and_version_are_0(lab):
 # Pipes
 
 @AS
-@pytest.mark.once("252")
 def test_a_gibibyte_goes_through_both_ways_unchanged(lab, user):
     block = os.urandom(1 << 20)
     sent, received = hashlib.sha256(), hashlib.sha256()
@@ -361,7 +360,6 @@ def test_app_in_a_terminal_is_in_no_session_of_the_callers(lab):
         assert process.wait(10) == 0
 
 
-@pytest.mark.once("252")
 @AS
 def test_last_output_on_a_terminal_is_never_lost(lab, user):
     for number in range(50 if not user else 10):

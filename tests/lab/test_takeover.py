@@ -67,7 +67,6 @@ print(rounds)
 """
 
 
-@pytest.mark.once("252")
 def test_a_publisher_that_is_just_starting_is_not_the_apps_to_take(lab, world):
     with world.watch() as w:
         done = run(lab, "--via=none", f"--publish=0.0.0.0:{port()}=8080", PYTHON, "-c", TAKE, ORIGIN, "4", user="bob")
@@ -175,7 +174,7 @@ read line
 @pytest.mark.parametrize("directory", ["/home/bob/bin", "/opt/bob"])
 @pytest.mark.parametrize("more", [
     pytest.param(["--user"], id="user"),
-    pytest.param(["--standalone"], id="standalone", marks=pytest.mark.once("257")),
+    pytest.param(["--standalone"], id="standalone"),
 ])
 def test_what_the_app_puts_in_appfws_place_never_runs(lab, world, more, directory):
     mark, number = f"/home/bob/{unique('mark')}", port()
@@ -194,7 +193,6 @@ def test_what_the_app_puts_in_appfws_place_never_runs(lab, world, more, director
 
 # By systemd itself: what serves the app is killed for it, as it crashes at times or is not needed for a while.
 # In the namespace an ordinary user's appfw, which would be run as root, is refused.
-@pytest.mark.once("252")
 @pytest.mark.parametrize("caller, wall", [("root", "strict"), ("root", "namespace"), ("bob", "strict")])
 def test_what_the_app_puts_in_appfws_place_never_runs_by_systemd_itself(lab, world, caller, wall):
     mark, name, directory = f"/home/bob/{unique('mark')}", unique("replaced"), f"/home/bob/{unique('bin')}"
@@ -229,7 +227,6 @@ def test_an_appfw_of_anothers_serves_by_systemd_itself(lab, wall):
                 process.wait(10)
 
 
-@pytest.mark.once("252")
 @pytest.mark.parametrize("servant", ["lifeline", "forward", "publish"])
 def test_what_serves_an_app_is_executed_before_it(lab, world, servant):
     """However late the user's systemd comes to it."""

@@ -185,10 +185,17 @@ def asked_of_resolvers(w, name):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_an_onion_service_is_reached(lab, world, onion, way):
+    command = [word.replace("{}", onion) for word in WAYS[way]]
+    # Each launch has a circuit of its own to the service, and on a busy machine a rendezvous is sometimes not kept.
     with world.watch() as w:
-        text = text_of(lab, "--via", "tor", *(word.replace("{}", onion) for word in WAYS[way]))
+        for _ in range(3):
+            result = run(lab, "--via", "tor", *command)
+            if result.returncode == 0:
+                break
+    text = result.stdout.decode()
+    assert result.returncode == 0, result.stderr
     assert f"world {ORIGIN} sees" in text
-    assert [event["host"] for event in w.events(server="http", kind="request")] == [onion]
+    assert {event["host"] for event in w.events(server="http", kind="request")} == {onion}
     assert asked_of_resolvers(w, onion) == []
     assert w.foreign() == []
 
@@ -203,7 +210,6 @@ def test_two_launches_meet_an_onion_service_by_different_circuits(lab, onion, co
 
 
 @pytest.mark.parametrize("dns", ["host", "synthetic", "tcp://203.0.113.53"])
-@pytest.mark.once("252")
 def test_an_onion_service_is_nothing_to_resolvers_where_there_is_no_tor(lab, world, onion, dns):
     """RFC 7686: whoever speaks no Tor must not ask DNS, or the name is out."""
     fetch = f"curl -sS http://{onion}/; curl -sS --proxy socks5h://{FORWARDER} http://{onion}/; getent ahosts {onion}"

@@ -9,8 +9,6 @@ from inside_app import INSIDE, PORT
 from launching import SOCKS, run, secret_file, unique
 from world_map import DNS, LAB_ADDRESSES, ORIGIN, ORIGIN6, PASSWORD, UPSTREAM, plain
 
-pytestmark = pytest.mark.once("252")
-
 APP = pathlib.Path(__file__).with_name("udp_app.py")
 AS = pytest.mark.parametrize("user", [[], ["--uid", "bob"]], ids=["root", "bob"])
 ECHO = 7

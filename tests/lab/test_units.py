@@ -118,6 +118,7 @@ def uid(lab, user):
 # From the installation to the removal
 
 @pytest.mark.parametrize("user", ["root", "bob"])
+@pytest.mark.both
 def test_a_unit_is_confined_at_each_start_and_leaves_nothing(lab, world, user):
     before = tree(lab)
     with world.watch() as w, installed(lab, f"--via={SOCKS}", f"--uid={user}") as name:
@@ -287,7 +288,6 @@ def refused(lab, name, *phrases):
     assert all(phrase in journal for phrase in phrases), journal
 
 
-@pytest.mark.once("257")
 def test_who_widens_the_wall_keeps_the_unit_from_starting(lab):
     with installed(lab, f"--via={SOCKS}", "--uid=bob") as name:
         next_start(lab, name, 0)
@@ -314,7 +314,6 @@ def test_who_widens_the_wall_keeps_the_unit_from_starting(lab):
         next_start(lab, name, since)
 
 
-@pytest.mark.once("257")
 def test_what_was_changed_by_hand_is_stale_and_written_again(lab):
     with installed(lab, f"--via={SOCKS}", "--uid=bob") as name:
         file = lab.path(f"{UNITS}/{unit(name)}")
@@ -352,6 +351,7 @@ def test_a_kernel_without_the_filter_runs_no_strict_unit(lying_lab):
 
 
 @pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.both
 def test_a_unit_is_there_after_a_boot_and_proven_at_it(version):
     lab = boot(version)
     try:

@@ -43,6 +43,7 @@ def run(lab, *words, **options):
 
 # What the wall lets through
 
+@pytest.mark.both
 def test_programs_reach_the_upstream_by_name_with_and_without_the_variables(lab, world):
     for more in [], ["--noproxy", "*"]:
         with world.watch() as w:
@@ -98,6 +99,7 @@ def probed(lab, *words):
     (["--no-capture"], {"getaddrinfo"}),
     ([], TAKEN_BY_THE_FORWARDER | BY_THE_UPSTREAM | set(OPEN)),
 ])
+@pytest.mark.both
 def test_what_a_launch_reaches_is_what_is_open_by_design(lab, world, words, opened):
     write_handle(lab)
     with Baits(lab) as baits, world.watch() as w:
@@ -217,7 +219,6 @@ def test_what_the_app_starts_elsewhere_stays_in_its_unit(lab):
     assert re.search(r"appfw\.slice/appfw-\S+\.service$", text_of(lab, "--via=none", "sh", "-c", script, **BOB), re.M)
 
 
-@pytest.mark.once("252")
 def test_a_hundred_at_once(lab):
     script = "for i in $(seq 100); do appfw-run --via=direct sh -c 'exit 3' & pids=\"$pids $!\"; done; " \
              "for pid in $pids; do wait $pid; echo $?; done"
@@ -231,7 +232,6 @@ def test_a_hundred_at_once(lab):
 # What would come of it without a word
 
 @pytest.mark.parametrize("setting", ["RemainAfterExit=yes", "PrivateNetwork=yes"])
-@pytest.mark.once("252")
 def test_a_drop_in_by_which_a_launch_would_not_end_or_reach_nothing_is_refused(lab, setting):
     directory = "/home/bob/.config/systemd/user/appfw-.service.d"
     script = f"mkdir -p {directory} && printf '[Service]\n{setting}\n' > {directory}/x.conf && {MANAGER} daemon-reload"
@@ -250,7 +250,6 @@ def test_a_drop_in_by_which_a_launch_would_not_end_or_reach_nothing_is_refused(l
     ("mkdir ~/gone; cd ~/gone; rmdir ~/gone", 0, "is gone, or closed to you, so the program starts in your home"),
     ("mkdir -p ~/closed/w; cd ~/closed/w; chmod 0 ~/closed", 0, "is gone, or closed to you"),
 ])
-@pytest.mark.once("252")
 def test_a_directory_that_the_program_is_not_let_into_is_told(lab, way, code, said):
     try:
         done = lab.run(["sh", "-c", f"{way}; exec appfw-run --via none pwd"], **BOB)

@@ -58,6 +58,7 @@ def is_confined(found):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.both
 def test_a_users_service_is_confined_and_as_before_when_it_is_let_go(lab, world, kind):
     with service(lab, kind, KINDS[kind]) as name:
         assert next_start(lab, name, 0)["bus"] is None
@@ -306,7 +307,6 @@ HARDENED = {
 
 
 @pytest.mark.parametrize("setting", HARDENED)
-@pytest.mark.once("257")
 def test_what_would_keep_a_users_service_from_its_wall_is_refused_by_name_and_starts_without(lab, world, setting):
     with service(lab, "simple", f"{setting}\n", start=False) as name, world.watch() as w:
         before = tree(lab)
@@ -340,7 +340,6 @@ def test_a_hardened_service_of_a_users_keeps_what_is_not_in_the_way(lab, world):
 
 
 @pytest.mark.parametrize("why", REFUSED)
-@pytest.mark.once("252")
 def test_what_cannot_be_confined_is_refused_and_nothing_written(lab, why):
     options, words, phrase = REFUSED[why]
     with service(lab, **options) as name:
@@ -375,7 +374,6 @@ def test_what_is_not_ours_stays_as_it_is(lab):
 SECRET = f"--via=socks5h://{':'.join(PASSWORD)}@{UPSTREAM}:1081"
 
 
-@pytest.mark.once("252")
 def test_a_full_disk_leaves_a_users_service_behind_the_wall_that_it_had(lab):
     with service(lab) as name:
         next_start(lab, name, 0)
@@ -405,7 +403,6 @@ def test_a_full_disk_leaves_a_users_service_behind_the_wall_that_it_had(lab):
             lab.path(place).rmdir()
 
 
-@pytest.mark.once("257")
 def test_who_is_killed_half_way_has_broken_nothing_and_may_try_again(lab):
     with service(lab, start=False) as name:
         lab.run(["mkdir", "-p", "/home/bob/.config/appfw", "/home/bob/.config/credstore"], user="bob", check=True)
@@ -427,6 +424,7 @@ def test_who_is_killed_half_way_has_broken_nothing_and_may_try_again(lab):
 
 
 @pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.both
 def test_a_users_service_is_confined_after_a_boot(version):
     lab = boot(version)
     try:

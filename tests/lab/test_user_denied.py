@@ -74,7 +74,6 @@ def limited_manager(lab):
         restart()
 
 
-@pytest.mark.once("252")
 def test_a_limit_of_user_namespaces_is_named_and_raising_it_helps(lab):
     def launch():
         mark = f"/var/tmp/{unique('mark')}"

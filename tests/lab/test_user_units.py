@@ -87,6 +87,7 @@ def is_confined(found, arguments=("a b", "%n $HOME;")):
     assert found["arguments"] == [*arguments], found
 
 
+@pytest.mark.both
 def test_a_users_unit_is_confined_at_each_start_and_leaves_nothing(lab, world):
     lab.run(["mkdir", "-p", UNITS], user="bob", check=True)
     # Which launches make where it isn't.
@@ -230,6 +231,7 @@ def test_what_is_not_ours_stays_as_it_is(lab):
 
 
 @pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.both
 def test_a_users_unit_is_there_after_a_boot(version):
     lab = boot(version)
     try:
@@ -285,7 +287,6 @@ def test_no_permission_and_a_full_disk_change_nothing(lab):
         assert len(done.stderr.splitlines()) == 1
 
 
-@pytest.mark.once("257")
 def test_who_is_killed_half_way_leaves_a_whole_file_and_the_next_one_goes_on(lab):
     def words(only):
         return ["install", name, f"--via={SOCKS}", f"--only={only}", "--", "/bin/sleep", "60"]

@@ -12,9 +12,6 @@ from test_units import appfw, install, installed, shows, unit
 from waiting import wait_until
 from world_map import PASSWORD, UPSTREAM
 
-# What is written is not what one systemd or the other makes of it: one of the labs is enough.
-pytestmark = pytest.mark.once("252")
-
 OURS = 125
 SECRET = f"socks5h://{':'.join(PASSWORD)}@{UPSTREAM}:1081"
 
