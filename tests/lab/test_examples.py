@@ -279,7 +279,6 @@ def test_filtered_service_is_judged_by_both_programs(lab):
 
 @pytest.mark.usefixtures("pinned")
 @pytest.mark.parametrize("name", EXAMPLES)
-@pytest.mark.both
 def test_every_example_is_a_unit_and_confines_a_service(lab, name):
     """Proven: else neither starts."""
     sleep = ["/bin/sleep", "1000"]

@@ -114,6 +114,7 @@ def test_an_address_that_is_routed_to_this_host_is_inside(lab, world, route, add
         lab.run(["ip", family, "route", "del", "local", *route.split(), "dev", "lo"])
 
 
+@pytest.mark.slow
 def test_names_of_dead_servers_hold_up_no_other(lab, world):
     if lab.path("/usr/bin/resolvectl").exists():
         pytest.xfail("systemd-resolved, one for all programs, is itself held up by names whose servers are dead")

@@ -292,7 +292,10 @@ def test_the_publisher_keeps_no_capability(lab, caller):
     assert "NoNewPrivs:\t1" in status and "Seccomp:\t2" in status
 
 
-@BY
+@pytest.mark.parametrize("caller", [
+    pytest.param(caller, marks=() if caller in ("user", "standalone of root") else pytest.mark.slow)
+    for caller in CALLERS
+])
 def test_a_port_adds_nothing_to_what_the_app_reaches(lab, world, caller):
     """The whole list of ways out, descriptors that it inherited among them."""
     user, more = CALLERS[caller]

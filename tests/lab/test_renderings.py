@@ -116,7 +116,6 @@ def runs(lab, name, endings):
     "rules",
     "namespace",
 ])
-@pytest.mark.both
 def test_a_unit_holds_what_a_launch_of_the_same_plan_holds(lab, plan, pinned):  # noqa: F811
     path = pinned(drops_packets(streams_from("10.0.0.9")))
     words = [word.replace("FILTER", path) for word in PLANS[plan]]

@@ -85,7 +85,7 @@ def of_launch(lab, words, init=False):
 
 # Exit codes
 
-@pytest.mark.parametrize("caller", ["root", "bob"])
+@pytest.mark.parametrize("caller", ["root", pytest.param("bob", marks=pytest.mark.slow)])
 def test_every_exit_code_comes_through(lab, caller):
     user, more, env = CALLERS[caller]
     script = "for i in $(seq 0 255); do appfw-run --standalone --via=none sh -c \"exit $i\"; echo $?; done"
@@ -492,6 +492,7 @@ def test_stop_ends_an_attached_launch_and_the_launcher_returns(lab, caller):
         assert process.wait(10) == 128 + signal.SIGTERM
 
 
+@pytest.mark.slow
 def test_stop_ends_an_app_that_ignores_it_in_the_end(lab):
     """All callers' at once, because it is waited for, for ten seconds."""
     with contextlib.ExitStack() as stack:
