@@ -269,6 +269,9 @@ impl View {
 /// What our own drop-in may show of /run to a service, in its place.
 pub(crate) const SHOWN_TO_SERVICES: [&str; 3] = [SHOWN_OF_SYSTEMD, NOTIFY, RESOLVED];
 
+/// Of these, what each service is shown.
+pub(crate) const JOURNAL_AND_NOTIFY: [&str; 2] = [SHOWN_OF_SYSTEMD, NOTIFY];
+
 /// What a service of another's making is kept from, by PID 1's own settings: its main process isn't ours, and could
 /// not be executed in a view that `inside` makes. What lies in /run itself is hidden as it is at the start, and seen
 /// again if its daemon makes it anew.
@@ -288,7 +291,7 @@ impl OfService {
         // What systemd hands to services is hidden by itself but for the service's own (apply_mount_namespace).
         let empty = EMPTY.iter().filter(|path| **path != CREDENTIALS);
         let mut hidden: Vec<PathBuf> = empty.chain(&AGENTS).chain(&[INNER]).map(PathBuf::from).collect();
-        let mut shown: Vec<PathBuf> = [SHOWN_OF_SYSTEMD, NOTIFY].map(PathBuf::from).to_vec();
+        let mut shown: Vec<PathBuf> = JOURNAL_AND_NOTIFY.map(PathBuf::from).to_vec();
         if plan.buses == Buses::System {
             hidden.retain(|path| !Path::new(SYSTEM_BUS).starts_with(path));
         }

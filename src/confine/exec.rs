@@ -65,6 +65,12 @@ impl Exec {
         self.flags.iter().any(|flag| flag == "privileged")
     }
 
+    /// Whether it runs as root whatever `User=` says, but behind every other setting.
+    #[must_use]
+    pub fn is_roots(&self) -> bool {
+        self.flags.iter().any(|flag| flag == "no-setuid")
+    }
+
     /// The value of its directive in a unit file. Specifiers were expanded long ago; variables are when it is executed.
     #[must_use]
     pub fn text(&self) -> String {

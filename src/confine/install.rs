@@ -19,6 +19,7 @@ use crate::name::LaunchName;
 use crate::permanent::{Realm, Started, apply, expect_ports, free_address, kept_address, restart};
 use crate::plan::PORT;
 use crate::profile::{self, Applied};
+use crate::publish::Published;
 use crate::say::{self, Say};
 use crate::units::{PRIVATE_TMP, TOR};
 use crate::via::Via;
@@ -71,7 +72,6 @@ async fn confine(args: ConfineArgs) -> Result<()> {
     refuse::refuse_changed(&service, &drop_in_path(&service.name))?;
     let via = way_out(&options, &service, &say)?;
     settle_address(&mut options, &via, &service, &host)?;
-    let publishes = !options.publish.is_empty();
     let asked = options.clone();
     let files = Files::new(options, via, &host, &service).map_err(|error| applied.explain(error))?;
     applied.openings(&asked, &files.plan).iter().for_each(|opening| say.plain(opening));
@@ -87,8 +87,14 @@ async fn confine(args: ConfineArgs) -> Result<()> {
     tell_of_socket(&manager, &service, &say).await;
     tell_of_umbrella(&service, &say);
     taken::refuse(&name, Mark::subject(&files.command), &realm, &manager).await?;
-    if files.plan.wall != WallKind::Address && !publishes {
-        refuse_listeners(&realm, &manager, &service, &drop_in_path(&service.name), &say).await?;
+    if files.plan.wall != WallKind::Address {
+        refuse_listeners(&realm, &manager, &service, &drop_in_path(&service.name), &files.plan.publish, &say).await?;
+    }
+    if now && !service.is_at_hand {
+        bail!(
+            "{0} may not be stopped and started by hand (RefuseManualStart=, RefuseManualStop=): confine it without --now, which is in force from its next start on",
+            service.name
+        );
     }
     let all = files::all(&service.name, &name);
     let wanted = files.wanted(&service);
@@ -338,9 +344,10 @@ pub(super) async fn refuse_listeners(
     manager: &Manager<'_>,
     service: &Service,
     drop_in: &Path,
+    published: &[Published],
     say: &Say,
 ) -> Result<()> {
-    if !service.is_active {
+    if !service.is_active && published.is_empty() {
         say.plain(&format!(
             "{} does not run, so whether it listens could not be seen: what does needs --publish{}",
             service.name,
@@ -353,26 +360,26 @@ pub(super) async fn refuse_listeners(
         return Ok(());
     }
     let processes: Vec<u32> = manager.processes(&service.name).await?.into_iter().map(|(number, _)| number).collect();
-    let found = listeners::of(Path::new("/proc"), &processes);
-    let Some(first) = found.first() else { return Ok(()) };
-    let listed: Vec<String> = found.iter().map(ToString::to_string).collect();
-    let streams = found.iter().filter(|listener| listener.is_stream);
-    let mut published: Vec<String> = streams.map(|listener| format!("--publish {}", listener.address)).collect();
-    if published.is_empty() {
-        published.push(format!("--publish {}", first.address));
+    let mut found = listeners::of(Path::new("/proc"), &processes);
+    let is_published = |port| published.iter().any(|published| published.inner == port);
+    found.retain(|listener| !(listener.is_stream && is_published(listener.address.port())));
+    if found.is_empty() {
+        return Ok(());
     }
-    let published = published.join(" ");
-    let instead = match realm.is_systems() {
-        true => format!(
-            "--wall namespace {published}, or --wall address with --allow NET for its clients, or rules with --via none"
-        ),
-        false => published,
+    let listed: Vec<String> = found.iter().map(ToString::to_string).collect();
+    let where_it_is = format!("{} listens at {}, where nobody", service.name, listed.join(", "));
+    if !published.is_empty() {
+        say.plain(&format!("{where_it_is} will find it in a network of its own: no --publish names that"));
+        return Ok(());
+    }
+    let address = "--wall address with --allow NET for its clients, or rules with --via none";
+    let instead = match (listeners::published(&found, Path::new("/proc")), realm.is_systems()) {
+        (Some(published), true) => format!("say --wall namespace {published}, or {address}"),
+        (Some(published), false) => format!("say {published}"),
+        (None, true) => format!("and --publish carries no UDP: say {address}"),
+        (None, false) => "and --publish carries no UDP: it cannot be confined".to_owned(),
     };
-    bail!(
-        "{} listens at {}, where nobody would find it in a network of its own: say {instead}",
-        service.name,
-        listed.join(", ")
-    )
+    bail!("{where_it_is} would find it in a network of its own: {instead}")
 }
 
 /// Whether systemd holds what was written: a drop-in may come later than ours.

@@ -51,6 +51,23 @@ pub fn of(proc: &Path, processes: &[u32]) -> Vec<Listener> {
     found.into_values().collect()
 }
 
+/// The `--publish` for each of them, if that is all they need: it carries TCP alone, and a socket of all IPv6 addresses
+/// takes IPv4 as well (ipv6(7), IPV6_V6ONLY) unless another one has that port.
+#[must_use]
+pub fn published(found: &[Listener], proc: &Path) -> Option<String> {
+    const ANY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+    if !found.iter().all(|listener| listener.is_stream) {
+        return None;
+    }
+    let table = fs::read_to_string(proc.join("net/tcp")).unwrap_or_default();
+    let has_v4 = |port: u16| listening(&table, true, 0).any(|(address, _)| address.port() == port);
+    let addresses = found.iter().flat_map(|Listener { address, .. }| {
+        let takes_v4 = address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) && !has_v4(address.port());
+        takes_v4.then(|| SocketAddr::new(ANY, address.port())).into_iter().chain([*address])
+    });
+    Some(addresses.map(|address| format!("--publish {address}")).collect::<Vec<_>>().join(" "))
+}
+
 /// The inodes of a process's sockets.
 fn sockets(process: &Path) -> BTreeSet<u64> {
     let Ok(descriptors) = fs::read_dir(process.join("fd")) else { return BTreeSet::new() };

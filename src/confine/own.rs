@@ -94,9 +94,7 @@ pub(super) async fn confine(
         say.warning(&warning);
     }
     tell_of_socket(&manager, &service, say).await;
-    if args.publish.is_empty() {
-        refuse_listeners(realm, &manager, &service, &drop_in, say).await?;
-    }
+    refuse_listeners(realm, &manager, &service, &drop_in, &rendering.plan.publish, say).await?;
     let text = text(&launcher, &own, &others);
     let has_secret = credential.is_some() || rendering.plan.via.has_secret() && rendering.places.credential == secret;
     let wanted: Vec<Wanted> =

@@ -12,6 +12,7 @@ use super::service::{Bind, Service, listed};
 use super::streams;
 use super::tree::Tree;
 use crate::manager::Properties;
+use crate::view::JOURNAL_AND_NOTIFY;
 
 /// Of the settings that name paths, those that are no bind mounts; and the interfaces, as these are of no other use.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -121,7 +122,8 @@ const KERNEL: [&str; 2] = ["/proc", "/sys"];
 pub(super) fn refuse_binds(service: &Service, appfw: &Path) -> Result<()> {
     let name = &service.name;
     for Shown { bind, source, target } in &shown(service, &Tree::of_host())? {
-        if meet(&source.path, Path::new("/run")) {
+        let is_shown = JOURNAL_AND_NOTIFY.iter().any(|shown| source.path.starts_with(shown));
+        if meet(&source.path, Path::new("/run")) && !is_shown {
             bail!(
                 "{name} is shown {} elsewhere (BindPaths=, BindReadOnlyPaths=), and with that sockets by which it leaves any wall",
                 bind.source
@@ -154,6 +156,7 @@ pub(super) fn refuse(service: &Service, drop_in: &DropIn, appfw: &Path) -> Resul
         covered.refuse_bind(&service.name, shown)?;
     }
     covered.refuse_writable(service, &tree)?;
+    covered.refuse_own(service, &tree)?;
     streams::refuse(service, &tree)?;
     refuse_opened(service, &tree)?;
     refuse_made(service, &tree)?;
@@ -257,6 +260,24 @@ impl Covered {
             ),
             None => Ok(()),
         }
+    }
+
+    /// Whose sockets and files others ask for is an agent itself, and would not find its own place.
+    fn refuse_own(&self, service: &Service, tree: &Tree) -> Result<()> {
+        let own = service.paths.made.iter().map(|(directive, path)| (*directive, path.as_path()));
+        let pid_file = service.pid_file.iter().map(|path| ("PIDFile", path.as_path()));
+        for (directive, path) in own.chain(pid_file) {
+            let place = tree.place(path)?.path;
+            if let Some(hidden) = self.hidden.iter().find(|hidden| place.starts_with(hidden)) {
+                bail!(
+                    "{} has files of its own in {} ({directive}={}), which every wall hides, as what is asked there leads out: it cannot be confined",
+                    service.name,
+                    hidden.display(),
+                    path.display()
+                );
+            }
+        }
+        Ok(())
     }
 
     /// An ordinary user's service can write nothing more by that.

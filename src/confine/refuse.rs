@@ -256,7 +256,7 @@ fn past_the_wall(service: &Service, appfw: &Path) -> Result<()> {
             "{name} has Delegate=: it makes cgroups, and most likely namespaces, of its own, in which no wall can be proven"
         );
     }
-    if let Some(exec) = service.start.iter().find(|exec| exec.flags.iter().any(|flag| flag == "no-setuid")) {
+    if let Some(exec) = service.start.iter().find(|exec| exec.is_roots()) {
         bail!(
             "{name} runs {} as root and lets it become {} by itself (`!`), where root's wall would be needed: take the `!` or User= away first",
             exec.path,
@@ -267,6 +267,12 @@ fn past_the_wall(service: &Service, appfw: &Path) -> Result<()> {
     if let Some(exec) = service.start.iter().chain(post).find(|exec| exec.is_privileged()) {
         bail!(
             "{name} runs {} with full privileges (`+`), by which it can leave any wall: take the `+` away in a drop-in first",
+            exec.path
+        );
+    }
+    if let Some(exec) = post.first().filter(|_| service.frees_other_commands) {
+        bail!(
+            "{name} runs {} with full privileges (PermissionsStartOnly=yes), by which it can leave any wall: set that to no in a drop-in, and put a `+` before what needs it",
             exec.path
         );
     }

@@ -17,6 +17,9 @@ use crate::view::SHOWN_TO_SERVICES;
 /// Commands of a service that run before its main process, or where that never ran: none may come before the proof.
 pub const GUARDED: [&str; 3] = ["ExecCondition", "ExecStartPre", "ExecStopPost"];
 
+/// Its other ones, which run when a start was proven alone.
+const LATER: [&str; 3] = ["ExecStartPost", "ExecReload", "ExecStop"];
+
 /// Settings that lay what they name over the service's file system, and over that of a command with `+` as well.
 pub const OVERLAYS: [&str; 3] = ["MountImages", "ExtensionImages", "ExtensionDirectories"];
 
@@ -49,6 +52,12 @@ pub struct Service {
     pub start: Vec<Exec>,
     /// The commands of each directive of [`GUARDED`].
     pub guarded: [Vec<Exec>; 3],
+    /// Whether any of its commands runs as root for all that `User=` says (`!`).
+    pub has_roots_command: bool,
+    /// `PermissionsStartOnly=`, of which systemd.service(5) tells no more: all commands but the main one have a `+`.
+    pub frees_other_commands: bool,
+    /// Whether it may be stopped and started by hand (`RefuseManualStop=`, `RefuseManualStart=`).
+    pub is_at_hand: bool,
     /// `RestrictAddressFamilies=`; `None` if all are allowed.
     pub families: Option<Families>,
     /// `SystemCallFilter=`.
@@ -153,10 +162,18 @@ impl Service {
     pub async fn read(manager: &Manager<'_>, name: &str) -> Result<Self> {
         let unit = manager.properties(name, Kind::Unit).await?;
         let service = manager.properties(name, Kind::Service).await?;
-        Self::of(&unit, &service).with_context(|| format!("cannot tell what {name} is"))
+        let mut read = Self::of(&unit, &service).with_context(|| format!("cannot tell what {name} is"))?;
+        // Of what is deprecated systemd tells who asks for it by name alone.
+        read.frees_other_commands = match manager.property(name, Kind::Service, "PermissionsStartOnly").await {
+            Ok(held) => *held == Variant::Bool(true),
+            // As where it is no setting any more.
+            Err(error) if matches!(error.downcast_ref(), Some(zbus::fdo::Error::UnknownProperty(_))) => false,
+            Err(error) => return Err(error),
+        };
+        Ok(read)
     }
 
-    /// From the properties of its two interfaces.
+    /// From the properties of its two interfaces, which are all but one.
     ///
     /// # Errors
     /// One is missing, or not of its kind.
@@ -168,6 +185,10 @@ impl Service {
             Ok(Exec::list(directive, held)?.into_iter().filter(own).collect())
         };
         let [condition, pre, post] = GUARDED;
+        let mut has_roots_command = false;
+        for directive in GUARDED.iter().chain(&LATER).chain(&["ExecStart"]) {
+            has_roots_command |= commands(directive)?.iter().any(Exec::is_roots);
+        }
         let fragment = text(unit, "FragmentPath")?;
         let maker = super::name_of(&name).ok().map(|name| [name.socket(), name.publisher()]);
         let is_our_servant = |joined: &String| maker.as_ref().is_some_and(|servants| servants.contains(joined));
@@ -184,13 +205,13 @@ impl Service {
             slice: text(service, "Slice")?,
             start: commands("ExecStart")?,
             guarded: [commands(condition)?, commands(pre)?, commands(post)?],
+            has_roots_command,
+            frees_other_commands: false,
+            is_at_hand: flag(unit, "CanStart")? && flag(unit, "CanStop")?,
             families: families(of(service, "RestrictAddressFamilies")?)?,
             calls: calls(of(service, "SystemCallFilter")?, of(service, "SystemCallErrorNumber")?)?,
             ambient: number(service, "AmbientCapabilities")?,
-            private: {
-                let has = |name: &&str| service.get(*name).is_some_and(|held| **held == Variant::Bool(true));
-                SHARED.into_iter().filter(has).collect()
-            },
+            private: SHARED.into_iter().filter(|name| is_true(service, name)).collect(),
             has_own_tmp: service.get("PrivateTmpEx").is_some_and(|held| **held == Variant::from("disconnected")),
             has_own_cgroups: service
                 .get("ProtectControlGroupsEx")
@@ -235,13 +256,21 @@ impl Service {
         files.map(|path| path.display().to_string()).collect()
     }
 
-    /// Another of its files that is newer than our drop-in, which repeats commands of theirs.
+    /// Another of its files that is newer than our drop-in, which repeats commands of theirs. What `systemctl
+    /// set-property` has written, and what a generator writes anew at each reload, is none if it says nothing of those.
     #[must_use]
     pub fn newer(&self, own: &Path) -> Option<String> {
+        const MADE_BY_SYSTEMD: [&str; 2] = [".control/", "/systemd/generator"];
+        let is_of_commands = |path: &String| {
+            let is_made = MADE_BY_SYSTEMD.iter().any(|part| path.contains(part));
+            let text = if is_made { std::fs::read_to_string(path).ok() } else { None };
+            text.is_none_or(|text| GUARDED.iter().any(|directive| text.contains(directive)))
+        };
         // A package's file was modified when that was built; here it has been since this.
         let changed = |path: &Path| path.metadata().map(|found| (found.ctime(), found.ctime_nsec()));
         let written = changed(own).ok()?;
-        self.others(own).into_iter().find(|path| changed(path.as_ref()).is_ok_and(|other| other > written))
+        let mut others = self.others(own).into_iter().filter(is_of_commands);
+        others.find(|path| changed(path.as_ref()).is_ok_and(|other| other > written))
     }
 
     /// Whether it runs as root.
@@ -255,13 +284,13 @@ impl Service {
         if self.user.is_empty() { !self.dynamic_user } else { is_root(&self.user) }
     }
 
-    /// Whether it can do with files what root can: it is root, can become so, or no permission stops it.
+    /// Whether it can do with files what root can: it is root, a command of its is, it can become so, or no permission stops it.
     #[must_use]
     pub fn is_like_root(&self) -> bool {
         /// CHOWN, DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER, FSETID, SETGID, SETUID, SETPCAP, MKNOD and SETFCAP
         /// (linux/capability.h).
         const LIKE_ROOT: [u32; 10] = [0, 1, 2, 3, 4, 6, 7, 8, 27, 31];
-        self.is_root() || LIKE_ROOT.iter().any(|bit| self.ambient >> bit & 1 == 1)
+        self.is_root() || self.has_roots_command || LIKE_ROOT.iter().any(|bit| self.ambient >> bit & 1 == 1)
     }
 
     /// The slices above it, from its own to the root's (systemd.slice(5): what is above one stands in its name).
@@ -321,6 +350,11 @@ fn is_ours(exec: &Exec, service: &str) -> bool {
 
 fn of<'a>(properties: &'a Properties, name: &str) -> Result<&'a Variant<'static>> {
     properties.get(name).map(|value| &**value).with_context(|| format!("systemd does not tell its {name}="))
+}
+
+/// Of a property that not every version has.
+fn is_true(properties: &Properties, name: &str) -> bool {
+    properties.get(name).is_some_and(|held| **held == Variant::Bool(true))
 }
 
 fn text(properties: &Properties, name: &str) -> Result<String> {

@@ -54,6 +54,13 @@ fn what_leads_past_a_wall_is_refused_by_its_name() {
         (refusal(|service| service.ambient = 1 << 12 | 1 << 10), "asks for CAP_NET_ADMIN (AmbientCapabilities=)"),
         (refusal(|service| service.start = vec![exec(&["privileged"])]), "/usr/bin/web with full privileges"),
         (refusal(|service| service.guarded[2] = vec![exec(&["privileged"])]), "with full privileges"),
+        (
+            refusal(|service| {
+                service.guarded[2] = vec![exec(&[])];
+                service.frees_other_commands = true;
+            }),
+            "full privileges (PermissionsStartOnly=yes)",
+        ),
         (refusal(|service| service.joins = vec!["x.service".into()]), "JoinsNamespaceOf=x.service"),
         (refusal(|service| service.root = "/srv/j".into()), "RootDirectory="),
         (refusal(|service| service.binds = vec![bind("/run/dbus", "/opt/x")]), "is shown /run/dbus elsewhere"),

@@ -84,7 +84,11 @@ impl Manager<'_> {
 
     /// Whether a unit has been active since then, as by the files that were written until then.
     pub async fn runs_since(&self, unit: &str, written: SystemTime) -> bool {
-        let began = self.property(unit, Kind::Unit, "ActiveEnterTimestamp").await.ok();
+        // What runs to its end (Type=oneshot) is not active before that.
+        let state = self.property(unit, Kind::Unit, "ActiveState").await;
+        let is_starting = state.is_ok_and(|state| *state == Value::from("activating"));
+        let entered = if is_starting { "InactiveExitTimestamp" } else { "ActiveEnterTimestamp" };
+        let began = self.property(unit, Kind::Unit, entered).await.ok();
         let began = began.and_then(|began| u64::try_from(began).ok()).map(Duration::from_micros);
         let written = written.duration_since(SystemTime::UNIX_EPOCH).ok();
         began.zip(written).is_some_and(|(began, written)| began >= written)

@@ -368,6 +368,9 @@ ELSEWHERE = "[Service]\nExecStart=/bin/sleep 1000\n"
     ("BindPaths=/run/dbus:/opt/bus", "is shown /run/dbus elsewhere"),
     ("User=bob\nExecStart=\nExecStart=!/bin/sleep 1000", "(`!`)"),
     ("Environment=LD_PRELOAD=/x.so", "sets LD_PRELOAD"),
+    ("PermissionsStartOnly=yes\nExecStopPost=/bin/true", "(PermissionsStartOnly=yes)"),
+    ("RuntimeDirectory=avahi-daemon", "has files of its own in /run/avahi-daemon (RuntimeDirectory="),
+    ("PIDFile=/run/containerd/x.pid", "has files of its own in /run/containerd (PIDFile="),
 ])
 def test_what_no_wall_would_hold_is_refused(lab, lines, sentence):
     if lines.startswith("OpenFile=") and lab.version == "252":

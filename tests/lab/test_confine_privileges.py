@@ -95,6 +95,35 @@ time.sleep(1000)
     assert w.foreign() == []
 
 
+@pytest.mark.parametrize("directive", ["ExecStartPre", "ExecStartPost", "ExecReload", "ExecStopPost"])
+def test_a_command_of_roots_does_not_leave_either(lab, world, directive):
+    """What has a `!` is root's, and behind all but User=."""
+    found = lab.path("/run/found-roots")
+    program = script(lab, "roots.py", f"""{WAYS}
+PLACE = pathlib.Path("/sys/fs/cgroup/cgroup.procs")
+
+def leaves():
+    PLACE.write_text(str(os.getpid()))
+    return "gone"
+
+def plans():
+    pathlib.Path("/etc/cron.d/roots").write_text("")
+    return "gone"
+
+told = [os.getuid(), ends(leaves), ends(plans), ends(by_tcp), ends(by_udp)]
+pathlib.Path("/run/found-roots").write_text(json.dumps(told))
+""")
+    text = ["[Service]", "User=bob", "ExecStart=/bin/sleep 1000", f"{directive}=!/usr/bin/python3 {program}", ""]
+    with service(lab, "\n".join(text)) as svc, world.watch() as w:
+        svc.confine(*INSIDE_ALONE, "--now")
+        found.unlink(missing_ok=True)
+        svc.systemctl("reload" if directive == "ExecReload" else "restart", svc.name)
+        uid, *rest = json.loads(found.read_text())
+        assert uid == 0 and "gone" not in rest and "open" not in rest, rest
+    assert w.foreign() == []
+    found.unlink()
+
+
 @pytest.mark.parametrize("words", [["--via", SOCKS], ["--via", SOCKS, "--wall=namespace"], ["--via=none"]],
                          ids=lambda words: "-".join(words[-1:]))
 def test_what_a_service_has_for_itself_it_keeps(lab, words):
