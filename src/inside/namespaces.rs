@@ -6,6 +6,8 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::thread::sleep;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
@@ -175,6 +177,10 @@ pub fn continue_as_init(
     Ok(ExitCode::from(ended.code()))
 }
 
+/// In which a launcher that is being ended lets go of its directory.
+const TRIES: u32 = 40;
+const PAUSE: Duration = Duration::from_millis(5);
+
 /// A launch's directory. It stays open, by which the kernel gives its number to no other one.
 pub struct Directory {
     path: PathBuf,
@@ -193,7 +199,7 @@ impl Directory {
     /// Removes it, unless a new launch has done so, and perhaps taken its name, by now: each holds it meanwhile.
     fn remove(self) {
         let Self { path, opened } = self;
-        let Ok(held) = Flock::lock(opened, FlockArg::LockExclusiveNonblock) else { return };
+        let Some(held) = hold(opened) else { return };
         let number = |found: fs::Metadata| (found.dev(), found.ino());
         if let (Ok(own), Ok(there)) = (held.metadata(), fs::symlink_metadata(&path))
             && number(own) == number(there)
@@ -201,6 +207,19 @@ impl Directory {
             let _ = fs::remove_dir_all(path);
         }
     }
+}
+
+/// A launcher that is being ended lets go of its socket a moment before it does of its directory. One that lives on removes
+/// that itself.
+fn hold(mut directory: File) -> Option<Flock<File>> {
+    for _ in 0..TRIES {
+        match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
+            Ok(held) => return Some(held),
+            Err((opened, _)) => directory = opened,
+        }
+        sleep(PAUSE);
+    }
+    None
 }
 
 /// How a child has ended, or will have.
