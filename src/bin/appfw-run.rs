@@ -10,6 +10,11 @@ fn main() -> ExitCode {
         Parsed::Run(args) => args,
         Parsed::Exit(code) => return ExitCode::from(code),
     };
+    // The program gets it as a systemd would give it, in every mode: few know what to do when it is ignored.
+    if let Err(error) = appfw_kernel::expect_children() {
+        say::failure("appfw-run", &error.into());
+        return ExitCode::from(exit::OURS);
+    }
     // The caller's stay open here as long as the launch lasts (flock(1) may count on it), and in nothing that it starts:
     // whoever reads a pipe to its end waits for all who hold it.
     close_fds::set_fds_cloexec(3, &[]);

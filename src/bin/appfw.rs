@@ -7,6 +7,10 @@ use appfw::cli::{self, Appfw, Parsed, Part, Subcommand};
 use appfw::{confine, exit, forward, inside, lifeline, permanent, profile, publish, ready, say, stop};
 
 fn main() -> ExitCode {
+    // Most of what follows waits for children: the app, systemctl(1).
+    if let Err(error) = appfw_kernel::expect_children() {
+        return ended(Err(error.into()));
+    }
     match cli::part() {
         Some(Parsed::Run(part)) => return be(part),
         Some(Parsed::Exit(code)) => return ExitCode::from(code),

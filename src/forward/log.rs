@@ -1,10 +1,12 @@
 //! How log lines look: for the journal a level and no time, for a terminal the time as well.
 
 use std::fmt;
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tracing::{Event, Level, Subscriber, level_filters::LevelFilter, warn};
 use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
 use tracing_subscriber::fmt::{FmtContext, time::FormatTime, time::SystemTime};
@@ -17,9 +19,31 @@ pub(crate) fn start(level: Option<LevelFilter>) {
     let _ = tracing_subscriber::fmt()
         .with_max_level(level.unwrap_or(LevelFilter::INFO))
         .with_ansi(terminal)
-        .with_writer(std::io::stderr)
+        .with_writer(|| Unhurried(std::io::stderr()))
         .event_format(Line { terminal })
         .try_init();
+}
+
+/// Writes whole lines, or loses one when there is no room for it: who reads may stand still (a launcher or a terminal that is
+/// stopped, a journal that hangs), and the app's connections must not.
+struct Unhurried<W>(W);
+
+/// What a pipe has room for if it has any (pipe(7)). Lines are shorter.
+const AT_ONCE: usize = 4096;
+
+impl<W: Write + AsFd> Write for Unhurried<W> {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        // The descriptor may be others' as well, for whom O_NONBLOCK is not to be set.
+        let mut room = [PollFd::new(self.0.as_fd(), PollFlags::POLLOUT)];
+        if poll(&mut room, PollTimeout::ZERO).is_ok_and(|ready| ready > 0) {
+            self.0.write_all(&line[..line.len().min(AT_ONCE)])?;
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
 }
 
 /// Keeps what anyone can cause at will from filling the journal.
@@ -122,6 +146,22 @@ fn priority(level: Level) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_reader_that_stands_still_costs_lines_and_no_time() {
+        let (mut said, pipe) = io::pipe().unwrap();
+        let room = rustix::pipe::fcntl_setpipe_size(&pipe, 3 * AT_ONCE).unwrap();
+        let mut log = Unhurried(pipe);
+        let line = [b'x'; AT_ONCE + 1];
+        for _ in 0..2 * room / AT_ONCE {
+            assert_eq!(log.write(&line).unwrap(), line.len());
+        }
+        let mut held = vec![0; room];
+        io::Read::read_exact(&mut said, &mut held).unwrap();
+        log.write_all(b"again").unwrap();
+        drop(log);
+        assert_eq!(io::read_to_string(said).unwrap(), "again");
+    }
 
     #[test]
     fn a_ration_is_for_a_period_and_counts_what_it_keeps_back() {

@@ -321,7 +321,6 @@ async fn accept(
     forwarder: Arc<Forwarder>,
     shutdown: impl Future<Output = ()>,
 ) {
-    session::prepare(&listener);
     let mut sessions = JoinSet::new();
     tokio::pin!(shutdown);
     loop {
@@ -359,6 +358,8 @@ impl Forwarder {
         if !self.serves(&client, peer) {
             return None;
         }
+        // Not the listener, of which it would inherit it: who waited there when this process was started, has not.
+        session::prepare(&client);
         let asked = match purpose {
             Purpose::Requests => None,
             Purpose::Service(service) => Some(Arc::clone(service)),

@@ -303,7 +303,6 @@ fn prepare_upstream(upstream: &Connected) {
 }
 
 /// Best effort: a socket without these works as well, if not as nicely.
-/// What a listener accepts has what it has (Linux: inet_csk_clone_lock copies its socket).
 pub(crate) fn prepare(socket: impl AsFd) {
     let socket = socket.as_fd();
     let _ = sockopt::set_tcp_nodelay(socket, true);

@@ -30,6 +30,8 @@ use crate::exit::{self, NotExecuted};
 use crate::permanent::Standing;
 use crate::{publish, say};
 
+use namespaces::Directory;
+
 pub use descriptors::{is_journal, refuse_of_service, refuse_way_out};
 
 /// How long a launcher on a machine under load may take to hear why the app does not run.
@@ -160,10 +162,11 @@ fn connect(args: &InsideArgs) -> Result<UnixStream> {
 fn enter_and_go_on(args: &InsideArgs, launcher: &UnixStream) -> Result<ExitCode> {
     // Ctrl-C on the caller's terminal is the launcher's to pass on.
     nix::unistd::setsid().context("cannot leave the launcher's session")?;
+    let directory = args.state.as_deref().and_then(|path| Directory::open(path, launcher));
     namespaces::enter(launcher, true)?;
     namespaces::separate_network()?;
     let init = || prove_and_become(&InsideArgs { init: true, ..args.clone() }, launcher);
-    namespaces::continue_as_init(launcher, args.state.as_deref(), init, || build_network(args, launcher))
+    namespaces::continue_as_init(launcher, directory, init, || build_network(args, launcher))
 }
 
 /// Where no PID 1 has built it: the namespaces, what is in them, and the forwarder's sockets, before

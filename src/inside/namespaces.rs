@@ -1,13 +1,17 @@
 //! The namespaces of a wall that `inside` builds itself: where no PID 1 has made them for it.
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::thread::sleep;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
 use rustix::mount::{MountFlags, mount};
@@ -126,14 +130,13 @@ fn refused(kind: Kind, error: Errno) -> anyhow::Error {
 
 /// Goes on as two processes: the first one of the PID namespace does `init`, and this one waits for its end and returns its
 /// exit code. `meanwhile` is done here while that one starts. It is a fork without an exec, which would cost a tenth
-/// of the launch. If the launcher ends first, the namespace does, and `state`, the launch's directory, which
-/// nobody else would remove.
+/// of the launch. If the launcher ends first, the namespace does, and its directory, which nobody else would remove.
 ///
 /// # Errors
 /// It cannot be started; `meanwhile` failed, and then it is ended. Or it is `init`'s, in the new process.
 pub fn continue_as_init(
     launcher: &UnixStream,
-    state: Option<&Path>,
+    directory: Option<Directory>,
     init: impl FnOnce() -> Result<ExitCode>,
     meanwhile: impl FnOnce() -> Result<()>,
 ) -> Result<ExitCode> {
@@ -141,6 +144,8 @@ pub fn continue_as_init(
     let failed = "cannot run appfw inside the namespace";
     let parent = getppid();
     let Some(child) = appfw_kernel::fork().context(failed)? else {
+        // Nothing from outside stays open where the app is.
+        drop(directory);
         keep_what_builds()?;
         return init();
     };
@@ -163,12 +168,58 @@ pub fn continue_as_init(
         if let Some(error) = failure.filter(|_| !has_closed(launcher)) {
             return Err(error);
         }
-        // As another user's it is left to the next launch.
-        let _ = state.map(fs::remove_dir_all);
+        if let Some(directory) = directory {
+            directory.remove();
+        }
         // Nobody is there to be told; a launcher that has heard init's refusal said it.
         return Ok(ExitCode::from(exit::OURS));
     }
     Ok(ExitCode::from(ended.code()))
+}
+
+/// In which a launcher that is being ended lets go of its directory.
+const TRIES: u32 = 40;
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// A launch's directory. It stays open, by which the kernel gives its number to no other one.
+pub struct Directory {
+    path: PathBuf,
+    opened: File,
+}
+
+impl Directory {
+    /// The launcher's, which lives. `None` as another user's: it is left to the next launch.
+    #[must_use]
+    pub fn open(path: &Path, launcher: &UnixStream) -> Option<Self> {
+        let opened = File::open(path).ok()?;
+        // Another launch has the name only after this one's launcher has ended.
+        (!has_closed(launcher)).then(|| Self { path: path.to_owned(), opened })
+    }
+
+    /// Removes it, unless a new launch has done so, and perhaps taken its name, by now: each holds it meanwhile.
+    fn remove(self) {
+        let Self { path, opened } = self;
+        let Some(held) = hold(opened) else { return };
+        let number = |found: fs::Metadata| (found.dev(), found.ino());
+        if let (Ok(own), Ok(there)) = (held.metadata(), fs::symlink_metadata(&path))
+            && number(own) == number(there)
+        {
+            let _ = fs::remove_dir_all(path);
+        }
+    }
+}
+
+/// A launcher that is being ended lets go of its socket a moment before it does of its directory. One that lives on removes
+/// that itself.
+fn hold(mut directory: File) -> Option<Flock<File>> {
+    for _ in 0..TRIES {
+        match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
+            Ok(held) => return Some(held),
+            Err((opened, _)) => directory = opened,
+        }
+        sleep(PAUSE);
+    }
+    None
 }
 
 /// How a child has ended, or will have.

@@ -5,6 +5,24 @@ pub mod bpf;
 
 use std::io;
 
+/// Has this process told of its children's end, whatever its caller does: who ignores SIGCHLD gets no exit code, as the kernel
+/// reaps what ends (wait(2)), and both that and a blocked one are inherited over an exec. Before anything is started, which
+/// then has it so as well.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn expect_children() -> io::Result<()> {
+    // SAFETY: the set is a plain value that sigemptyset(3) makes valid; each call gets what lives here, and no handler is set.
+    let failed = unsafe {
+        let mut child = std::mem::zeroed();
+        libc::sigemptyset(&raw mut child);
+        libc::sigaddset(&raw mut child, libc::SIGCHLD);
+        libc::signal(libc::SIGCHLD, libc::SIG_DFL) == libc::SIG_ERR
+            || libc::sigprocmask(libc::SIG_UNBLOCK, &raw const child, std::ptr::null_mut()) == -1
+    };
+    if failed { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// Goes on as two processes: the child gets `None`, its parent the child's number. The child has a copy of everything, and
 /// whatever would be done at the end of what the parent holds is done twice.
 ///

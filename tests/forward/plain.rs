@@ -80,6 +80,23 @@ async fn one_connection_serves_requests_to_several_hosts() {
     );
 }
 
+/// Which would be a fifth of a second for each few: the client's kernel delays its acknowledgement, and the forwarder's waits
+/// for it (Nagle).
+#[tokio::test]
+async fn who_waited_before_the_forwarder_was_there_is_answered_at_once() {
+    let (web, _) = web("one").await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut client = Client::connect(listener.local_addr().unwrap()).await;
+    let forwarder = forwarder("direct", &["127.0.0.1"], Limits::default());
+    tokio::spawn(appfw::forward::serve(listener, std::sync::Arc::new(forwarder), std::future::pending()));
+    let began = Instant::now();
+    for _ in 0..100 {
+        client.send(format!("GET http://{web}/ HTTP/1.1\r\n\r\n")).await;
+        assert_eq!(client.receive().await.1, "one");
+    }
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+}
+
 #[tokio::test]
 async fn pipelined_requests_are_served_in_order_and_each_is_judged() {
     let ((one, _), (two, log)) = (web("one").await, web("two").await);

@@ -179,3 +179,17 @@ def test_signals_that_the_caller_ignores_end_nothing(lab, manager):
         time.sleep(0.3)  # for the launcher to have passed them on
         lab.path(mark).touch()
         assert process.wait(10) == 6
+
+
+@EACH
+def test_a_caller_without_a_word_on_its_children_hears_of_the_programs_end(lab, manager):
+    """One that ignores SIGCHLD or blocks it, which everything inherits that it starts."""
+    user, who = MANAGERS[manager]
+    status = "sed -n \"/^Sig[BI][lg][kn]:/s/.*\\t//p\" /proc/self/status; exit 4"
+    for told in "signal.signal(signal.SIGCHLD, signal.SIG_IGN)", "signal.pthread_sigmask(0, [signal.SIGCHLD])":
+        caller = f"import os, signal, sys; {told}; os.execvp(sys.argv[1], sys.argv[1:])"
+        done = lab.run(["python3", "-c", caller, "appfw-run", *who.split(), "--quiet", "--via", "none", "sh", "-c", status],
+                       user=user, timeout=20)
+        assert done.returncode == 4, done.stderr
+        # Nor has the program it so.
+        assert [int(mask, 16) >> signal.SIGCHLD - 1 & 1 for mask in done.stdout.split()] == [0, 0], told

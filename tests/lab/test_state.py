@@ -6,8 +6,10 @@ import subprocess
 
 import pytest
 
-from launching import launched, run, started, unique
+from launching import Output, kill, launched, run, started, unique
 from test_sessions import ASK, SERVE
+from test_standalone_life import INSIDE, of_launch
+from waiting import wait_until
 
 PYTHON = "/usr/bin/python3"
 # Whose base is not a directory of root's.
@@ -38,6 +40,25 @@ def test_a_name_whose_launcher_was_killed_before_it_wrote_anything_is_free(lab):
     name = unique("killed")
     lab.path(f"/run/appfw/{name}").mkdir(parents=True)
     run(lab, "--standalone", "--via=none", "--unit", name, "true", check=True)
+    assert not lab.path(f"/run/appfw/{name}").exists()
+
+
+def test_the_rest_of_a_killed_launch_leaves_the_next_one_of_its_name_alone(lab):
+    name = unique("again")
+    words = ["appfw-run", "--standalone", "--via=none", "--unit", name, "sh", "-c", "echo ready; exec sleep 60"]
+    with started(lab, words, stdout=subprocess.PIPE) as process:
+        Output(process.stdout.fileno()).until(b"ready")
+        outer = of_launch(lab, INSIDE)
+        kill(lab, outer, "STOP")
+        process.kill()
+        process.wait()
+        with started(lab, words, stdout=subprocess.PIPE) as process:
+            Output(process.stdout.fileno()).until(b"ready")
+            kill(lab, outer, "CONT")
+            wait_until(lambda: not lab.path(f"/proc/{outer}").exists(), 10, "the end of the rest")
+            assert lab.path(f"/run/appfw/{name}/plan.json").exists()
+            lab.run(["appfw", "stop", name], check=True)
+            assert process.wait(10) == 128 + signal.SIGTERM
     assert not lab.path(f"/run/appfw/{name}").exists()
 
 
