@@ -152,11 +152,19 @@ pub fn hide(places: &[PathBuf], view: &View) -> Result<()> {
         // a mount on a mount is one on what was mounted, which then could not be removed.
         if let Some((place, found)) = seen(place).with_context(failed)?
             && !ours.contains(&identity(&found))
+            && !is_empty(place, &found, view)
         {
             mount_bind(if found.is_dir() { &directory } else { &file }, place).with_context(failed)?;
         }
     }
     fs::remove_file(&file).and_then(|()| fs::remove_dir(&directory)).context(failed)
+}
+
+/// Whether it is, by another name, a directory that holds nothing of the host's: the app's own one may be there, as for
+/// who calls their runtime directory /var/run/user/UID.
+fn is_empty(place: &Path, found: &Metadata, view: &View) -> bool {
+    let is_below = |end: PathBuf| view.empty.iter().any(|empty| end.starts_with(empty));
+    found.is_dir() && place.canonicalize().is_ok_and(is_below)
 }
 
 /// What there is to hide for `place`: itself; or, where a directory of the app's own user bars the
