@@ -253,7 +253,8 @@ fn make_own(base: &Path, caller: &User) -> Result<()> {
         ),
         _ => anyhow::Error::new(error).context(format!("cannot make {}", base.display())),
     };
-    made.map_err(writable)?;
+    // What has the name and is no directory, a link that leads nowhere for one, is told below.
+    made.or_else(|error| if error.kind() == ErrorKind::AlreadyExists { Ok(()) } else { Err(writable(error)) })?;
     let found = fs::symlink_metadata(base).with_context(|| format!("cannot look at {}", base.display()))?;
     if !is_own(&found, caller.uid) {
         let way_round = if caller.is_root() { "" } else { ", or set XDG_RUNTIME_DIR to a directory of your own" };
@@ -394,8 +395,11 @@ mod tests {
             "{message}"
         );
         fs::remove_dir(&base).unwrap();
-        std::os::unix::fs::symlink("/tmp", &base).unwrap();
-        assert!(State::create(&base, &plan, &host).is_err());
+        for target in ["/tmp", "nowhere"] {
+            std::os::unix::fs::symlink(target, &base).unwrap();
+            assert_eq!(State::create(&base, &plan, &host).unwrap_err().to_string(), message, "{target}");
+            fs::remove_file(&base).unwrap();
+        }
     }
 
     #[test]

@@ -112,9 +112,9 @@ const AGENTS_AT_HOME: [&str; 10] = [
 ];
 
 /// Sockets, or directories of sockets, by which programs outside can be made to act: ssh-agent(1)'s,
-/// tmux(1)'s, emacs's, the buses of dbus-launch(1); and what other launches of users without a runtime
+/// tmux(1)'s, screen(1)'s, emacs's, the buses of dbus-launch(1); and what other launches of users without a runtime
 /// directory keep there, passwords among it.
-const SESSIONS: [&str; 5] = ["/tmp/ssh-", "/tmp/tmux-", "/tmp/emacs", "/tmp/dbus-", "/tmp/appfw-"];
+const SESSIONS: [&str; 6] = ["/tmp/ssh-", "/tmp/tmux-", "/tmp/screens", "/tmp/emacs", "/tmp/dbus-", "/tmp/appfw-"];
 
 /// Directories of configuration that ssh(1) refuses unless root or the user owns each file (readconf.c,
 /// SSHCONF_CHECKPERM), with those that Fedora's includes. In a user namespace of one user root's files

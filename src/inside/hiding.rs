@@ -2,6 +2,7 @@
 
 use std::fs::{self, DirBuilder, Metadata, OpenOptions, Permissions};
 use std::io::{self, ErrorKind};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -49,7 +50,10 @@ pub fn places(view: &View, table: &Table, known: &mut Links) -> Places {
     let is_socket = |path: &&PathBuf| path.metadata().is_ok_and(|found| found.file_type().is_socket());
     named.extend(view.sockets.iter().filter(is_socket).cloned());
     named.extend(view.made.iter().cloned());
-    view.made.iter().for_each(|directory| links(directory, DEPTH, &mut named));
+    // In what anybody may have made there is no link that launches follow.
+    let read = view.made.iter().filter(|directory| !is_anybodys(directory, view));
+    read.for_each(|directory| links(directory, DEPTH, &mut named));
+    named.retain(|path| !misleads(path, view));
     let again: Vec<PathBuf> = named.iter().chain(&view.empty).flat_map(|path| elsewhere(path, table, known)).collect();
     // What is made empty anyway shows nothing, and is not to be closed: ProtectHome= has a node of /run/systemd there.
     named.extend(again.into_iter().filter(|seen| !view.empty.iter().any(|empty| seen.starts_with(empty))));
@@ -114,30 +118,53 @@ fn sessions(directory: &Path, stems: &[&str]) -> Vec<PathBuf> {
     entries.flatten().filter(is_one).map(|entry| entry.path()).collect()
 }
 
+/// Whether anybody can have a thing of that name: it is called as sessions' sockets are.
+fn is_anybodys(path: &Path, view: &View) -> bool {
+    let begins_so = |stem: &PathBuf| path.as_os_str().as_bytes().starts_with(stem.as_os_str().as_bytes());
+    view.sessions.iter().any(|stem| begins_so(stem) && path.parent() == stem.parent())
+}
+
+/// Whether `path` is another user's link at such a name: it leads to nothing of ours, and the app would miss whatever it
+/// does lead to.
+fn misleads(path: &Path, view: &View) -> bool {
+    let is_anothers = |found: Metadata| found.uid() != 0 && found.uid() != geteuid().as_raw();
+    let is_anothers_link = |found: Metadata| found.is_symlink() && is_anothers(found);
+    is_anybodys(path, view) && fs::symlink_metadata(path).is_ok_and(is_anothers_link)
+}
+
 /// Mounts an empty file or an empty directory, with no mode, over each of the places that is there.
-/// They are made in `own`, a directory of the app's.
+/// They are made in what is sealed, a directory of the app's.
 ///
 /// # Errors
 /// One of them can't be hidden.
-pub fn hide(places: &[PathBuf], own: &Path) -> Result<()> {
-    let (file, directory) = (own.join("hidden-file"), own.join("hidden-directory"));
+pub fn hide(places: &[PathBuf], view: &View) -> Result<()> {
+    let (file, directory) = (view.sealed.join("hidden-file"), view.sealed.join("hidden-directory"));
     let failed = "cannot make what hides files";
     OpenOptions::new().write(true).create_new(true).mode(0o000).open(&file).context(failed)?;
     DirBuilder::new().mode(0o000).create(&directory).context(failed)?;
     fs::set_permissions(&directory, Permissions::from_mode(0o000)).context(failed)?;
     let identity = |found: &Metadata| (found.dev(), found.ino());
     let ours = [identity(&file.metadata().context(failed)?), identity(&directory.metadata().context(failed)?)];
-    for place in places {
+    // Asked again: its owner can exchange a directory for a link at any time.
+    for place in places.iter().filter(|place| !misleads(place, view)) {
         let failed = || format!("cannot hide {}", place.display());
         // What is hidden already, by another name or with the directory it lies in, must not be so twice:
         // a mount on a mount is one on what was mounted, which then could not be removed.
         if let Some((place, found)) = seen(place).with_context(failed)?
             && !ours.contains(&identity(&found))
+            && !is_empty(place, &found, view)
         {
             mount_bind(if found.is_dir() { &directory } else { &file }, place).with_context(failed)?;
         }
     }
     fs::remove_file(&file).and_then(|()| fs::remove_dir(&directory)).context(failed)
+}
+
+/// Whether it is, by another name, a directory that holds nothing of the host's: the app's own one may be there, as for
+/// who calls their runtime directory /var/run/user/UID.
+fn is_empty(place: &Path, found: &Metadata, view: &View) -> bool {
+    let is_below = |end: PathBuf| view.empty.iter().any(|empty| end.starts_with(empty));
+    found.is_dir() && place.canonicalize().is_ok_and(is_below)
 }
 
 /// What there is to hide for `place`: itself; or, where a directory of the app's own user bars the

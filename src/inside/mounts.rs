@@ -81,7 +81,7 @@ pub fn make(view: &View) -> Result<()> {
     }
     kept.iter().try_for_each(Kept::put)?;
     covered.iter().try_for_each(|directory| cover_filled(directory))?;
-    hiding::hide(&hidden, &view.sealed)?;
+    hiding::hide(&hidden, view)?;
     if let Some(runtime) = &view.runtime {
         cover(runtime, 0o700)?;
         umask(Mode::from_raw_mode(0o077));

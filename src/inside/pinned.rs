@@ -3,7 +3,7 @@
 //! itself, as the kernel neither renames nor removes what something is mounted on (EBUSY).
 
 use std::collections::{BTreeSet, HashMap};
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, Metadata};
 use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -104,6 +104,15 @@ fn is_apps_to_change(directory: &Path) -> bool {
     is_own || accessat(CWD, directory, Access::WRITE_OK, AtFlags::empty()).is_ok()
 }
 
+/// Whether something has that name which the app cannot remove: another user's in a sticky directory, as /tmp is.
+fn stays(name: &Path) -> bool {
+    const STICKY: u32 = 0o1000;
+    let user = geteuid().as_raw();
+    let is_sticky = |found: Metadata| found.mode() & STICKY != 0 && found.uid() != user;
+    fs::symlink_metadata(name).is_ok_and(|found| found.uid() != user)
+        && name.parent().and_then(|parent| parent.metadata().ok()).is_some_and(is_sticky)
+}
+
 /// Makes a directory that is to be hidden: where nothing is, nothing can be mounted.
 ///
 /// # Errors
@@ -118,7 +127,7 @@ pub fn make(directory: &Path) -> Result<()> {
         ErrorKind::ReadOnlyFilesystem => Ok(()),
         // Hidden with the directory that its own user has closed, or another's.
         _ if directory.metadata().is_err_and(|error| error.kind() == ErrorKind::PermissionDenied) => Ok(()),
-        _ if !above.is_some_and(is_apps_to_change) => Ok(()),
+        _ if !above.is_some_and(is_apps_to_change) || stays(directory) => Ok(()),
         _ => bail!(
             "{0} cannot be made ({error}), and the program could make it later, for what is run outside to read: make it a directory of yours",
             directory.display()

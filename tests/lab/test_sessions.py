@@ -58,6 +58,11 @@ def test_display_and_sound_answer_and_no_other_socket_does(lab, manager, elsewhe
         listed = lab.run(["appfw-run", manager, "--via", SOCKS, "--dbus", "none", "sh", "-c", "cd $XDG_RUNTIME_DIR; find . ! -type d; "
                           "stat -c %a . pulse"], user="bob", env=environment, check=True).stdout.decode()
         assert sorted(listed.split()) == sorted([f"./{name}" for name in SESSION] + ["700", "700"])
+        if runtime.startswith("/run/"):
+            # The same one by another name.
+            by_link = environment | {"XDG_RUNTIME_DIR": f"/var{runtime}"}
+            said = lab.run(["appfw-run", *words], user="bob", env=by_link)
+            assert said.stdout.decode().split("\n")[:-1] == expected, said
         # Not for root who runs it as bob, whose session it may be or not.
         asked = [f"{usual}/{name}" for name in SESSION]
         closed = text_of(lab, "--via", SOCKS, "--uid", "bob", "python3", "-c", ASK, *asked)

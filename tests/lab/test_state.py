@@ -115,6 +115,24 @@ def test_whoever_fills_tmp_stops_no_launch_of_roots_and_shows_it_no_agent(lab, k
     assert (b"sees none of /tmp" in done.stderr) == (kind == "directories"), done.stderr
 
 
+LINKS = [f"ln -s {target} $0; ln -s {target} /tmp/screens" for target in ["/usr", "/home/bob", "/", "/nonexistent", "$0"]]
+
+
+@pytest.mark.parametrize("more", [["--user"], ["--standalone"]], ids=["user", "standalone"])
+def test_another_users_links_stop_no_launch_and_hide_nothing(lab, more):
+    base = base_in_tmp(lab)
+    try:
+        # Those in a directory as well.
+        for link in [*LINKS, "mkdir $0; ln -s /usr /home/bob $0"]:
+            lab.run(["rm", "-rf", base, "/tmp/screens"], check=True)
+            lab.run(["sh", "-c", link, base], user="eve", check=True)
+            run(lab, *more, "--via=none", "sh", "-c", "ls /home/bob /usr/bin/env", user="bob", check=True)
+            done = run(lab, "--standalone", "--via=none", "true", user="bob", env=IN_TMP)
+            assert f"{base} is not a directory of the caller's alone" in done.stderr.decode(), (link, done)
+    finally:
+        lab.run(["rm", "-rf", base, "/tmp/screens"], check=True)
+
+
 # What later launches make in /tmp
 
 @pytest.mark.parametrize("user, more", [("root", ["--uid=bob"]), ("root", ["--standalone", "--uid=bob"]), ("bob", []),
