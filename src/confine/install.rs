@@ -16,7 +16,7 @@ use crate::host::Host;
 use crate::installed::{self, Change, Mark};
 use crate::manager::{self, Kind, Manager};
 use crate::name::LaunchName;
-use crate::permanent::{Realm, Started, apply, expect_ports, free_address, kept_address, restart};
+use crate::permanent::{Realm, Started, apply, expect_ports, lasting_address, restart};
 use crate::plan::PORT;
 use crate::profile::{self, Applied};
 use crate::say::{self, Say};
@@ -70,7 +70,7 @@ async fn confine(args: ConfineArgs) -> Result<()> {
     refuse::refuse_early(&service)?;
     refuse::refuse_changed(&service, &drop_in_path(&service.name))?;
     let via = way_out(&options, &service, &say)?;
-    settle_address(&mut options, &via, &service, &host)?;
+    settle_address(&mut options, &via, &service, &realm)?;
     let publishes = !options.publish.is_empty();
     let asked = options.clone();
     let files = Files::new(options, via, &host, &service).map_err(|error| applied.explain(error))?;
@@ -86,7 +86,7 @@ async fn confine(args: ConfineArgs) -> Result<()> {
     refuse::refuse_slices(&manager, &service).await?;
     tell_of_socket(&manager, &service, &say).await;
     tell_of_umbrella(&service, &say);
-    taken::refuse(&name, Mark::subject(&files.command), &realm, &manager).await?;
+    taken::refuse(&name, &files.command, &realm, &manager).await?;
     if files.plan.wall != WallKind::Address && !publishes {
         refuse_listeners(&realm, &manager, &service, &drop_in_path(&service.name), &say).await?;
     }
@@ -302,15 +302,13 @@ fn way_out(options: &LaunchArgs, service: &Service, say: &Say) -> Result<Via> {
     files::way_out(options, &service.name, look)
 }
 
-/// On the host's loopback a service keeps its forwarder's address: the usual one, if that is free.
-fn settle_address(options: &mut LaunchArgs, via: &Via, service: &Service, host: &Host) -> Result<()> {
+/// On the host's loopback a service keeps its forwarder's address.
+fn settle_address(options: &mut LaunchArgs, via: &Via, service: &Service, realm: &Realm) -> Result<()> {
     if options.wall != Some(WallKind::Address) || *via == Via::None || options.address.is_some() {
         return Ok(());
     }
-    options.address = Some(match kept_address(&drop_in_path(&service.name))? {
-        Some(address) => address,
-        None => free_address(PORT, host.random)?,
-    });
+    let subject = ["confine".to_owned(), service.name.clone()];
+    options.address = Some(lasting_address(PORT, &drop_in_path(&service.name), &subject, realm)?);
     Ok(())
 }
 

@@ -8,11 +8,12 @@ import pytest
 import test_user_confine
 from confining import UNITS, Service, drop_in, service, tree, trying
 from launching import HOLD, SOCKS, launched, run, script, secret_file, unique
-from test_units import appfw, install, installed, shows, unit
+from test_units import appfw, install, installed, shows, systemctl, unit
 from waiting import wait_until
 from world_map import PASSWORD, UPSTREAM
 
 OURS = 125
+KINDS = ["service", "socket"]
 SECRET = f"socks5h://{':'.join(PASSWORD)}@{UPSTREAM}:1081"
 
 
@@ -256,6 +257,45 @@ def test_what_tor_waits_for_does_not_go_through_tor(lab):
                     svc.systemctl("stop", between.name)
         finally:
             between.unlink()
+
+
+# Whose address it is
+
+def listens(lab, socket):
+    return shows(lab, socket, "Listen")["Listen"]
+
+
+def test_what_does_not_run_has_its_address_all_the_same(lab):
+    words = ["--via", SOCKS, "--wall=address", "--allow=10.0.0.0/24"]
+    asleep = "/bin/sleep", "1000"
+    sleeping, name = running(" ".join(asleep)), unique("unit")
+    with service(lab, sleeping) as one, service(lab, sleeping) as other, \
+            installed(lab, *words, now=False, command=asleep, name=name):
+        for svc in one, other:
+            svc.confine(*words)
+        sockets = [f"appfw-{stem}-forward.socket" for stem in (one.stem, other.stem, name)]
+        addresses = [listens(lab, socket).split()[0] for socket in sockets]
+        assert len(set(addresses)) == 3, addresses
+        systemctl(lab, "restart", one.name, other.name, unit(name))
+        # Nor does another get one by asking for it, or keep it.
+        refused = one.name, f"--address {addresses[0]}", "choose another"
+        asked = [*words, f"--address={addresses[0]}"]
+        for said in other.confine(*asked, code=OURS), install(lab, unique("unit"), *asked, "--", *asleep, code=OURS):
+            assert all(part in said for part in refused), said
+        ours = [f"{UNITS}/{other.name}.d/zz-appfw.conf", *(f"{UNITS}/{sockets[1][:-6]}{kind}" for kind in KINDS)]
+        lab.run(["sed", "-i", f"s/{addresses[1]}/{addresses[0]}/", *ours], check=True)
+        systemctl(lab, "daemon-reload")
+        other.confine(*words, "--now")
+        assert other.is_proven() and one.is_proven() and addresses[0] not in listens(lab, sockets[1])
+        # In networks of their own all have the same one, and published ports are the host's.
+        one.unconfine()
+        other.unconfine()
+        one.confine("--via", SOCKS, "--wall=namespace", "--publish=7534")
+        for port, code in ("7534=80", OURS), ("0.0.0.0:7534", OURS), ("127.0.0.2:7534", 0):
+            said = other.confine("--via", SOCKS, "--wall=namespace", f"--publish={port}", code=code)
+            assert code == 0 or one.name in said and f"--publish {port}" in said, said
+        forward = [listens(lab, f"appfw-{svc.stem}-forward.socket").split()[0] for svc in (one, other)]
+        assert len(set(forward)) == 1, forward
 
 
 # What is left, and taken away
