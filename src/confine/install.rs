@@ -61,7 +61,7 @@ async fn confine(args: ConfineArgs) -> Result<()> {
     let host = realm.host.clone().for_units();
     refuse_caller(&host, dry_run)?;
     let bus = manager::connect().await?;
-    let manager = Manager::new(&bus).await?;
+    let manager = Manager::new(&bus).await?.patient(say);
     let service = read_anew(&manager, &full_name(word)?, dry_run).await?;
     let name = name_of(&service.name)?;
     let mut options = launch;
@@ -189,7 +189,7 @@ async fn unconfine(args: &UnconfineArgs) -> Result<()> {
     refuse_caller(&realm.host, args.dry_run)?;
     let services = chosen(args, &realm)?;
     let bus = manager::connect().await?;
-    let manager = Manager::new(&bus).await?;
+    let manager = Manager::new(&bus).await?.patient(say);
     for service in &services {
         let service = real_name(&manager, service).await;
         let name = name_of(&service)?;
@@ -199,6 +199,7 @@ async fn unconfine(args: &UnconfineArgs) -> Result<()> {
             if !args.dry_run {
                 // Who was killed after the files were gone came no further.
                 remove_empty(&name);
+                stop_servants(&manager, &name, false).await;
                 if manager.needs_reload(&service).await {
                     manager.reload().await?;
                 }
@@ -215,10 +216,9 @@ async fn unconfine(args: &UnconfineArgs) -> Result<()> {
             remove_empty(&name);
             manager.reload().await?;
             // What serves it has no file any more: nothing would end it with the service later.
-            if runs && args.now {
-                manager.stop(&service).await?;
-            }
-            let had_servants = stop_servants(&manager, &name).await;
+            let stopped = if runs && args.now { manager.stop(&service).await } else { Ok(()) };
+            let had_servants = stop_servants(&manager, &name, true).await;
+            stopped?;
             match (runs, args.now, had_servants) {
                 (true, true, _) => manager.restart(&service).await?,
                 (true, false, true) => say.plain(&format!(
@@ -434,7 +434,7 @@ fn tell_of_umbrella(service: &Service, say: &Say) {
 /// With what serves it, or has: that is to be as the files say now.
 async fn start(realm: &Realm, manager: &Manager<'_>, service: &str, name: &LaunchName, say: &Say) -> Result<()> {
     manager.stop(service).await?;
-    stop_servants(manager, name).await;
+    stop_servants(manager, name, true).await;
     let restarted = restart(realm, manager, service).await;
     let how = expect_ports(manager, name).await.and(restarted).map_err(|error| match format!("{error:#}") {
         told if told.contains("appfw unconfine") => error,
@@ -457,10 +457,13 @@ async fn start(realm: &Realm, manager: &Manager<'_>, service: &str, name: &Launc
     Ok(())
 }
 
-/// Whether there were any.
-async fn stop_servants(manager: &Manager<'_>, name: &LaunchName) -> bool {
+/// Whether there were any; where `all` isn't meant, those without a file: another of that name has files for its own.
+async fn stop_servants(manager: &Manager<'_>, name: &LaunchName, all: bool) -> bool {
     let mut were_there = false;
     for servant in name.servants() {
+        if !all && manager.file_of(&servant).await.is_some() {
+            continue;
+        }
         were_there |= manager.is_active(&servant).await;
         // Not there, or over already.
         let _ = manager.stop(&servant).await;

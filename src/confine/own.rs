@@ -52,7 +52,7 @@ pub(super) async fn confine(
 ) -> Result<()> {
     realm.expect_own_program()?;
     let bus = realm.connect().await?;
-    let manager = realm.manager(&bus).await?;
+    let manager = realm.manager(&bus).await?.patient(*say);
     let service = read_anew(&manager, &full_name(word).map_err(of_users)?, options.dry_run).await?;
     if service.load_state == "not-found" {
         bail!(
@@ -150,7 +150,7 @@ pub(super) async fn confine(
 pub(super) async fn unconfine(realm: &Realm, args: &UnconfineArgs, say: &Say) -> Result<()> {
     let services = chosen(args, realm).map_err(of_users)?;
     let bus = realm.connect().await?;
-    let manager = realm.manager(&bus).await?;
+    let manager = realm.manager(&bus).await?.patient(*say);
     for service in &services {
         let service = &real_name(&manager, service).await;
         let subject = ["confine".to_owned(), service.clone()];

@@ -44,7 +44,7 @@ pub async fn install(args: &UnitInstallArgs) -> Result<()> {
     let made = make(&realm, &args.name, &args.launch, &say)?;
     launch::expect_properties(&made.rendering.plan, &realm.host)?;
     let bus = realm.connect().await?;
-    let manager = realm.manager(&bus).await?;
+    let manager = realm.manager(&bus).await?.patient(say);
     let name = &made.rendering.plan.name;
     let subject = Mark::subject(&made.command);
     realm.expect_read(&manager).await?;
@@ -104,7 +104,8 @@ pub async fn remove(args: &UnitRemoveArgs) -> Result<()> {
         bail!("there is no unit {name}: {} does not exist", directories.units.join(&unit).display());
     }
     let bus = realm.connect().await?;
-    let manager = realm.manager(&bus).await?;
+    let say = Say::of_appfw(args.quiet, false);
+    let manager = realm.manager(&bus).await?.patient(say);
     manager.stop(&unit).await?;
     manager.disable(&unit).await?;
     installed::apply(&changes)?;
@@ -118,7 +119,6 @@ pub async fn remove(args: &UnitRemoveArgs) -> Result<()> {
         manager.forget(unit).await;
     }
     let _ = std::fs::remove_dir_all(directories.state.join(name.to_string()));
-    let say = Say::of_appfw(args.quiet, false);
     for path in drop_ins(&paths) {
         say.plain(&format!("{} is not ours, and stays", path.display()));
     }

@@ -7,7 +7,7 @@ import pytest
 
 import test_user_confine
 from confining import UNITS, Service, drop_in, service, tree, trying
-from launching import HOLD, SOCKS, launched, run, script, secret_file, unique
+from launching import HOLD, SOCKS, launched, run, script, secret_file, started, unique
 from test_units import appfw, install, installed, shows, systemctl, unit
 from waiting import wait_until
 from world_map import PASSWORD, UPSTREAM
@@ -107,6 +107,29 @@ def test_a_unit_that_fails_fast_is_not_given_up(lab):
         lab.run(["systemctl", "start", unit(name)])
         time.sleep(4)
         assert shows(lab, unit(name), "SubState") == {"SubState": "auto-restart"}
+
+
+# Ends by SIGKILL alone.
+STUBBORN = """/bin/sh -c "trap '' TERM; while :; do sleep 1; done" """.strip()
+
+
+@pytest.mark.slow
+def test_who_is_slow_to_stop_or_to_start_is_waited_for(lab):
+    """For longer than systemd may take for a launch."""
+    def said(*words):
+        return appfw(lab, *words, "--now", timeout=150)
+
+    with service(lab, running(STUBBORN, "TimeoutStopSec=63")) as svc:
+        svc.start()
+        told = said("confine", svc.name, "--via", SOCKS)
+        assert svc.is_proven() and f"waits for systemd to stop {svc.name}" in told, told
+        told = said("unconfine", svc.name)
+        assert svc.is_active() and f"waits for systemd to stop {svc.name}" in told, told
+        assert f"appfw-{svc.stem}" not in lab.run(["systemctl", "list-units", "--all", "appfw-*"]).stdout.decode()
+        lab.run(["systemctl", "kill", "--signal=KILL", svc.name])
+    with service(lab, running("/bin/sleep 63", "Type=oneshot")) as svc:
+        told = said("confine", svc.name, "--via", SOCKS)
+        assert f"waits for systemd to start {svc.name}" in told and f"{svc.name} has run" in told, told
 
 
 # Whose name it is
@@ -346,6 +369,19 @@ def test_who_is_killed_while_it_lets_a_service_go_is_followed_by_one_who_does(la
             svc.unconfine()
             assert tree(lab) == before, delay
         assert len(seen) > 1, seen
+
+
+def test_what_served_a_service_that_was_let_go_ends_when_it_is_let_go_again(lab):
+    """Who let it go was killed while the service, which goes on, was to stop."""
+    with service(lab, running(STUBBORN, "TimeoutStopSec=30")) as svc:
+        svc.confine("--via", SOCKS, "--now")
+        with started(lab, ["appfw", "unconfine", "--quiet", svc.name, "--now"]):
+            wait_until(lambda: svc.show("ActiveState") == "deactivating", 10, "the stop")
+        socket = f"appfw-{svc.stem}-forward.socket"
+        assert shows(lab, socket, "ActiveState")["ActiveState"] == "active"
+        svc.unconfine()
+        assert shows(lab, socket, "ActiveState")["ActiveState"] == "inactive"
+        lab.run(["systemctl", "kill", "--signal=KILL", svc.name])
 
 
 def test_unconfine_all_finds_what_was_never_in_place_and_leaves_what_is_not_ours(lab):
