@@ -22,15 +22,16 @@ pub struct Reservation {
     _sockets: [OwnedFd; 2],
 }
 
-/// Reserves `wanted`, or a free address of 127.100.0.0/16 (from `seed` on) if its address is 0.0.0.0.
+/// Reserves `wanted`, or a free address of 127.100.0.0/16 (from `seed` on) if its address is 0.0.0.0: none of which `is_taken`
+/// says that somebody has it who does not listen yet.
 ///
 /// # Errors
 /// The address asked for is taken, or all that were tried.
-pub fn reserve(wanted: SocketAddrV4, seed: u32) -> Result<Reservation> {
+pub fn reserve(wanted: SocketAddrV4, seed: u32, is_taken: impl Fn(SocketAddrV4) -> bool) -> Result<Reservation> {
     if !wanted.ip().is_unspecified() {
         return match try_reserve(wanted)? {
-            Some(reservation) => Ok(reservation),
-            None => bail!("--address {wanted}: something listens there already; choose another address or port"),
+            Some(reservation) if !is_taken(wanted) => Ok(reservation),
+            _ => bail!("--address {wanted}: something listens there already; choose another address or port"),
         };
     }
     for step in 0..TRIES {
@@ -41,7 +42,11 @@ pub fn reserve(wanted: SocketAddrV4, seed: u32) -> Result<Reservation> {
             continue;
         }
         let ip = Ipv4Addr::from(u32::from(Ipv4Addr::new(127, 100, 0, 0)) | host);
-        if let Some(reservation) = try_reserve(SocketAddrV4::new(ip, wanted.port()))? {
+        let address = SocketAddrV4::new(ip, wanted.port());
+        if is_taken(address) {
+            continue;
+        }
+        if let Some(reservation) = try_reserve(address)? {
             return Ok(reservation);
         }
     }
@@ -73,6 +78,10 @@ fn try_reserve(address: SocketAddrV4) -> Result<Option<Reservation>> {
 mod tests {
     use super::*;
 
+    fn reserve(wanted: SocketAddrV4, seed: u32) -> Result<Reservation> {
+        super::reserve(wanted, seed, |_| false)
+    }
+
     const ANY: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 10_801);
 
     #[test]
@@ -81,6 +90,13 @@ mod tests {
             (0..100).map(|_| reserve(ANY, 7).unwrap_or_else(|_| reserve(ANY, 9999).unwrap())).collect();
         let distinct: std::collections::HashSet<_> = held.iter().map(|reservation| reservation.address).collect();
         assert_eq!(distinct.len(), held.len());
+    }
+
+    #[test]
+    fn what_somebody_has_who_does_not_listen_yet_is_left_to_them() {
+        let first = reserve(ANY, 77).unwrap().address;
+        assert_ne!(super::reserve(ANY, 77, |address| address == first).unwrap().address, first);
+        assert!(super::reserve(first, 0, |address| address == first).is_err());
     }
 
     #[test]

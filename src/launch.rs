@@ -273,7 +273,7 @@ fn settle(plan: &mut Plan, host: &Host) -> Result<Option<Reservation>> {
     if !(plan.has_forwarder() && plan.wall == WallKind::Address) {
         return Ok(None);
     }
-    let reservation = address::reserve(plan.address, host.random)?;
+    let reservation = address::reserve(plan.address, host.random, |_| false)?;
     plan.listen_at(reservation.address);
     Ok(Some(reservation))
 }

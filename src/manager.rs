@@ -2,6 +2,7 @@
 //! never opens one deep inside, so that tests serve a fake manager over a socket pair.
 
 mod files;
+mod jobs;
 
 pub use files::is_transient;
 
@@ -17,10 +18,8 @@ use zbus::zvariant::{ObjectPath, OwnedObjectPath, OwnedValue, Value};
 
 use crate::exit::Ended;
 use crate::name::unified_cgroup;
+use crate::say::Say;
 use crate::units::{Units, transient};
-
-/// Longest wait for a job of ours: far above what a loaded machine needs, below a user's patience.
-const JOB_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What dbus-daemon says for a systemd that a hundred launches call at once.
 const QUEUE_FULL: &str = "org.freedesktop.DBus.Error.LimitsExceeded";
@@ -171,6 +170,8 @@ pub struct Manager<'a> {
     bus: &'a Connection,
     proxy: ManagerProxy<'a>,
     journal: &'static str,
+    /// Whom it tells what takes long, if that may.
+    say: Option<Say>,
 }
 
 impl<'a> Manager<'a> {
@@ -182,7 +183,7 @@ impl<'a> Manager<'a> {
             .build()
             .await
             .context("cannot talk to systemd")?;
-        Ok(Self { bus, proxy, journal: "journalctl -u" })
+        Ok(Self { bus, proxy, journal: "journalctl -u", say: None })
     }
 
     /// The same, of a user's own systemd.
@@ -233,7 +234,7 @@ impl<'a> Manager<'a> {
         let call = async || self.proxy.start_unit(app, "fail").await;
         let call = async { patiently(call).await.with_context(|| format!("systemd did not start {app}")) };
         let journal = self.journal;
-        match (self.finished(app, call).await?.as_str(), &units.socket) {
+        match (self.finished(app, "start", call).await?.as_str(), &units.socket) {
             ("done", _) => Ok(()),
             ("dependency", Some(socket)) => {
                 let needed = std::iter::once(socket).chain(&units.lifeline).map(|unit| unit.name.as_str());
@@ -242,26 +243,6 @@ impl<'a> Manager<'a> {
             }
             (result, _) => bail!("systemd could not start {app} (job {result}); see: {journal} {app}"),
         }
-    }
-
-    /// Makes a call that queues a job for `unit`, and waits for the job's result. The watch begins
-    /// before the call, as the job may be over before its reply is read; it is for this unit alone,
-    /// as a watch for all jobs of the machine, not read for a while, would block the connection.
-    async fn finished(&self, unit: &str, call: impl Future<Output = Result<OwnedObjectPath>>) -> Result<String> {
-        const UNIT: u8 = 2;
-        let watch = self.proxy.receive_job_removed_with_args(&[(UNIT, unit)]).await;
-        let mut removed = watch.context("cannot watch systemd's jobs")?;
-        let job = call.await?;
-        let result = async {
-            while let Some(signal) = removed.next().await {
-                let args = signal.args().context("systemd sent a malformed JobRemoved")?;
-                if args.job == job {
-                    return Ok(args.result.clone());
-                }
-            }
-            bail!("the connection to systemd was lost")
-        };
-        tokio::time::timeout(JOB_TIMEOUT, result).await.with_context(|| overdue(unit))?
     }
 
     /// A unit's properties of one kind.
@@ -317,19 +298,6 @@ impl<'a> Manager<'a> {
             .with_context(|| format!("cannot signal {unit}"))
     }
 
-    /// Stops a unit and waits until it has stopped; what isn't there has.
-    ///
-    /// # Errors
-    /// systemd refuses.
-    pub async fn stop(&self, unit: &str) -> Result<()> {
-        let call = async || self.proxy.stop_unit(unit, "replace").await;
-        let call = async { patiently(call).await.with_context(|| format!("cannot stop {unit}")) };
-        match self.finished(unit, call).await {
-            Err(error) if is_named(&error, NO_SUCH_UNIT) => Ok(()),
-            stopped => stopped.map(drop),
-        }
-    }
-
     /// Takes back what is left of a launch: the app, if it runs still, and the life-line, which may not end by itself; then
     /// the socket, with which the forwarder goes. What is gone already is no failure.
     pub async fn take_back(&self, units: &Units, app_is_over: bool) {
@@ -371,15 +339,6 @@ async fn patiently<T>(call: impl AsyncFn() -> zbus::Result<T>) -> Result<T> {
         }
         tokio::time::sleep(PAUSE).await;
     }
-}
-
-/// PID 1 watches its clients on the bus by match rules, of which a launch takes two or three: past dbus-daemon's
-/// limit (max_match_rules_per_connection, 512) it hears no more of any.
-fn overdue(unit: &str) -> String {
-    format!(
-        "systemd did not finish a job of {unit} within {} s: the unit takes long to start or to stop (systemctl status {unit}), or systemd is overloaded, as by some 150 launches at once, which is what dbus-daemon's max_match_rules_per_connection lets it follow",
-        JOB_TIMEOUT.as_secs()
-    )
 }
 
 /// Whether it is an error that the bus calls so.

@@ -10,6 +10,7 @@ use crate::host::Host;
 use crate::manager::{self, Kind, Manager, Who, is_transient};
 use crate::name::LaunchName;
 use crate::plan::Supervisor;
+use crate::say::Say;
 use crate::standalone;
 use crate::state::{self, Running};
 
@@ -53,7 +54,7 @@ pub async fn stop(name: &str) -> Result<()> {
     }
     if manager.file_of(&unit).await.is_some_and(|path| !is_transient(&path)) {
         // Else it would be started again.
-        return manager.stop(&unit).await;
+        return manager.patient(Say::of_appfw(false, false)).stop(&unit).await;
     }
     manager.kill(&unit, Who::All, Signal::SIGTERM as i32).await?;
     let deadline = tokio::time::Instant::now() + PATIENCE;

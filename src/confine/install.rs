@@ -16,7 +16,7 @@ use crate::host::Host;
 use crate::installed::{self, Change, Mark};
 use crate::manager::{self, Kind, Manager};
 use crate::name::LaunchName;
-use crate::permanent::{Realm, Started, apply, expect_ports, free_address, kept_address, restart};
+use crate::permanent::{Realm, Started, apply, expect_ports, lasting_address, restart};
 use crate::plan::PORT;
 use crate::profile::{self, Applied};
 use crate::publish::Published;
@@ -62,7 +62,7 @@ async fn confine(args: ConfineArgs) -> Result<()> {
     let host = realm.host.clone().for_units();
     refuse_caller(&host, dry_run)?;
     let bus = manager::connect().await?;
-    let manager = Manager::new(&bus).await?;
+    let manager = Manager::new(&bus).await?.patient(say);
     let service = read_anew(&manager, &full_name(word)?, dry_run).await?;
     let name = name_of(&service.name)?;
     let mut options = launch;
@@ -71,7 +71,7 @@ async fn confine(args: ConfineArgs) -> Result<()> {
     refuse::refuse_early(&service)?;
     refuse::refuse_changed(&service, &drop_in_path(&service.name))?;
     let via = way_out(&options, &service, &say)?;
-    settle_address(&mut options, &via, &service, &host)?;
+    settle_address(&mut options, &via, &service, &realm)?;
     let asked = options.clone();
     let files = Files::new(options, via, &host, &service).map_err(|error| applied.explain(error))?;
     applied.openings(&asked, &files.plan).iter().for_each(|opening| say.plain(opening));
@@ -86,7 +86,7 @@ async fn confine(args: ConfineArgs) -> Result<()> {
     refuse::refuse_slices(&manager, &service).await?;
     tell_of_socket(&manager, &service, &say).await;
     tell_of_umbrella(&service, &say);
-    taken::refuse(&name, Mark::subject(&files.command), &realm, &manager).await?;
+    taken::refuse(&name, &files.command, &realm, &manager).await?;
     if files.plan.wall != WallKind::Address {
         refuse_listeners(&realm, &manager, &service, &drop_in_path(&service.name), &files.plan.publish, &say).await?;
     }
@@ -195,7 +195,7 @@ async fn unconfine(args: &UnconfineArgs) -> Result<()> {
     refuse_caller(&realm.host, args.dry_run)?;
     let services = chosen(args, &realm)?;
     let bus = manager::connect().await?;
-    let manager = Manager::new(&bus).await?;
+    let manager = Manager::new(&bus).await?.patient(say);
     for service in &services {
         let service = real_name(&manager, service).await;
         let name = name_of(&service)?;
@@ -205,6 +205,7 @@ async fn unconfine(args: &UnconfineArgs) -> Result<()> {
             if !args.dry_run {
                 // Who was killed after the files were gone came no further.
                 remove_empty(&name);
+                stop_servants(&manager, &name, false).await;
                 if manager.needs_reload(&service).await {
                     manager.reload().await?;
                 }
@@ -221,10 +222,9 @@ async fn unconfine(args: &UnconfineArgs) -> Result<()> {
             remove_empty(&name);
             manager.reload().await?;
             // What serves it has no file any more: nothing would end it with the service later.
-            if runs && args.now {
-                manager.stop(&service).await?;
-            }
-            let had_servants = stop_servants(&manager, &name).await;
+            let stopped = if runs && args.now { manager.stop(&service).await } else { Ok(()) };
+            let had_servants = stop_servants(&manager, &name, true).await;
+            stopped?;
             match (runs, args.now, had_servants) {
                 (true, true, _) => manager.restart(&service).await?,
                 (true, false, true) => say.plain(&format!(
@@ -308,15 +308,13 @@ fn way_out(options: &LaunchArgs, service: &Service, say: &Say) -> Result<Via> {
     files::way_out(options, &service.name, look)
 }
 
-/// On the host's loopback a service keeps its forwarder's address: the usual one, if that is free.
-fn settle_address(options: &mut LaunchArgs, via: &Via, service: &Service, host: &Host) -> Result<()> {
+/// On the host's loopback a service keeps its forwarder's address.
+fn settle_address(options: &mut LaunchArgs, via: &Via, service: &Service, realm: &Realm) -> Result<()> {
     if options.wall != Some(WallKind::Address) || *via == Via::None || options.address.is_some() {
         return Ok(());
     }
-    options.address = Some(match kept_address(&drop_in_path(&service.name))? {
-        Some(address) => address,
-        None => free_address(PORT, host.random)?,
-    });
+    let subject = ["confine".to_owned(), service.name.clone()];
+    options.address = Some(lasting_address(PORT, &drop_in_path(&service.name), &subject, realm)?);
     Ok(())
 }
 
@@ -443,7 +441,7 @@ fn tell_of_umbrella(service: &Service, say: &Say) {
 /// With what serves it, or has: that is to be as the files say now.
 async fn start(realm: &Realm, manager: &Manager<'_>, service: &str, name: &LaunchName, say: &Say) -> Result<()> {
     manager.stop(service).await?;
-    stop_servants(manager, name).await;
+    stop_servants(manager, name, true).await;
     let restarted = restart(realm, manager, service).await;
     let how = expect_ports(manager, name).await.and(restarted).map_err(|error| match format!("{error:#}") {
         told if told.contains("appfw unconfine") => error,
@@ -466,10 +464,13 @@ async fn start(realm: &Realm, manager: &Manager<'_>, service: &str, name: &Launc
     Ok(())
 }
 
-/// Whether there were any.
-async fn stop_servants(manager: &Manager<'_>, name: &LaunchName) -> bool {
+/// Whether there were any; where `all` isn't meant, those without a file: another of that name has files for its own.
+async fn stop_servants(manager: &Manager<'_>, name: &LaunchName, all: bool) -> bool {
     let mut were_there = false;
     for servant in name.servants() {
+        if !all && manager.file_of(&servant).await.is_some() {
+            continue;
+        }
         were_there |= manager.is_active(&servant).await;
         // Not there, or over already.
         let _ = manager.stop(&servant).await;

@@ -37,11 +37,14 @@ struct Entry {
 /// # Errors
 /// The directory of units cannot be read.
 pub fn services(realm: &Realm) -> Result<Vec<String>> {
-    Ok(confined(realm)?.into_keys().collect())
+    Ok(marks(realm)?.into_keys().collect())
 }
 
 /// Each with the mark of its drop-in, and whether that is there; or with the mark of another of its files.
-fn confined(realm: &Realm) -> Result<BTreeMap<String, (Mark, bool)>> {
+///
+/// # Errors
+/// The directory of units cannot be read.
+pub fn marks(realm: &Realm) -> Result<BTreeMap<String, (Mark, bool)>> {
     let units = &realm.directories.units;
     let mut services = BTreeMap::new();
     for file in files(realm)? {
@@ -95,7 +98,7 @@ pub(super) async fn print(realm: &Realm, json: bool) -> Result<()> {
     let manager = realm.manager(&bus).await?;
     let units = &realm.directories.units;
     let mut entries = Vec::new();
-    for (service, (mark, is_there)) in confined(realm)? {
+    for (service, (mark, is_there)) in marks(realm)? {
         let found = Service::read(&manager, &service).await.ok().filter(|found| found.load_state != "not-found");
         let proven = match (realm.is_systems(), &found) {
             (_, None) => false,

@@ -36,7 +36,7 @@ use crate::name::{self, LaunchName};
 
 pub use files::Files;
 pub use install::{run, undo};
-pub use list::services;
+pub use list::{marks, services};
 pub use ready::ready;
 pub use servants::{Servants, maker};
 

@@ -19,7 +19,7 @@ use crate::exit;
 use crate::installed::{self, Change, Mark, Wanted};
 use crate::manager::{Kind, Manager, Properties};
 use crate::name::LaunchName;
-use crate::permanent::{Realm, Rendering, Settled, settle, start};
+use crate::permanent::{Realm, Rendering, Settled, lasting_address, settle, start};
 use crate::profile::Applied;
 use crate::say::Say;
 use crate::taken;
@@ -52,7 +52,7 @@ pub(super) async fn confine(
 ) -> Result<()> {
     realm.expect_own_program()?;
     let bus = realm.connect().await?;
-    let manager = realm.manager(&bus).await?;
+    let manager = realm.manager(&bus).await?.patient(*say);
     let service = read_anew(&manager, &full_name(word).map_err(of_users)?, options.dry_run).await?;
     if service.load_state == "not-found" {
         bail!(
@@ -79,8 +79,10 @@ pub(super) async fn confine(
     }
     let dry_run = options.dry_run;
     let asked = LaunchArgs { command: vec![own.path.clone().into()], dry_run: false, ..options };
+    let subject = ["confine".to_owned(), service.name.clone()];
+    let address = |port| lasting_address(port, &drop_in, &subject, realm);
     let Settled { args, via, credential } =
-        settle(&name.to_string(), &asked, None, &realm.host, &realm.directories, say)?;
+        settle(&name.to_string(), &asked, &realm.host, &realm.directories, address, say)?;
     let host = realm.host.clone().for_units();
     let rendering = Rendering::new(&name.to_string(), &args, via, &host, &realm.directories)?;
     refuse::refuse(&service, &rendering.plan.buses, &realm.host.appfw).map_err(of_users)?;
@@ -100,7 +102,7 @@ pub(super) async fn confine(
     let wanted: Vec<Wanted> =
         credential.into_iter().chain([Wanted { path: drop_in.clone(), text, mode: 0o644 }]).collect();
     let command = [vec!["confine".to_owned(), service.name.clone()], options::words(&args)?].concat();
-    taken::refuse(&name, Mark::subject(&command), realm, &manager).await?;
+    taken::refuse(&name, &command, realm, &manager).await?;
     let mut changes = installed::changes(&wanted, &command)?;
     if !has_secret {
         changes.extend(installed::removals(&[secret], Mark::subject(&command))?);
@@ -146,7 +148,7 @@ pub(super) async fn confine(
 pub(super) async fn unconfine(realm: &Realm, args: &UnconfineArgs, say: &Say) -> Result<()> {
     let services = chosen(args, realm).map_err(of_users)?;
     let bus = realm.connect().await?;
-    let manager = realm.manager(&bus).await?;
+    let manager = realm.manager(&bus).await?.patient(*say);
     for service in &services {
         let service = &real_name(&manager, service).await;
         let subject = ["confine".to_owned(), service.clone()];

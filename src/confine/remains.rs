@@ -108,7 +108,9 @@ fn named(file: &Path) -> Option<u32> {
 pub(super) fn is_outside(service: &Service, process: u32) -> bool {
     let Ok(text) = fs::read_to_string(format!("/proc/{process}/cgroup")) else { return false };
     let own = Path::new(&service.cgroup()).to_owned();
-    unified_cgroup(&text).is_some_and(|cgroup| !Path::new(cgroup).starts_with(own))
+    // One that has ended meanwhile, and its cgroup with it, was of the service's (cgroups(7)).
+    let of = |cgroup: &str| Path::new(cgroup.strip_suffix(" (deleted)").unwrap_or(cgroup)).starts_with(&own);
+    unified_cgroup(&text).is_some_and(|cgroup| !of(cgroup))
 }
 
 /// Its network namespace; none if it has ended.

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use zbus::zvariant::Value;
 
 use super::{Kind, Manager, NO_SUCH_UNIT, is_named, patiently};
@@ -106,20 +106,5 @@ impl Manager<'_> {
         let call = self.bus.call_method(SYSTEMD, super::path(unit), Some(Kind::Unit.interface()), "Ref", &());
         // Without it what is over may be gone, and counts as never started.
         let _ = call.await;
-    }
-
-    /// Starts a unit anew, and waits until its main process has been executed (Type=exec).
-    ///
-    /// # Errors
-    /// The job failed.
-    pub async fn restart(&self, unit: &str) -> Result<()> {
-        // One that failed too often is not started before that is forgotten.
-        self.forget(unit).await;
-        let call = async || self.proxy.restart_unit(unit, "replace").await;
-        let call = async { patiently(call).await.with_context(|| format!("systemd did not start {unit}")) };
-        match self.finished(unit, call).await?.as_str() {
-            "done" => Ok(()),
-            result => bail!("systemd could not start {unit} (job {result})"),
-        }
     }
 }

@@ -10,7 +10,7 @@ use super::ROOT;
 use super::files::{Made, all_files, differences, shown};
 use super::realm::Realm;
 use super::rendering::{Rendering, command};
-use super::settled::{Settled, kept_address, settle};
+use super::settled::{Settled, lasting_address, settle};
 use super::start::{apply, expect_ports, start};
 use crate::cli::{LaunchArgs, UnitInstallArgs, UnitRemoveArgs, UnitShowArgs};
 use crate::filters::Programs;
@@ -44,11 +44,11 @@ pub async fn install(args: &UnitInstallArgs) -> Result<()> {
     let made = make(&realm, &args.name, &args.launch, &say)?;
     launch::expect_properties(&made.rendering.plan, &realm.host)?;
     let bus = realm.connect().await?;
-    let manager = realm.manager(&bus).await?;
+    let manager = realm.manager(&bus).await?.patient(say);
     let name = &made.rendering.plan.name;
     let subject = Mark::subject(&made.command);
     realm.expect_read(&manager).await?;
-    taken::refuse(name, subject, &realm, &manager).await?;
+    taken::refuse(name, &made.command, &realm, &manager).await?;
     // Each start would fail by one that isn't there.
     Programs::open(&made.rendering.plan.filters, false)?;
     let paths: Vec<PathBuf> = all_files(name, &realm.directories).collect();
@@ -104,7 +104,8 @@ pub async fn remove(args: &UnitRemoveArgs) -> Result<()> {
         bail!("there is no unit {name}: {} does not exist", directories.units.join(&unit).display());
     }
     let bus = realm.connect().await?;
-    let manager = realm.manager(&bus).await?;
+    let say = Say::of_appfw(args.quiet, false);
+    let manager = realm.manager(&bus).await?.patient(say);
     manager.stop(&unit).await?;
     manager.disable(&unit).await?;
     installed::apply(&changes)?;
@@ -118,7 +119,6 @@ pub async fn remove(args: &UnitRemoveArgs) -> Result<()> {
         manager.forget(unit).await;
     }
     let _ = std::fs::remove_dir_all(directories.state.join(name.to_string()));
-    let say = Say::of_appfw(args.quiet, false);
     for path in drop_ins(&paths) {
         say.plain(&format!("{} is not ours, and stays", path.display()));
     }
@@ -156,8 +156,10 @@ fn make(realm: &Realm, name: &str, args: &LaunchArgs, say: &Say) -> Result<Made>
         if args.system && !realm.is_systems() {
             bail!("--system: units of the system are root's: sudo appfw unit …");
         }
-        let kept = kept_address(&directories.units.join(LaunchName::new(name)?.app()))?;
-        let Settled { args, via, credential } = settle(name, &args, kept, host, directories, say)?;
+        let file = directories.units.join(LaunchName::new(name)?.app());
+        let subject = ["unit".to_owned(), "install".to_owned(), name.to_owned()];
+        let address = |port| lasting_address(port, &file, &subject, realm);
+        let Settled { args, via, credential } = settle(name, &args, host, directories, address, say)?;
         let rendering = Rendering::new(name, &args, via, &host.clone().for_units(), directories)?;
         let files = credential.into_iter().chain(rendering.files()).collect();
         Ok(Made { rendering, files, command: command(name, &args)? })

@@ -21,12 +21,12 @@ use anyhow::Result;
 use crate::cli::UnitCommand;
 use crate::manager::block_on;
 
-pub use files::{all_files, shown};
+pub use files::{all_files, all_units, shown};
 pub use order::{Outside, Standing};
 pub use ready::ready;
 pub use realm::Realm;
 pub use rendering::{Directories, Rendering, command};
-pub use settled::{Settled, free_address, kept_address, settle};
+pub use settled::{Settled, lasting_address, settle};
 pub use start::{Started, apply, expect_ports, restart, start};
 
 /// `appfw unit …`.

@@ -7,15 +7,17 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 use super::ROOT;
+use super::realm::Realm;
 use super::rendering::{Directories, Rendering};
 use crate::cli::LaunchArgs;
 use crate::host::Host;
 use crate::installed::{self, Wanted};
 use crate::launch::{variable, way_out};
-use crate::plan::ADDRESS;
+use crate::plan::{ADDRESS, parse_address};
+use crate::publish::collide;
 use crate::say::Say;
 use crate::via::{Endpoint, Via, plain};
-use crate::{address, tor};
+use crate::{address, taken, tor};
 
 /// A command line that means the same at any time.
 pub struct Settled {
@@ -27,16 +29,17 @@ pub struct Settled {
     pub credential: Option<Wanted>,
 }
 
-/// Settles the command line of a unit, which has the address `kept` already if it was installed before.
+/// Settles the command line of a unit; `address` is its own for a port of the host's loopback, if it has one there
+/// ([`lasting_address`]).
 ///
 /// # Errors
 /// A file or program that it names isn't there; no address is to be had.
 pub fn settle(
     name: &str,
     args: &LaunchArgs,
-    kept: Option<String>,
     host: &Host,
     directories: &Directories,
+    address: impl FnOnce(u16) -> Result<String>,
     say: &Say,
 ) -> Result<Settled> {
     let mut args = args.clone();
@@ -50,10 +53,7 @@ pub fn settle(
     }
     let planned = Rendering::new(name, &args, via.clone(), host, directories)?.plan;
     if planned.has_forwarder() && planned.address.ip().is_unspecified() {
-        args.address = Some(match kept {
-            Some(address) => address,
-            None => free_address(planned.address.port(), host.random)?,
-        });
+        args.address = Some(address(planned.address.port())?);
     }
     Ok(Settled { args, via, credential })
 }
@@ -131,22 +131,29 @@ fn absolute(program: &OsString, host: &Host, here: impl Fn(&Path) -> PathBuf) ->
     }
 }
 
-/// The address that a file of ours was made with.
+/// The address on the host's loopback that what `file` was made for keeps (`subject`, [`Mark::subject`]): the one that it
+/// was made with; else the fixed one of permanent units if it is free, else another. What others of ours were made with is
+/// theirs, whether they run or not.
 ///
 /// # Errors
-/// What stands there isn't ours.
-pub fn kept_address(file: &Path) -> Result<Option<String>> {
-    let Some((_, mark)) = installed::find(file)? else { return Ok(None) };
-    Ok(mark.command.iter().find_map(|word| word.strip_prefix("--address=")).map(str::to_owned))
+/// What stands there isn't ours; none is free.
+///
+/// [`Mark::subject`]: crate::installed::Mark::subject
+pub fn lasting_address(port: u16, file: &Path, subject: &[String], realm: &Realm) -> Result<String> {
+    let others = taken::addresses(subject, realm)?;
+    let is_taken = |address: SocketAddrV4| others.iter().any(|(other, _)| collide(*other, address.into()));
+    let kept = kept_address(file)?;
+    if let Some(kept) = kept.filter(|kept| parse_address(kept).is_ok_and(|address| !is_taken(address))) {
+        return Ok(kept);
+    }
+    let seed = realm.host.random;
+    let reserved = address::reserve(SocketAddrV4::new(*ADDRESS.ip(), port), seed, is_taken)
+        .or_else(|_| address::reserve(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port), seed, is_taken))?;
+    Ok(reserved.address.to_string())
 }
 
-/// The fixed address of permanent units if it is free, else another.
-///
-/// # Errors
-/// None is free.
-pub fn free_address(port: u16, seed: u32) -> Result<String> {
-    let fixed = SocketAddrV4::new(*ADDRESS.ip(), port);
-    let reserved = address::reserve(fixed, seed)
-        .or_else(|_| address::reserve(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port), seed))?;
-    Ok(reserved.address.to_string())
+fn kept_address(file: &Path) -> Result<Option<String>> {
+    let Some((_, mark)) = installed::find(file)? else { return Ok(None) };
+    let options = mark.command.iter().take_while(|word| *word != "--");
+    Ok(options.into_iter().find_map(|word| word.strip_prefix("--address=")).map(str::to_owned))
 }

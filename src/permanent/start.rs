@@ -183,13 +183,20 @@ fn ended_at_once(manager: &Manager<'_>, unit: &str, ended: Option<Ended>, result
     anyhow!("{unit} was started and {how}; see: {} {unit}", manager.journal())
 }
 
-/// The host's side of published ports listens, if what is called so has one; who needs it would start without.
+/// What listens on the host for what is called so does, if there is any: published ports, and in the address wall the
+/// forwarder. Who needs it would start without, or not start.
 ///
 /// # Errors
-/// It doesn't: names its ports.
+/// It doesn't: names its addresses.
 pub async fn expect_ports(manager: &Manager<'_>, name: &LaunchName) -> Result<()> {
-    let socket = name.publisher_socket();
-    if manager.property(&socket, Kind::Unit, "ActiveState").await.is_ok_and(|state| *state == Value::from("failed")) {
+    for socket in [name.publisher_socket(), name.socket()] {
+        let state = manager.property(&socket, Kind::Unit, "ActiveState").await;
+        // In a network of its own nobody else has an address.
+        let has_own = manager.property(&socket, Kind::Socket, "PrivateNetwork").await;
+        let is_hosts = has_own.is_ok_and(|has_own| *has_own == Value::from(false));
+        if !is_hosts || !state.is_ok_and(|state| *state == Value::from("failed")) {
+            continue;
+        }
         let ports = manager.property(&socket, Kind::Socket, "Listen").await;
         let ports = ports.ok().and_then(|ports| Array::try_from(ports).ok()).map(|ports| listed(&ports));
         bail!(

@@ -29,7 +29,7 @@ pub async fn update(args: &UnitUpdateArgs) -> Result<()> {
         }
     }
     let bus = realm.connect().await?;
-    let manager = realm.manager(&bus).await?;
+    let manager = realm.manager(&bus).await?.patient(say);
     let mut due = Vec::new();
     let mut failures = Vec::new();
     for (name, mark) in units {

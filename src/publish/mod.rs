@@ -22,7 +22,7 @@ use tokio::task::JoinSet;
 use crate::cli::PublishArgs;
 use crate::forward::carry::{Launcher, Limits, ended, start_log};
 
-pub use port::Published;
+pub use port::{Published, collide};
 use serve::{House, serve};
 
 /// The first descriptor that systemd hands over (sd_listen_fds(3), SD_LISTEN_FDS_START).

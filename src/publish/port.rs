@@ -40,7 +40,7 @@ impl Published {
             bail!("--publish: {MOST} ports can be published at most, and these are {}", words.len());
         }
         let list = words.iter().map(|word| word.parse()).collect::<Result<Vec<Self>>>()?;
-        let earlier = |place: usize, one: &Self| list[..place].iter().find(|other| other.collides(one));
+        let earlier = |place: usize, one: &Self| list[..place].iter().find(|other| collide(other.outer, one.outer));
         let twice = list.iter().enumerate().find_map(|(place, one)| Some((one, earlier(place, one)?)));
         match twice {
             Some((one, other)) => {
@@ -50,18 +50,18 @@ impl Published {
         }
     }
 
-    /// Whether one of them has the other's address: `0.0.0.0` has all of IPv4, and `[::]` all of IPv6.
-    fn collides(&self, other: &Self) -> bool {
-        let (one, other) = (self.outer, other.outer);
-        let is_all = one.ip().is_unspecified() || other.ip().is_unspecified();
-        one.port() == other.port() && one.is_ipv4() == other.is_ipv4() && (is_all || one.ip() == other.ip())
-    }
-
     /// The places where the app may listen to be found, in the order in which they are tried.
     #[must_use]
     pub fn inside(self) -> [SocketAddr; 2] {
         [(Ipv4Addr::LOCALHOST, self.inner).into(), (std::net::Ipv6Addr::LOCALHOST, self.inner).into()]
     }
+}
+
+/// Whether one of these has the other's address: `0.0.0.0` has all of IPv4, and `[::]` all of IPv6.
+#[must_use]
+pub fn collide(one: SocketAddr, other: SocketAddr) -> bool {
+    let is_all = one.ip().is_unspecified() || other.ip().is_unspecified();
+    one.port() == other.port() && one.is_ipv4() == other.is_ipv4() && (is_all || one.ip() == other.ip())
 }
 
 /// In full: `127.0.0.1:8080=80`.

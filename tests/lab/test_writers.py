@@ -7,12 +7,13 @@ import pytest
 
 import test_user_confine
 from confining import UNITS, Service, drop_in, service, tree, trying
-from launching import HOLD, SOCKS, launched, run, script, secret_file, unique
-from test_units import appfw, install, installed, shows, unit
+from launching import HOLD, SOCKS, launched, run, script, secret_file, started, unique
+from test_units import appfw, install, installed, shows, systemctl, unit
 from waiting import wait_until
 from world_map import PASSWORD, UPSTREAM
 
 OURS = 125
+KINDS = ["service", "socket"]
 SECRET = f"socks5h://{':'.join(PASSWORD)}@{UPSTREAM}:1081"
 
 
@@ -106,6 +107,29 @@ def test_a_unit_that_fails_fast_is_not_given_up(lab):
         lab.run(["systemctl", "start", unit(name)])
         time.sleep(4)
         assert shows(lab, unit(name), "SubState") == {"SubState": "auto-restart"}
+
+
+# Ends by SIGKILL alone.
+STUBBORN = """/bin/sh -c "trap '' TERM; while :; do sleep 1; done" """.strip()
+
+
+@pytest.mark.slow
+def test_who_is_slow_to_stop_or_to_start_is_waited_for(lab):
+    """For longer than systemd may take for a launch."""
+    def said(*words):
+        return appfw(lab, *words, "--now", timeout=150)
+
+    with service(lab, running(STUBBORN, "TimeoutStopSec=63")) as svc:
+        svc.start()
+        told = said("confine", svc.name, "--via", SOCKS)
+        assert svc.is_proven() and f"waits for systemd to stop {svc.name}" in told, told
+        told = said("unconfine", svc.name)
+        assert svc.is_active() and f"waits for systemd to stop {svc.name}" in told, told
+        assert f"appfw-{svc.stem}" not in lab.run(["systemctl", "list-units", "--all", "appfw-*"]).stdout.decode()
+        lab.run(["systemctl", "kill", "--signal=KILL", svc.name])
+    with service(lab, running("/bin/sleep 63", "Type=oneshot")) as svc:
+        told = said("confine", svc.name, "--via", SOCKS)
+        assert f"waits for systemd to start {svc.name}" in told and f"{svc.name} has run" in told, told
 
 
 # Whose name it is
@@ -258,6 +282,45 @@ def test_what_tor_waits_for_does_not_go_through_tor(lab):
             between.unlink()
 
 
+# Whose address it is
+
+def listens(lab, socket):
+    return shows(lab, socket, "Listen")["Listen"]
+
+
+def test_what_does_not_run_has_its_address_all_the_same(lab):
+    words = ["--via", SOCKS, "--wall=address", "--allow=10.0.0.0/24"]
+    asleep = "/bin/sleep", "1000"
+    sleeping, name = running(" ".join(asleep)), unique("unit")
+    with service(lab, sleeping) as one, service(lab, sleeping) as other, \
+            installed(lab, *words, now=False, command=asleep, name=name):
+        for svc in one, other:
+            svc.confine(*words)
+        sockets = [f"appfw-{stem}-forward.socket" for stem in (one.stem, other.stem, name)]
+        addresses = [listens(lab, socket).split()[0] for socket in sockets]
+        assert len(set(addresses)) == 3, addresses
+        systemctl(lab, "restart", one.name, other.name, unit(name))
+        # Nor does another get one by asking for it, or keep it.
+        refused = one.name, f"--address {addresses[0]}", "choose another"
+        asked = [*words, f"--address={addresses[0]}"]
+        for said in other.confine(*asked, code=OURS), install(lab, unique("unit"), *asked, "--", *asleep, code=OURS):
+            assert all(part in said for part in refused), said
+        ours = [f"{UNITS}/{other.name}.d/zz-appfw.conf", *(f"{UNITS}/{sockets[1][:-6]}{kind}" for kind in KINDS)]
+        lab.run(["sed", "-i", f"s/{addresses[1]}/{addresses[0]}/", *ours], check=True)
+        systemctl(lab, "daemon-reload")
+        other.confine(*words, "--now")
+        assert other.is_proven() and one.is_proven() and addresses[0] not in listens(lab, sockets[1])
+        # In networks of their own all have the same one, and published ports are the host's.
+        one.unconfine()
+        other.unconfine()
+        one.confine("--via", SOCKS, "--wall=namespace", "--publish=7534")
+        for port, code in ("7534=80", OURS), ("0.0.0.0:7534", OURS), ("127.0.0.2:7534", 0):
+            said = other.confine("--via", SOCKS, "--wall=namespace", f"--publish={port}", code=code)
+            assert code == 0 or one.name in said and f"--publish {port}" in said, said
+        forward = [listens(lab, f"appfw-{svc.stem}-forward.socket").split()[0] for svc in (one, other)]
+        assert len(set(forward)) == 1, forward
+
+
 # What is left, and taken away
 
 def new_files(lab, before):
@@ -306,6 +369,19 @@ def test_who_is_killed_while_it_lets_a_service_go_is_followed_by_one_who_does(la
             svc.unconfine()
             assert tree(lab) == before, delay
         assert len(seen) > 1, seen
+
+
+def test_what_served_a_service_that_was_let_go_ends_when_it_is_let_go_again(lab):
+    """Who let it go was killed while the service, which goes on, was to stop."""
+    with service(lab, running(STUBBORN, "TimeoutStopSec=30")) as svc:
+        svc.confine("--via", SOCKS, "--now")
+        with started(lab, ["appfw", "unconfine", "--quiet", svc.name, "--now"]):
+            wait_until(lambda: svc.show("ActiveState") == "deactivating", 10, "the stop")
+        socket = f"appfw-{svc.stem}-forward.socket"
+        assert shows(lab, socket, "ActiveState")["ActiveState"] == "active"
+        svc.unconfine()
+        assert shows(lab, socket, "ActiveState")["ActiveState"] == "inactive"
+        lab.run(["systemctl", "kill", "--signal=KILL", svc.name])
 
 
 def test_unconfine_all_finds_what_was_never_in_place_and_leaves_what_is_not_ours(lab):
