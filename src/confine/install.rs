@@ -345,12 +345,14 @@ pub(super) async fn refuse_listeners(
     published: &[Published],
     say: &Say,
 ) -> Result<()> {
-    if !service.is_active && published.is_empty() {
-        say.plain(&format!(
-            "{} does not run, so whether it listens could not be seen: what does needs --publish{}",
-            service.name,
-            if realm.is_systems() { " or --wall address" } else { "" }
-        ));
+    if !service.is_active {
+        if published.is_empty() {
+            say.plain(&format!(
+                "{} does not run, so whether it listens could not be seen: what does needs --publish{}",
+                service.name,
+                if realm.is_systems() { " or --wall address" } else { "" }
+            ));
+        }
         return Ok(());
     }
     if installed::find(drop_in)?.is_some() {

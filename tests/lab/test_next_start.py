@@ -221,3 +221,4 @@ def test_roots_program_moves_no_way_out_away(lab, manager):
     lab.run(["sh", "-c", "[ ! -e /etc/a2 ] || mv /etc/a2 /etc/appfw"], check=True)
     assert b"Read-only" in done.stderr and b"busy" in done.stderr, done
     assert not lab.path("/etc/appfw/config.toml").exists()
+    lab.run(["rmdir", "/etc/appfw/credentials", "/etc/appfw"])

@@ -74,7 +74,7 @@ def test_what_root_does_not_write_it_writes_by_no_second_mount(lab, manager):
     tries = "cd /srv/second; touch etc/appfw/config.toml etc/systemd/system/x.service; mv etc/appfw etc/a2; touch var/x"
     with mounted(lab, "/", "/srv/second"), mounted(lab, "/sys/fs/cgroup", "/srv/third"):
         done = run(lab, manager, "--via=none", "sh", "-c", f"{tries}; mkdir /srv/third/x; ls /srv/second/run/dbus")
-    lab.run(["sh", "-c", "[ ! -e /etc/a2 ] || mv /etc/a2 /etc/appfw; rm -f /var/x"], check=True)
+    lab.run(["sh", "-c", "[ ! -e /etc/a2 ] || mv /etc/a2 /etc/appfw; rm -f /var/x; rmdir /etc/appfw || true"], check=True)
     assert done.stderr.count(b"Read-only") == 3 and b"busy" in done.stderr, done
     assert not lab.path("/etc/appfw/config.toml").exists() and not lab.path("/etc/systemd/system/x.service").exists()
 

@@ -189,9 +189,9 @@ def test_nothing_is_left_in_systemds_list_of_a_port_that_another_process_has(lab
     with holder, service(lab, "[Service]\nExecStart=/bin/sleep 1000\n") as made:
         sentence = f"publish.socket cannot listen at 127.0.0.1:{number}"
         assert sentence in install(lab, name, *words, "--", "/bin/sleep", "1000", code=125)
+        appfw(lab, "unit", "remove", name)
         assert sentence in made.confine(*words, code=125)
         made.unconfine()
-        appfw(lab, "unit", "remove", name)
         listed = lab.run(["systemctl", "list-units", "--all", f"appfw-{name}*", f"appfw-{made.stem}*"]).stdout.decode()
         assert "appfw-" not in listed, listed
 

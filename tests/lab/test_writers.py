@@ -469,8 +469,9 @@ def test_a_published_port_that_is_in_use_is_named(lab):
     with Taken(lab, 7533), service(lab, running("/bin/sleep 1000")) as svc:
         words = ["--via", SOCKS, "--wall=namespace", "--publish=127.0.0.1:7533", "--now"]
         name = unique("unit")
-        for said in svc.confine(*words, code=OURS), install(lab, name, *words, "--", "/bin/sleep", "9", code=OURS):
-            assert "127.0.0.1:7533" in said, said
+        assert "cannot listen at 127.0.0.1:7533" in svc.confine(*words, code=OURS)
+        svc.unconfine()
+        assert "cannot listen at 127.0.0.1:7533" in install(lab, name, *words, "--", "/bin/sleep", "9", code=OURS)
         appfw(lab, "unit", "remove", name)
 
 
