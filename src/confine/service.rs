@@ -17,7 +17,7 @@ use crate::view::SHOWN_TO_SERVICES;
 /// Commands of a service that run before its main process, or where that never ran: none may come before the proof.
 pub const GUARDED: [&str; 3] = ["ExecCondition", "ExecStartPre", "ExecStopPost"];
 
-/// Its other ones, which run when a start was proven alone.
+/// Its other ones but `ExecStart=`, which run when a start was proven alone.
 const LATER: [&str; 3] = ["ExecStartPost", "ExecReload", "ExecStop"];
 
 /// Settings that lay what they name over the service's file system, and over that of a command with `+` as well.
@@ -52,8 +52,8 @@ pub struct Service {
     pub start: Vec<Exec>,
     /// The commands of each directive of [`GUARDED`].
     pub guarded: [Vec<Exec>; 3],
-    /// Whether any of its commands runs as root for all that `User=` says (`!`).
-    pub has_roots_command: bool,
+    /// The commands of all directives of [`LATER`].
+    pub later: Vec<Exec>,
     /// `PermissionsStartOnly=`, of which systemd.service(5) tells no more: all commands but the main one have a `+`.
     pub frees_other_commands: bool,
     /// Whether it may be stopped and started by hand (`RefuseManualStop=`, `RefuseManualStart=`).
@@ -185,10 +185,7 @@ impl Service {
             Ok(Exec::list(directive, held)?.into_iter().filter(own).collect())
         };
         let [condition, pre, post] = GUARDED;
-        let mut has_roots_command = false;
-        for directive in GUARDED.iter().chain(&LATER).chain(&["ExecStart"]) {
-            has_roots_command |= commands(directive)?.iter().any(Exec::is_roots);
-        }
+        let [posted, reload, stop] = LATER;
         let fragment = text(unit, "FragmentPath")?;
         let maker = super::name_of(&name).ok().map(|name| [name.socket(), name.publisher()]);
         let is_our_servant = |joined: &String| maker.as_ref().is_some_and(|servants| servants.contains(joined));
@@ -205,7 +202,7 @@ impl Service {
             slice: text(service, "Slice")?,
             start: commands("ExecStart")?,
             guarded: [commands(condition)?, commands(pre)?, commands(post)?],
-            has_roots_command,
+            later: [commands(posted)?, commands(reload)?, commands(stop)?].concat(),
             frees_other_commands: false,
             is_at_hand: flag(unit, "CanStart")? && flag(unit, "CanStop")?,
             families: families(of(service, "RestrictAddressFamilies")?)?,
@@ -269,8 +266,8 @@ impl Service {
         // A package's file was modified when that was built; here it has been since this.
         let changed = |path: &Path| path.metadata().map(|found| (found.ctime(), found.ctime_nsec()));
         let written = changed(own).ok()?;
-        let mut others = self.others(own).into_iter().filter(is_of_commands);
-        others.find(|path| changed(path.as_ref()).is_ok_and(|other| other > written))
+        let is_newer = |path: &String| changed(path.as_ref()).is_ok_and(|other| other > written);
+        self.others(own).into_iter().find(|path| is_newer(path) && is_of_commands(path))
     }
 
     /// Whether it runs as root.
@@ -290,7 +287,8 @@ impl Service {
         /// CHOWN, DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER, FSETID, SETGID, SETUID, SETPCAP, MKNOD and SETFCAP
         /// (linux/capability.h).
         const LIKE_ROOT: [u32; 10] = [0, 1, 2, 3, 4, 6, 7, 8, 27, 31];
-        self.is_root() || self.has_roots_command || LIKE_ROOT.iter().any(|bit| self.ambient >> bit & 1 == 1)
+        let mut commands = self.start.iter().chain(self.guarded.iter().flatten()).chain(&self.later);
+        self.is_root() || commands.any(Exec::is_roots) || LIKE_ROOT.iter().any(|bit| self.ambient >> bit & 1 == 1)
     }
 
     /// The slices above it, from its own to the root's (systemd.slice(5): what is above one stands in its name).
