@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use rustix::mount::mount_bind;
 use rustix::process::geteuid;
 
-use super::pinned::{Links, Way};
+use super::pinned::Ways;
 use super::table::Table;
 use crate::view::View;
 
@@ -29,7 +29,7 @@ pub struct Places {
 /// The places to hide. Asked for before anything is covered: a link in what is sealed is not seen
 /// afterwards, and what it leads to would stay.
 #[must_use]
-pub fn places(view: &View, table: &Table, known: &mut Links) -> Places {
+pub fn places(view: &View, table: &Table, ways: &mut Ways) -> Places {
     let mut named = view.hidden.clone();
     let mut covered = Vec::new();
     let mut directories: Vec<_> = view.sessions.iter().filter_map(|stem| stem.parent()).collect();
@@ -37,7 +37,7 @@ pub fn places(view: &View, table: &Table, known: &mut Links) -> Places {
     for directory in directories {
         let stems = view.sessions.iter().filter(|stem| stem.parent() == Some(directory));
         let stems: Vec<_> = stems.filter_map(|stem| stem.file_name()?.to_str()).collect();
-        for directory in elsewhere(directory, table, known).into_iter().chain([directory.to_owned()]) {
+        for directory in elsewhere(directory, table, ways).into_iter().chain([directory.to_owned()]) {
             let found = sessions(&directory, &stems);
             if found.len() > MAX_SESSIONS {
                 covered.push(directory);
@@ -54,18 +54,18 @@ pub fn places(view: &View, table: &Table, known: &mut Links) -> Places {
     let read = view.made.iter().filter(|directory| !is_anybodys(directory, view));
     read.for_each(|directory| links(directory, DEPTH, &mut named));
     named.retain(|path| !misleads(path, view));
-    let again: Vec<PathBuf> = named.iter().chain(&view.empty).flat_map(|path| elsewhere(path, table, known)).collect();
+    let again: Vec<PathBuf> = named.iter().chain(&view.empty).flat_map(|path| elsewhere(path, table, ways)).collect();
     // What is made empty anyway shows nothing, and is not to be closed: ProtectHome= has a node of /run/systemd there.
     named.extend(again.into_iter().filter(|seen| !view.empty.iter().any(|empty| seen.starts_with(empty))));
-    let behind: Vec<PathBuf> = named.iter().chain(&view.empty).filter_map(|path| behind(path, known)).collect();
+    let behind: Vec<PathBuf> = named.iter().chain(&view.empty).filter_map(|path| behind(path, ways)).collect();
     Places { hidden: named.into_iter().chain(behind).collect(), covered }
 }
 
 /// Where else what `path` leads to is seen, by further mounts of its file system, as far as it is there. Containers mask
 /// files by /dev/null, which is not to be hidden with them.
 #[must_use]
-pub fn elsewhere(path: &Path, table: &Table, known: &mut Links) -> Vec<PathBuf> {
-    let mut found = Way::to(path, known).map(|way| table.elsewhere(&way.end)).unwrap_or_default();
+pub fn elsewhere(path: &Path, table: &Table, ways: &mut Ways) -> Vec<PathBuf> {
+    let mut found = ways.to(path).map(|way| table.elsewhere(&way.end)).unwrap_or_default();
     found.retain(|seen| match seen.metadata() {
         Ok(there) => !there.file_type().is_char_device(),
         Err(error) => error.kind() == ErrorKind::PermissionDenied,
@@ -94,8 +94,8 @@ fn links(directory: &Path, depth: usize, found: &mut Vec<PathBuf>) {
 
 /// What `path` leads to by links, if it is another place. A way that ends at a directory which the app's own
 /// user has closed, and could open again, is followed up to there by its names.
-fn behind(path: &Path, known: &mut Links) -> Option<PathBuf> {
-    Way::to(path, known).map(|way| way.end).filter(|end| end != path)
+fn behind(path: &Path, ways: &mut Ways) -> Option<PathBuf> {
+    ways.to(path).map(|way| &way.end).filter(|end| *end != path).cloned()
 }
 
 /// What is called one of `stems` and a word, in `directory`, which anybody may have filled: sockets, and what may hold
@@ -201,9 +201,9 @@ mod tests {
         let lines = format!("1 0 0:9 / / rw - tmpfs x rw\n2 1 0:9 /gone {} rw - tmpfs x rw\n", at.display());
         let table = Table::of(lines.as_bytes());
         let mut view = View { empty: vec!["/gone".into()], ..View::default() };
-        assert_eq!(places(&view, &table, &mut Links::default()).hidden, std::slice::from_ref(&at));
+        assert_eq!(places(&view, &table, &mut Ways::default()).hidden, std::slice::from_ref(&at));
         view.empty.push(at);
-        assert!(places(&view, &table, &mut Links::default()).hidden.is_empty());
+        assert!(places(&view, &table, &mut Ways::default()).hidden.is_empty());
     }
 
     #[test]
@@ -215,7 +215,7 @@ mod tests {
         symlink(&socket, &link).unwrap();
         let view = View { hidden: vec![link.clone()], sockets: vec![socket.clone(), other], ..View::default() };
         let real = socket.canonicalize().unwrap();
-        assert_eq!(places(&view, &Table::default(), &mut Links::default()).hidden, [link, socket, real]);
+        assert_eq!(places(&view, &Table::default(), &mut Ways::default()).hidden, [link, socket, real]);
     }
 
     #[test]
@@ -232,7 +232,7 @@ mod tests {
         fs::write(at("dot/b"), "").unwrap();
         symlink(at("dot/b"), at("dot/profiles/ssh.toml")).unwrap();
         let hidden =
-            places(&View { made: vec![at("appfw")], ..View::default() }, &Table::default(), &mut Links::default())
+            places(&View { made: vec![at("appfw")], ..View::default() }, &Table::default(), &mut Ways::default())
                 .hidden;
         for path in ["appfw", "dot/a", "dot/b", "dot/profiles"] {
             assert!(hidden.contains(&at(path)), "{path}: {hidden:?}");
@@ -250,10 +250,10 @@ mod tests {
         symlink(at("link"), at("second")).unwrap();
         fs::write(at("closed/socket"), "").unwrap();
         for name in ["link", "second"] {
-            assert_eq!(behind(&at(name), &mut Links::default()).unwrap(), at("closed/socket").canonicalize().unwrap());
+            assert_eq!(behind(&at(name), &mut Ways::default()).unwrap(), at("closed/socket").canonicalize().unwrap());
         }
-        assert_eq!(behind(&at("closed/socket").canonicalize().unwrap(), &mut Links::default()), None);
-        assert_eq!(behind(&at("absent"), &mut Links::default()), None);
+        assert_eq!(behind(&at("closed/socket").canonicalize().unwrap(), &mut Ways::default()), None);
+        assert_eq!(behind(&at("absent"), &mut Ways::default()), None);
     }
 
     #[test]
@@ -264,7 +264,7 @@ mod tests {
         }
         fs::write(place.path().join("ssh-file"), "").unwrap();
         let view = View { sessions: vec![place.path().join("ssh-")], ..View::default() };
-        let mut found = places(&view, &Table::default(), &mut Links::default()).hidden;
+        let mut found = places(&view, &Table::default(), &mut Ways::default()).hidden;
         found.sort();
         assert_eq!(found, [place.path().join("ssh-"), place.path().join("ssh-aB9")]);
     }
@@ -277,7 +277,7 @@ mod tests {
         }
         let view = View { sessions: vec![place.path().join("ssh-")], ..View::default() };
         let expected = Places { hidden: Vec::new(), covered: vec![place.path().to_owned()] };
-        assert_eq!(places(&view, &Table::default(), &mut Links::default()), expected);
+        assert_eq!(places(&view, &Table::default(), &mut Ways::default()), expected);
     }
 
     #[test]

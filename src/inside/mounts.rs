@@ -1,7 +1,8 @@
 //! Makes the app's view of the file system, in a mount namespace of its own. Mounts follow links, as
 //! the paths of [`View`] are places, not names.
 
-use std::ffi::CString;
+use std::collections::HashMap;
+use std::ffi::{CString, OsStr};
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{ErrorKind, Write};
 use std::os::fd::OwnedFd;
@@ -18,8 +19,8 @@ use rustix::mount::{
 use rustix::process::{Resource, Rlimit, geteuid, getrlimit, setrlimit, umask};
 
 use super::hiding::Places;
-use super::pinned::{self, Links};
-use super::table::{Mount, Table};
+use super::pinned::{self, Ways};
+use super::table::{Mount, Table, is_within};
 use super::{copies, hiding};
 use crate::view::{Bind, View};
 
@@ -46,15 +47,14 @@ pub fn make(view: &View) -> Result<()> {
     }
     view.made.iter().try_for_each(|made| pinned::make(made))?;
     let _descriptors = Descriptors::raised()?;
-    let mut known = Links::default();
+    let mut ways = Ways::default();
     // Before anything is mounted here: of each of ours there would be a second one.
     let table = Table::read()?;
-    let Places { hidden, covered } = hiding::places(view, &table, &mut known);
-    let elsewhere: Vec<_> =
-        view.read_only.iter().flat_map(|path| hiding::elsewhere(path, &table, &mut known)).collect();
+    let Places { hidden, covered } = hiding::places(view, &table, &mut ways);
+    let elsewhere: Vec<_> = view.read_only.iter().flat_map(|path| hiding::elsewhere(path, &table, &mut ways)).collect();
     let read_only: Vec<_> = view.read_only.iter().cloned().chain(elsewhere).collect();
-    pinned::pin(hidden.iter().chain(&read_only), &view.sealed, &mut known)?;
-    make_read_only(&read_only)?;
+    pinned::pin(hidden.iter().chain(&read_only), &view.sealed, &mut ways)?;
+    make_read_only(&read_only, &mut ways)?;
     copies::make(&view.copied)?;
     // Held before the directory that they lie in is covered.
     let mut kept = Vec::new();
@@ -139,6 +139,9 @@ enum What {
     },
 }
 
+/// Whether something is not to be seen at all, or only what is in it.
+type IsAll = bool;
+
 /// Takes along what `directory` holds, less what the view hides or has empty.
 fn keep(directory: &Path, view: &View, kept: &mut Vec<Kept>) -> Result<()> {
     let failed = || format!("cannot see what is in {}", directory.display());
@@ -147,13 +150,22 @@ fn keep(directory: &Path, view: &View, kept: &mut Vec<Kept>) -> Result<()> {
         Err(error) if error.kind() == ErrorKind::PermissionDenied => return Ok(()),
         entries => entries.with_context(failed)?,
     };
+    // By the name of what they are, or are in, here.
+    let mut gone: HashMap<&OsStr, IsAll> = HashMap::new();
+    for rest in view.hidden.iter().chain(&view.empty).filter_map(|path| path.strip_prefix(directory).ok()) {
+        let mut names = rest.iter();
+        if let Some(name) = names.next() {
+            *gone.entry(name).or_default() |= names.next().is_none();
+        }
+    }
     for entry in entries {
-        let place = entry.with_context(failed)?.path();
-        let gone = || view.hidden.iter().chain(&view.empty);
-        if gone().any(|path| *path == place) {
+        let entry = entry.with_context(failed)?;
+        let place = entry.path();
+        let gone = gone.get(&*entry.file_name());
+        if gone == Some(&true) {
             continue;
         }
-        if gone().any(|path| path.starts_with(&place)) {
+        if gone.is_some() {
             kept.push(Kept { what: What::Own, place: place.clone() });
             keep(&place, view, kept)?;
         } else if let Ok(to) = fs::read_link(&place) {
@@ -226,20 +238,20 @@ fn cover_filled(directory: &Path) -> Result<()> {
 
 /// Mounts each path over itself, then sets the flag on it and on each mount below: a recursive
 /// remount (mount_setattr(2)) has no safe form yet.
-fn make_read_only(paths: &[PathBuf]) -> Result<()> {
+fn make_read_only(paths: &[PathBuf], ways: &mut Ways) -> Result<()> {
     let mut roots = Vec::new();
     for path in paths {
         let failed = || format!("cannot make {} read-only", path.display());
         if present(mount_bind_recursive(path, path)).with_context(failed)?.is_some() {
             // As the mount table shows it, links followed.
-            roots.push(fs::canonicalize(path).with_context(failed)?);
+            roots.push(ways.to(path).with_context(failed)?.end.clone());
         }
     }
     if roots.is_empty() {
         return Ok(());
     }
     for Mount { id, point, flags, .. } in &Table::read()?.mounts {
-        if roots.iter().any(|root| point.starts_with(root)) && !is_left_writable(point) && is_seen(*id, point) {
+        if roots.iter().any(|root| is_within(point, root)) && !is_left_writable(point) && is_seen(*id, point) {
             mount_remount(point, *flags | MountFlags::BIND | MountFlags::RDONLY, "")
                 .with_context(|| format!("cannot make {} read-only", point.display()))?;
         }

@@ -3,7 +3,8 @@
 
     launch_cost.py [--binaries DIR] [--runs N] [--pause SECONDS] [--assert [RATIO]] [252] [257]
 
-Prints medians and quartiles of alternating runs, and the ratio of each median to systemd-run's. Before each run the
+Prints medians and quartiles of alternating runs, and the median of what each run took in proportion to systemd-run's
+beside it, so that a machine which is slow for a while is slow for both. Before each run the
 machine has PAUSE (0.1) seconds to itself: what PID 1 still unloads of one launch is not the next one's cost, and every
 run finds the kernel as a user's does (without, systemd-run alone gains: docs/performance.md). Exits with 1 under
 --assert if a launch as root in the strict wall, or an ordinary user's by their own systemd, costs more than RATIO (1.5)
@@ -74,7 +75,7 @@ def report(version, times):
     for name, seconds in times.items():
         low, median, high = statistics.quantiles(seconds, n=4)
         beside = BESIDE_OTHERS.get(name, name if name in [*WITHOUT_SYSTEMD, USERS_OWN] else BESIDE)
-        ratios[name] = median / statistics.median(times[beside])
+        ratios[name] = statistics.median(own / other for own, other in zip(seconds, times[beside], strict=True))
         print(f"systemd {version}  {name:<22}  median {median * 1000:5.1f} ms, ratio {ratios[name]:.2f}, "
               f"quartiles {low * 1000:.1f} to {high * 1000:.1f}, {len(seconds)} runs")
     return {name: ratio for name, ratio in ratios.items() if name == BOUNDED or name in BESIDE_OTHERS}
@@ -83,7 +84,7 @@ def report(version, times):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--binaries", type=pathlib.Path, default=REPOSITORY / "target/release")
-    parser.add_argument("--runs", type=int, default=30)
+    parser.add_argument("--runs", type=int, default=60)
     parser.add_argument("--pause", type=float, default=0.1, metavar="SECONDS")
     parser.add_argument("--assert", type=float, nargs="?", const=BOUND, dest="bound", metavar="RATIO")
     parser.add_argument("versions", nargs="*", choices=[*TREES, []], metavar="VERSION")
@@ -98,7 +99,7 @@ def main():
             # The clock runs in the lab, so that the way in doesn't count.
             inside = ["/usr/bin/python3", pathlib.Path(__file__).resolve(), "--inside", f"--runs={options.runs}",
                       f"--pause={options.pause}"]
-            ratios.append(report(version, json.loads(lab.run(inside, check=True).stdout)))
+            ratios.append(report(version, json.loads(lab.run(inside, check=True, timeout=600).stdout)))
     if not options.bound:
         return
     if not any(BESIDE_BWRAP.keys() & measured.keys() for measured in ratios):

@@ -84,10 +84,13 @@ def test_a_page_is_asked_for_as_the_program_did(lab, world, fetch, mode, what):
 # An echo of each: connected, so that it hears those alone whom it has asked.
 DATAGRAMS = """
 import socket, sys
-for host in sys.argv[1:]:
+own, *hosts = sys.argv[1:]
+for host in hosts:
     family, kind, _, _, address = socket.getaddrinfo(host, 7, type=socket.SOCK_DGRAM)[0]
     with socket.socket(family, kind) as client:
         client.settimeout(10)
+        if own and family == socket.AF_INET:
+            client.bind((own, 0))
         client.connect(address)
         client.send(host.encode())
         print(client.recv(99).decode())
@@ -95,10 +98,11 @@ for host in sys.argv[1:]:
 
 
 @MODES
-def test_datagrams_are_answered_by_whom_they_were_sent_to(lab, world, mode):
+@pytest.mark.parametrize("own", ["", "192.0.2.50"], ids=["from any address", "from the second interface's"])
+def test_datagrams_are_answered_by_whom_they_were_sent_to(lab, world, mode, own):
     targets = [ORIGIN, ORIGIN6, "web.test"]
     with world.watch() as w:
-        done = run(lab, *mode, "--via", SOCKS, "/usr/bin/python3", "-c", DATAGRAMS, *targets, user="bob")
+        done = run(lab, *mode, "--via", SOCKS, "/usr/bin/python3", "-c", DATAGRAMS, own, *targets, user="bob")
     assert done.stdout.decode().split() == targets, done.stderr
     sent = [(event["name"] or event["ip"]) for event in w.events(kind="socks-datagram")]
     assert sent == targets

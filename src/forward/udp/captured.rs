@@ -28,6 +28,7 @@ use crate::forward::limits::{
     ACCEPT_PAUSE, DATAGRAM_BYTES, DNS_QUERIES, DNS_QUERY_BYTES, UDP_HELD, UDP_LOOKUPS, UDP_REFUSED,
 };
 use crate::forward::upstream::Outlet;
+use crate::inside::network::PAIR_ADDRESS;
 
 use super::association::{Association, judge};
 use super::inlet::{Inlet, Raw};
@@ -114,7 +115,7 @@ impl Captured {
         let Received { source, destination, .. } = received;
         // A program that has taken an address of the world's for itself would get its answers by being captured
         // again, and they would go round and round.
-        if !source.ip().is_loopback() {
+        if !source.ip().is_loopback() && source.ip() != PAIR_ADDRESS {
             return;
         }
         if destination.port() == dns::PORT && self.forwarder.answers_queries() {

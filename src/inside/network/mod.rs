@@ -17,8 +17,8 @@ use netlink_bindings::traits::{NetlinkRequest, Pusher};
 use netlink_bindings::utils::{finalize_nested_header, push_header, push_nested_header};
 use netlink_socket2::NetlinkSocket;
 use nix::libc::{
-    AF_INET, AF_INET6, IFF_UP, IFLA_IFNAME, IFLA_INFO_DATA, RT_SCOPE_HOST, RT_SCOPE_UNIVERSE, RT_TABLE_LOCAL,
-    RTN_LOCAL, RTPROT_STATIC,
+    AF_INET, AF_INET6, IFF_UP, IFLA_IFNAME, IFLA_INFO_DATA, IFLA_NUM_RX_QUEUES, IFLA_NUM_TX_QUEUES, RT_SCOPE_HOST,
+    RT_SCOPE_UNIVERSE, RT_TABLE_LOCAL, RTN_LOCAL, RTPROT_STATIC,
 };
 
 use crate::cli::Capture;
@@ -30,12 +30,16 @@ pub(crate) const PAIR: [Interface; 2] =
 
 /// Of the pair's first end: of TEST-NET-1 (RFC 5737), which is nobody's, and alone in its network, so that
 /// no other address is reached by it. Not link-local: some programs take that for "no network".
-const PAIR_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 50));
+pub(crate) const PAIR_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 50);
 
 /// Every namespace's own (LOOPBACK_IFINDEX in the kernel's net/net_namespace.h).
 const LOOPBACK: u32 = 1;
 /// VETH_INFO_PEER (linux/veth.h): the other end, as a whole message of its own.
 const VETH_INFO_PEER: u16 = 1;
+
+/// Of each end. Unasked, the kernel makes one for each CPU and takes all but one back, for which it waits for a grace period
+/// twice (veth_init_queues, drivers/net/veth.c).
+const QUEUES: u32 = 1;
 
 /// IN6_ADDR_GEN_MODE_NONE (linux/if_link.h).
 const NO_ADDRESSES: u8 = 1;
@@ -91,14 +95,16 @@ fn pair(kernel: &mut NetlinkSocket) -> Result<()> {
         ..Ifaddrmsg::new()
     };
     let mut request = rt_addr::Request::new().set_create().set_excl().op_newaddr_do(&header);
-    request.encode().push_local(PAIR_ADDRESS).push_address(PAIR_ADDRESS);
+    let address = IpAddr::V4(PAIR_ADDRESS);
+    request.encode().push_local(address).push_address(address);
     ask(kernel, &request).context("cannot give the app's second interface its address")
 }
 
 fn create(kernel: &mut NetlinkSocket, one: &Interface, other: &Interface) -> io::Result<()> {
     let header = |end: &Interface| Ifinfomsg { ifi_index: end.index as i32, ..Ifinfomsg::new() };
     let mut request = rt_link::Request::new().set_create().set_excl().op_newlink_do(&header(one));
-    let mut information = request.encode().push_ifname(one.name).nested_linkinfo().push_kind(c"veth");
+    let named = request.encode().push_ifname(one.name).push_num_tx_queues(QUEUES).push_num_rx_queues(QUEUES);
+    let mut information = named.nested_linkinfo().push_kind(c"veth");
     // The kernel's specification, of which the crate is made, stops before this kind's data.
     let bytes = information.as_vec_mut();
     let data = push_nested_header(bytes, IFLA_INFO_DATA);
@@ -107,6 +113,10 @@ fn create(kernel: &mut NetlinkSocket, one: &Interface, other: &Interface) -> io:
     let name = other.name.to_bytes_with_nul();
     push_header(bytes, IFLA_IFNAME, name.len() as u16);
     bytes.extend(name);
+    for kind in [IFLA_NUM_TX_QUEUES, IFLA_NUM_RX_QUEUES] {
+        push_header(bytes, kind, size_of_val(&QUEUES) as u16);
+        bytes.extend(QUEUES.to_ne_bytes());
+    }
     finalize_nested_header(bytes, peer);
     finalize_nested_header(bytes, data);
     drop(information);
@@ -206,18 +216,30 @@ mod tests {
         told.unwrap_err().raw_os_error()
     }
 
-    /// What an echo request's sender is told.
-    fn refusal_of_ping(address: &str) -> Option<i32> {
-        let address: SocketAddr = address.parse().unwrap();
-        let (family, protocol, kind) = match address.is_ipv4() {
-            true => (AddressFamily::Inet, SockProtocol::Icmp, 8),
-            false => (AddressFamily::Inet6, SockProtocol::IcmpV6, 128),
+    /// Whether an echo request is answered.
+    fn answers_ping(address: &str) -> bool {
+        let address: IpAddr = address.parse().unwrap();
+        // Of version 4 the header comes with it.
+        let (family, protocol, request, reply, header) = match address.is_ipv4() {
+            true => (AddressFamily::Inet, SockProtocol::Icmp, 8, 0, 20),
+            false => (AddressFamily::Inet6, SockProtocol::IcmpV6, 128, 129, 0),
         };
-        let made = socket(family, SockType::Raw, SockFlag::empty(), protocol).unwrap();
-        let request = [kind, 0, 0, 0, 0, 1, 0, 1];
-        let flags = nix::sys::socket::MsgFlags::empty();
-        let to = SockaddrStorage::from(SocketAddr::new(address.ip(), 0));
-        nix::sys::socket::sendto(made.as_raw_fd(), &request, &to, flags).err().map(|error| error as i32)
+        let socket = UdpSocket::from(socket(family, SockType::Raw, SockFlag::empty(), protocol).unwrap());
+        socket.set_read_timeout(Some(std::time::Duration::from_millis(200))).unwrap();
+        let mut message = [request, 0, 0, 0, 0, 1, 0, 1];
+        if address.is_ipv4() {
+            // Its checksum; the kernel's to compute in version 6.
+            message[2..4].copy_from_slice(&(!(8_u16 << 8) - 2).to_be_bytes());
+        }
+        socket.send_to(&message, SocketAddr::new(address, 0)).unwrap();
+        let mut received = [0; 64];
+        // Requests that come back over loopback are received as well.
+        while let Ok(length) = socket.recv(&mut received) {
+            if length > header && received[header] == reply {
+                return true;
+            }
+        }
+        false
     }
 
     fn interfaces() -> Vec<String> {
@@ -280,10 +302,12 @@ mod tests {
             set_up(Capture::Streams).unwrap();
             for address in ["8.8.8.8:443", "192.0.2.50:443", "[2001:db8::7]:443"] {
                 assert_eq!(refusal_of_datagram(address), Some(nix::libc::ECONNREFUSED), "{address}");
-                assert_eq!(refusal_of_ping(address), Some(nix::libc::EPERM), "{address}");
             }
-            assert_eq!(refusal_of_ping("127.0.0.1:0"), None);
-            assert_eq!(refusal_of_ping("[::1]:0"), None);
+            for (address, is_answered) in
+                [("8.8.8.8", false), ("192.0.2.50", false), ("2001:db8::7", false), ("127.0.0.1", true), ("::1", true)]
+            {
+                assert_eq!(answers_ping(address), is_answered, "{address}");
+            }
         });
     }
 
@@ -302,6 +326,11 @@ mod tests {
                 let count = socket.recv(&mut buffer).unwrap();
                 assert_eq!(&buffer[..count], address.as_bytes());
             }
+            // Answers come to where the question came from, and not here again.
+            let asker = UdpSocket::bind((PAIR_ADDRESS, 0)).unwrap();
+            client.send_to(b"answer", asker.local_addr().unwrap()).unwrap();
+            asker.set_read_timeout(Some(std::time::Duration::from_secs(1))).unwrap();
+            assert_eq!(asker.recv(&mut [0; 64]).unwrap(), 6);
         });
     }
 

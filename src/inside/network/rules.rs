@@ -10,21 +10,20 @@ use netlink_bindings::nftables::{
 };
 use netlink_socket2::NetlinkSocket;
 use nix::libc::{
-    IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP, NF_INET_LOCAL_OUT, NF_INET_PRE_ROUTING,
-    NFNL_SUBSYS_NFTABLES, NFPROTO_IPV4, NFPROTO_IPV6,
+    IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP, NF_INET_PRE_ROUTING, NFNL_SUBSYS_NFTABLES, NFPROTO_IPV4,
+    NFPROTO_IPV6,
 };
 
+use super::PAIR_ADDRESS;
 use crate::cli::Capture;
 use crate::dns;
 use crate::plan::CAPTURE_PORT;
 
 const TABLE: &CStr = c"appfw";
 const CAPTURE: &CStr = c"capture";
-const PING: &CStr = c"ping";
 
-/// NF_IP_PRI_MANGLE and NF_IP_PRI_FILTER (linux/netfilter_ipv4.h; the same in IPv6).
+/// NF_IP_PRI_MANGLE (linux/netfilter_ipv4.h; the same in IPv6).
 const PRIORITY_MANGLE: i32 = -150;
-const PRIORITY_FILTER: i32 = 0;
 
 /// What a rule is made of, under construction.
 type Expressions<'a> = PushExprListAttrs<PushRuleAttrs<&'a mut Vec<u8>>>;
@@ -91,45 +90,51 @@ impl Family {
 
     fn add(&self, batch: &mut Chained<'_>, capture: Capture) {
         batch.request().set_create().op_newtable_do(&self.header()).encode().push_name(TABLE);
-        self.chain(batch, CAPTURE, NF_INET_PRE_ROUTING, PRIORITY_MANGLE);
-        self.chain(batch, PING, NF_INET_LOCAL_OUT, PRIORITY_FILTER);
+        // One hook is all: where no other rules are, the kernel's code is patched for each, with all processors held up.
+        self.chain(batch);
         // A connection's first segment goes to the listener; the others find the socket that came of it by their
         // addresses, as any do, and the quicker (early demux, which what a tproxy has given a socket goes without).
         // ip daddr != 127.0.0.0/8 tcp flags & (syn|ack) == syn tproxy to :1081 accept
-        self.rule(batch, CAPTURE, |rule| {
+        self.rule(batch, |rule| {
             let flags = load(self.of(rule, IPPROTO_TCP), PayloadBase::TransportHeader, TCP_FLAGS, 1);
             tproxy(compare(masked(flags, SYN | ACK), CmpOps::Eq, &[SYN]), self.number)
         });
         if capture == Capture::Datagrams {
-            // ip daddr != 127.0.0.0/8 udp dport != 53 tproxy to :1081 accept
-            self.rule(batch, CAPTURE, |rule| {
-                let others = load(self.of(rule, IPPROTO_UDP), PayloadBase::TransportHeader, 2, 2);
+            // ip daddr != 127.0.0.0/8 ip daddr != 192.0.2.50 udp dport != 53 tproxy to :1081 accept
+            self.rule(batch, |rule| {
+                let elsewhere = self.past_the_pair(self.of(rule, IPPROTO_UDP));
+                let others = load(elsewhere, PayloadBase::TransportHeader, 2, 2);
                 tproxy(compare(others, CmpOps::Neq, &dns::PORT.to_be_bytes()), self.number)
             });
         }
-        // The kernel itself answers echo requests to what is its own, which here is everything.
+        // The kernel itself answers echo requests to what is its own, which here is everything. Nobody here may send one
+        // (net.ipv4.ping_group_range of a new namespace; CAP_NET_RAW).
         // ip daddr != 127.0.0.0/8 icmp type echo-request drop
-        self.rule(batch, PING, |rule| {
+        self.rule(batch, |rule| {
             let kind = load(self.of(rule, self.icmp), PayloadBase::TransportHeader, 0, 1);
             verdict(compare(kind, CmpOps::Eq, &[self.echo_request]), VerdictCode::Drop)
         });
     }
 
-    fn chain(&self, batch: &mut Chained<'_>, name: &CStr, hook: i32, priority: i32) {
+    fn chain(&self, batch: &mut Chained<'_>) {
         let mut request = batch.request().set_create().op_newchain_do(&self.header());
-        let attributes = request.encode().push_table(TABLE).push_name(name);
-        let hook = attributes.nested_hook().push_num(hook as u32).push_priority(priority);
+        let attributes = request.encode().push_table(TABLE).push_name(CAPTURE);
+        let hook = attributes.nested_hook().push_num(NF_INET_PRE_ROUTING as u32).push_priority(PRIORITY_MANGLE);
         hook.end_nested().push_type(c"filter");
     }
 
-    fn rule(
-        &self,
-        batch: &mut Chained<'_>,
-        chain: &CStr,
-        expressions: impl for<'a> FnOnce(Expressions<'a>) -> Expressions<'a>,
-    ) {
+    fn rule(&self, batch: &mut Chained<'_>, expressions: impl for<'a> FnOnce(Expressions<'a>) -> Expressions<'a>) {
         let mut request = batch.request().set_create().set_append().op_newrule_do(&self.header());
-        expressions(request.encode().push_table(TABLE).push_chain(chain).nested_expressions());
+        expressions(request.encode().push_table(TABLE).push_chain(CAPTURE).nested_expressions());
+    }
+
+    /// `ip daddr != 192.0.2.50`: what was asked from there is answered there, by datagrams that only look as if they came
+    /// from elsewhere. A connection's answers are told by their flags.
+    fn past_the_pair<'a>(&self, rule: Expressions<'a>) -> Expressions<'a> {
+        if self.number != NFPROTO_IPV4 {
+            return rule;
+        }
+        compare(load(rule, PayloadBase::NetworkHeader, self.destination, 4), CmpOps::Neq, &PAIR_ADDRESS.octets())
     }
 
     /// `ip daddr != 127.0.0.0/8 meta l4proto PROTOCOL`, `ip6 daddr != ::1 …`
