@@ -39,6 +39,10 @@ pub const PORT: u16 = 1080;
 /// Where captured connections and datagrams arrive in the app's namespace, at any address.
 pub const CAPTURE_PORT: u16 = 1081;
 
+/// Of the namespace wall's second interface: of TEST-NET-1 (RFC 5737), which is nobody's, and alone in its network, so that
+/// no other address is reached by it. Not link-local: some programs take that for "no network".
+pub const PAIR_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 50);
+
 /// One launch.
 #[derive(Debug)]
 pub struct Plan {

@@ -28,7 +28,7 @@ use crate::forward::limits::{
     ACCEPT_PAUSE, DATAGRAM_BYTES, DNS_QUERIES, DNS_QUERY_BYTES, UDP_HELD, UDP_LOOKUPS, UDP_REFUSED,
 };
 use crate::forward::upstream::Outlet;
-use crate::inside::network::PAIR_ADDRESS;
+use crate::plan::PAIR_ADDRESS;
 
 use super::association::{Association, judge};
 use super::inlet::{Inlet, Raw};

@@ -22,15 +22,11 @@ use nix::libc::{
 };
 
 use crate::cli::Capture;
-use crate::plan::ADDRESS;
+use crate::plan::{ADDRESS, PAIR_ADDRESS};
 
 /// The pair's ends. Browsers take a machine for offline that has no interface but loopback.
 pub(crate) const PAIR: [Interface; 2] =
     [Interface { name: c"appfw0", index: 0x6170 }, Interface { name: c"appfw1", index: 0x6171 }];
-
-/// Of the pair's first end: of TEST-NET-1 (RFC 5737), which is nobody's, and alone in its network, so that
-/// no other address is reached by it. Not link-local: some programs take that for "no network".
-pub(crate) const PAIR_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 50);
 
 /// Every namespace's own (LOOPBACK_IFINDEX in the kernel's net/net_namespace.h).
 const LOOPBACK: u32 = 1;

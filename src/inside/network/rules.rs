@@ -14,10 +14,9 @@ use nix::libc::{
     NFPROTO_IPV6,
 };
 
-use super::PAIR_ADDRESS;
 use crate::cli::Capture;
 use crate::dns;
-use crate::plan::CAPTURE_PORT;
+use crate::plan::{CAPTURE_PORT, PAIR_ADDRESS};
 
 const TABLE: &CStr = c"appfw";
 const CAPTURE: &CStr = c"capture";
