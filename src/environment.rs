@@ -55,10 +55,7 @@ const WITHOUT_MITSHM: [(&str, &str); 3] = [("QT_X11_NO_MITSHM", "1"), ("_X11_NO_
 
 /// The app's own loopback, by the names that programs have for it: what listens at every address prints 0.0.0.0. Not `[::1]`, which Node and urllib would want: httpx 0.28 takes `:1]` for a port, and makes no
 /// client whatever.
-const OWN: [&str; 4] = ["localhost", "127.0.0.1", ANY, "::1"];
-
-/// What a connection to it reaches is at 127.0.0.1 (ip(7), INADDR_ANY).
-const ANY: &str = "0.0.0.0";
+const OWN: [&str; 4] = ["localhost", "127.0.0.1", "0.0.0.0", "::1"];
 
 /// The variables that make programs use the forwarder at `address`, but for what is [`exempt`]. Where the app is `captured` nothing says so for
 /// https: wget2 would speak TLS to the proxy itself, and what has no other variable to go by is captured.
@@ -97,7 +94,6 @@ pub fn proxy_variables(
 #[must_use]
 pub fn exempt(wall: WallKind, allow: &[IpNet], opened: &[Pattern]) -> Vec<String> {
     let is_hosts = |own: &str| {
-        let own = if own == ANY { "127.0.0.1" } else { own };
         let asked = own.parse().map(|host| Destination { host, port: 0 });
         asked.is_ok_and(|asked| opened.iter().any(|one| one.loopback_socket().is_none() && one.matches(&asked)))
     };
@@ -306,8 +302,9 @@ mod tests {
             ("--wall namespace --no-capture --allow-destination db.test", Some("localhost,127.0.0.1,0.0.0.0,::1")),
             // Taken at the same address and port in the namespace, and led to the host's from there.
             ("--wall namespace --allow-destination 127.0.0.1:5432", Some("localhost,127.0.0.1,0.0.0.0,::1")),
-            ("--wall namespace --allow-destination localhost:5432", None),
-            ("--wall namespace --allow-destination 127.0.0.1", Some("localhost,::1")),
+            ("--wall namespace --allow-destination localhost:5432", Some("0.0.0.0")),
+            ("--wall namespace --allow-destination 127.0.0.1", Some("localhost,0.0.0.0,::1")),
+            ("--wall namespace --allow-destination 0.0.0.0:8080", Some("localhost,127.0.0.1,::1")),
             ("--wall namespace --allow-destination [::1]:1-9", Some("localhost,127.0.0.1,0.0.0.0")),
             ("--wall namespace --allow-destination any", None),
         ] {

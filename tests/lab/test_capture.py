@@ -110,6 +110,30 @@ def test_datagrams_are_answered_by_whom_they_were_sent_to(lab, world, mode, own)
 
 
 @MODES
+def test_a_datagram_to_the_second_interfaces_address_goes_nowhere(lab, world, mode):
+    send = """
+import socket
+client = socket.socket(type=socket.SOCK_DGRAM)
+for port in 1081, 7, 7:
+    try:
+        print(client.sendto(b"own", ("192.0.2.50", port)))
+        client.connect(("192.0.2.50", port))
+    except ConnectionRefusedError:
+        print("refused")
+# After those, if they had gone anywhere.
+client = socket.socket(type=socket.SOCK_DGRAM)
+client.connect(("%s", 7))
+client.settimeout(10)
+client.send(b"out")
+print(client.recv(9).decode())
+""" % ORIGIN
+    with world.watch() as w:
+        done = run(lab, *mode, "--via", SOCKS, "/usr/bin/python3", "-c", send, user="bob")
+    assert done.stdout.split() == [b"3", b"3", b"refused", b"out"], done.stderr
+    assert [event["ip"] for event in w.events(kind="socks-datagram")] == [ORIGIN]
+
+
+@MODES
 @pytest.mark.parametrize("host", ["root@web.test", "the-world"])
 def test_ssh_goes_by_name(lab, world, ssh, mode, host):
     answer, asked = launch(lab, world, mode, "ssh", host, "anything")

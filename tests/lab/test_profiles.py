@@ -44,7 +44,7 @@ def test_a_users_profile_overrides_key_by_key_and_show_knows_where_from(lab):
              "config.toml": 'via = "none"\nblock = "a.test"\n'}
     with files(lab, texts):
         done = run(lab, "--dry-run", "ssh", user="bob", check=True)
-        assert b"--via=direct" in done.stdout and b"--block=a.test" in done.stdout and b"0.0.0.0" not in done.stdout
+        assert b"--via=direct" in done.stdout and b"--block=a.test" in done.stdout and b"0.0.0.0:" not in done.stdout
         own, = [line for line in done.stderr.decode().splitlines() if "profile ssh" in line]
         place = "/home/bob/.config/appfw"
         said = f'capture = false, via = "direct" in place of {place}/config.toml:1'

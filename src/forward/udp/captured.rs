@@ -118,6 +118,10 @@ impl Captured {
         if !source.ip().is_loopback() && source.ip() != PAIR_ADDRESS {
             return;
         }
+        // Not captured, but sent to this very socket: the app's own machine.
+        if destination.ip() == PAIR_ADDRESS {
+            return;
+        }
         if destination.port() == dns::PORT && self.forwarder.answers_queries() {
             return self.answer(received, payload);
         }
