@@ -2,7 +2,8 @@
 ordinary user by the default launch, a few of them elsewhere as well.
 
 For `tests/run.sh --all`, which installs them (clients/setup.sh) and sets APPFW_ALL=1; in the lab over this machine's
-root, where they are. docs/compatibility.md has what is seen here: APPFW_WRITE_DOCS=1 writes it, else it must be so.
+root, where they are, but for the browsers and Go's static program, which both labs have. docs/compatibility.md has what
+is seen here: APPFW_WRITE_DOCS=1 writes it, else it must be so.
 """
 
 import os
@@ -28,13 +29,19 @@ NAMED = {client.name: client for client in CLIENTS + BROWSERS}
 
 
 @pytest.fixture(scope="module")
-def programs(lab):
+def trusting(lab):
     """The lab, which trusts the world's certificates as it does any."""
-    if lab.version != "252":
-        pytest.xfail("the clients are installed on this machine, whose systemd is the other one")
     shutil.copy(lab.path(CA), lab.path("/usr/local/share/ca-certificates/lab.crt"))
     lab.run(["update-ca-certificates"], check=True, timeout=120)
     return lab
+
+
+@pytest.fixture(scope="module")
+def programs(trusting):
+    """The same, with all of the programs."""
+    if trusting.version != "252":
+        pytest.xfail("the clients are installed on this machine, whose systemd is the other one")
+    return trusting
 
 
 @pytest.fixture(scope="module")
@@ -99,10 +106,11 @@ def test_the_documentation_says_what_was_seen(programs, seen):
 
 
 @pytest.mark.parametrize("client", BROWSERS, ids=lambda client: client.name)
-@pytest.mark.parametrize("mode", [["--standalone"], ["--system", "--uid", "bob", "--wall", "namespace"]],
-                         ids=["standalone", "system"])
-def test_browser_is_at_home_in_every_namespace(programs, world, mode, client):
-    assert load(programs, world, client, *mode, user="root" if "--system" in mode else "bob") is None
+@pytest.mark.parametrize("mode", [[], ["--standalone"], ["--system", "--uid", "bob", "--wall", "namespace"]],
+                         ids=["user", "standalone", "system"])
+def test_browser_is_at_home_in_every_namespace(trusting, world, mode, client):
+    assert is_installed(trusting, client), "tests/lab/clients/setup.sh installs it"
+    assert load(trusting, world, client, *mode, user="root" if "--system" in mode else "bob") is None
 
 
 @pytest.mark.parametrize("client", [NAMED[name] for name in STRICT], ids=lambda client: client.name)
@@ -113,14 +121,14 @@ def test_client_goes_by_the_variables(programs, world, client):
 
 @pytest.mark.parametrize("mode", [[], ["--standalone"]], ids=["user", "standalone"])
 @pytest.mark.parametrize("variables", [[], ["env", "-i"]], ids=["with-variables", "without-variables"])
-def test_a_static_go_program_arrives_by_address_and_by_name(programs, world, mode, variables):
+def test_a_static_go_program_arrives_by_address_and_by_name(lab, world, mode, variables):
     """Its resolver is its own; without the variables all of it is captured."""
     client = NAMED["Go net/http, static"]
-    if not is_installed(programs, client):
+    if not is_installed(lab, client):
         pytest.xfail(f"not installed: {client.source}")
     pages = [f"http://{ORIGIN}/", f"http://[{ORIGIN6}]/", "http://web.test/"]
     with world.watch() as w:
-        done = run(programs, *mode, "--via", SOCKS, *variables, client.needs, *pages, user="bob", check=True)
+        done = run(lab, *mode, "--via", SOCKS, *variables, client.needs, *pages, user="bob", check=True)
     assert done.stdout.count(b"world ") == len(pages)
     requests = w.events(server="socks5", kind="socks")
     asked = {(request["name"] or request["ip"], request["dport"]) for request in requests}
@@ -128,12 +136,12 @@ def test_a_static_go_program_arrives_by_address_and_by_name(programs, world, mod
     assert w.foreign(allow=[(UPSTREAM, 1080)]) == [] and w.events(server="dns") == []
 
 
-def test_chromium_knows_that_it_is_online(programs, world):
+def test_chromium_knows_that_it_is_online(trusting, world):
     page = "data:text/html,<script>document.title=navigator.onLine</script>"
     chromium = "chromium --headless --disable-gpu --no-first-run --user-data-dir=$HOME/online --dump-dom"
     for mode in [], ["--standalone"]:
         with world.watch() as w:
-            done = run(programs, *mode, "--via", SOCKS, "sh", "-c", f"{chromium} '{page}'", user="bob", timeout=120)
+            done = run(trusting, *mode, "--via", SOCKS, "sh", "-c", f"{chromium} '{page}'", user="bob", timeout=120)
         assert b"<title>true</title>" in done.stdout, done.stderr
         # Its own sandbox is on: nobody has told it to do without.
         assert b"sandbox" not in done.stderr.lower() and w.foreign(allow=[(UPSTREAM, 1080)]) == []

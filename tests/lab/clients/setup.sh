@@ -14,6 +14,10 @@ packages="aria2 chromium curl default-jdk-headless dnf elinks ffmpeg firefox-esr
 gvfs-backends libglib2.0-bin liblwp-protocol-https-perl libnss3-tools libwww-perl links2 lynx mpv netcat-openbsd nodejs
 openssh-client php-cli php-curl python3-venv rclone ruby w3m wget wget2"
 
+# And in the tree of the other lab.
+browsers=(ca-certificates chromium firefox-esr libnss3-tools)
+tree=$(cd "$here/../../.." && pwd)/target/lab/trixie
+
 say() { echo "clients: $*"; }
 
 # once NAME COMMAND…: unless it has succeeded before.
@@ -43,6 +47,19 @@ install_packages() {
     for package in "${missing[@]}"; do
         install "$package" || say "Debian has no $package for this machine"
     done
+}
+
+# Where /etc/resolv.conf is a link to resolved's, that one is this machine's; nothing is started.
+install_browsers() {
+    # shellcheck disable=SC2016  # the inner shell's
+    command unshare --mount sh -ec '
+        mount -t tmpfs tmpfs "$0/run" && mkdir -p "$0/run/systemd/resolve"
+        cp /etc/resolv.conf "$0/run/systemd/resolve/stub-resolv.conf"
+        printf "#!/bin/sh\nexit 101\n" >"$0/run/nothing" && chmod +x "$0/run/nothing"
+        touch "$0/usr/sbin/policy-rc.d" && mount --bind "$0/run/nothing" "$0/usr/sbin/policy-rc.d"
+        chroot "$0" apt-get -qq update
+        DEBIAN_FRONTEND=noninteractive chroot "$0" apt-get -qq -y install --no-install-recommends "$@"' \
+        "$tree" "${browsers[@]}" && rm -f "$tree/usr/sbin/policy-rc.d" && touch "$tree/etc/appfw-lab-browsers"
 }
 
 # Two, as what a library does depends on whether it finds a SOCKS one beside it.
@@ -77,3 +94,4 @@ once socks make_python socks 'requests[socks]' 'httpx[socks]'
 once node make_node
 once go make_go
 once rust make_rust
+[ -e "$tree/etc/appfw-lab-browsers" ] || install_browsers >>"$log" 2>&1 || say "the other lab has no browsers, see $log"
