@@ -75,7 +75,7 @@ here() { APPFW_BINARIES=target/release /usr/bin/python3 -m pytest -q -p no:cache
 
 # Without --all only that the figures can be taken: nothing is made of them.
 bench() {
-    local measure=(--runs 5)
+    local measure=(--runs 2 --pause 0)
     [ -z "$all" ] || measure=(--assert)
     /usr/bin/python3 tests/bench/launch_cost.py --binaries target/release "${measure[@]}"
 }

@@ -186,7 +186,8 @@ for pid in $pids; do wait $pid; echo code $?; done
 """
 
 
-@pytest.mark.parametrize("wall, user", [("strict", ""), ("address", ""), ("address", "--uid bob")])
+@pytest.mark.parametrize("wall, user", [("strict", ""), pytest.param("address", "", marks=pytest.mark.slow),
+                                        ("address", "--uid bob")])
 def test_a_hundred_launches_at_once(lab, wall, user):
     name = unique("hundred")
     before = set(listeners(lab)), len(namespaces(lab))
