@@ -53,8 +53,8 @@ const DROPPED: [&str; 23] = [
 /// By which Qt, GTK and Xlib's own extension library are told to send pictures over the socket.
 const WITHOUT_MITSHM: [(&str, &str); 3] = [("QT_X11_NO_MITSHM", "1"), ("_X11_NO_MITSHM", "1"), ("_MITSHM", "0")];
 
-/// The app's own loopback, by the names that programs have for it: what listens at every address prints 0.0.0.0. Not `[::1]`, which Node and urllib would want: httpx 0.28 takes `:1]` for a port, and makes no
-/// client whatever.
+/// The app's own loopback, by the names that programs have for it: what listens at every address prints 0.0.0.0. Not
+/// `[::1]`, which Node and urllib would want: httpx 0.28 takes `:1]` for a port, and makes no client whatever.
 const OWN: [&str; 4] = ["localhost", "127.0.0.1", "0.0.0.0", "::1"];
 
 /// The variables that make programs use the forwarder at `address`, but for what is [`exempt`]. Where the app is `captured` nothing says so for

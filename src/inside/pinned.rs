@@ -29,8 +29,8 @@ pub struct Way {
     pub end: PathBuf,
 }
 
-/// The ways looked at so far: each launch walks a hundred, three times, and most have a beginning in common. By bytes: to
-/// compare paths by their parts took a twentieth of a launch.
+/// The ways looked at so far: each launch asks for a hundred, three times, and most have a beginning in common. Kept by
+/// the bytes of paths, whose parts need not be taken apart for that.
 #[derive(Default)]
 pub struct Ways {
     known: HashMap<OsString, Option<Way>>,

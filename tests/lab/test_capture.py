@@ -131,6 +131,7 @@ print(client.recv(9).decode())
         done = run(lab, *mode, "--via", SOCKS, "/usr/bin/python3", "-c", send, user="bob")
     assert done.stdout.split() == [b"3", b"3", b"3", b"refused", b"out"], done.stderr
     assert [event["ip"] for event in w.events(kind="socks-datagram")] == [ORIGIN]
+    assert w.foreign(allow=[(UPSTREAM, None)]) == []
 
 
 @MODES

@@ -4,7 +4,8 @@
 # there is kept.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
-clients=$(cd "$here/../../.." && pwd)/target/clients
+target=$(cd "$here/../../.." && pwd)/target
+clients=$target/clients
 log=$clients/setup.log
 # Whose cargo it is.
 # shellcheck source=tests/start.sh
@@ -16,7 +17,7 @@ openssh-client php-cli php-curl python3-venv rclone ruby w3m wget wget2"
 
 # And in the tree of the other lab.
 browsers=(ca-certificates chromium firefox-esr libnss3-tools)
-tree=$(cd "$here/../../.." && pwd)/target/lab/trixie
+tree=$target/lab/trixie
 
 say() { echo "clients: $*"; }
 
@@ -52,7 +53,7 @@ install_packages() {
 # Where /etc/resolv.conf is a link to resolved's, that one is this machine's; nothing is started.
 install_browsers() {
     # shellcheck disable=SC2016  # the inner shell's
-    command unshare --mount sh -ec '
+    unshare --mount sh -ec '
         mount -t tmpfs tmpfs "$0/run" && mkdir -p "$0/run/systemd/resolve"
         cp /etc/resolv.conf "$0/run/systemd/resolve/stub-resolv.conf"
         printf "#!/bin/sh\nexit 101\n" >"$0/run/nothing" && chmod +x "$0/run/nothing"
