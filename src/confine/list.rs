@@ -73,9 +73,12 @@ fn files(realm: &Realm) -> Result<Vec<PathBuf>> {
     let drop_ins = all.iter().filter(|path| path.extension().is_some_and(|kind| kind == "d"));
     let mut files: Vec<PathBuf> = drop_ins.flat_map(|directory| named(directory, DROP_IN)).collect();
     files.extend(named(units, "appfw-"));
+    files.extend(named(units, installed::CLAIM));
     files.extend(named(credentials, ""));
     if realm.is_systems() {
-        files.extend(named(Path::new(CONFINED), "").iter().flat_map(|service| named(service, "")));
+        let services = named(Path::new(CONFINED), "");
+        files.extend(services.iter().flat_map(|service| named(service, "")));
+        files.extend(services);
     }
     Ok(files)
 }

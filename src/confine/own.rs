@@ -103,6 +103,9 @@ pub(super) async fn confine(
         credential.into_iter().chain([Wanted { path: drop_in.clone(), text, mode: 0o644 }]).collect();
     let command = [vec!["confine".to_owned(), service.name.clone()], options::words(&args)?].concat();
     taken::refuse(&name, &command, realm, &manager).await?;
+    if !dry_run {
+        installed::apply(&installed::leftovers(&[drop_in.clone(), secret.clone()], Mark::subject(&command)))?;
+    }
     let mut changes = installed::changes(&wanted, &command)?;
     if !has_secret {
         changes.extend(installed::removals(&[secret], Mark::subject(&command))?);

@@ -38,8 +38,10 @@ pub struct Change {
     pub after: Option<String>,
     /// The permissions of what shall stand there.
     mode: u32,
-    /// Whether its directory was made for what stands there now, and goes with it.
-    made_directory: bool,
+    /// The directory that was made for what stands there now, and goes with it.
+    directory: Option<PathBuf>,
+    /// Whether it is what a killed writer has left: no program reads it, so that it goes at once, and for good.
+    is_left: bool,
 }
 
 impl Change {
@@ -113,8 +115,8 @@ pub fn changes(wanted: &[Wanted], command: &[String]) -> Result<Vec<Change>> {
         };
         let mark = Mark { made_directory, ..Mark::new(command) };
         let lines = mark.lines().with_context(|| format!("cannot mark {}", path.display()))?;
-        let before = found.map(|(text, _)| text);
-        Ok(Change { path: path.clone(), before, after: Some(lines + text), mode: *mode, made_directory })
+        let (before, directory) = (found.map(|(text, _)| text), made_for(path, made_directory));
+        Ok(Change { path: path.clone(), before, after: Some(lines + text), mode: *mode, directory, is_left: false })
     };
     wanted.iter().map(change).collect()
 }
@@ -134,25 +136,34 @@ pub fn written(wanted: &[Wanted]) -> SystemTime {
 pub fn removals(paths: &[PathBuf], subject: &[String]) -> Result<Vec<Change>> {
     let removal = |path: &PathBuf| {
         let found = find(path)?.filter(|(_, mark)| Mark::subject(&mark.command) == subject);
-        Ok(found.map(|(text, mark)| gone(path.clone(), text, mark.made_directory)))
+        Ok(found.map(|(text, mark)| gone(path.clone(), text, made_for(path, mark.made_directory))))
     };
     paths.iter().filter_map(|path| removal(path).transpose()).collect()
 }
 
-/// What has to be done for that to be gone which a writer of these files that was killed has left beside them: they
-/// carry the mark of `subject`, or were not written as far as that. It is to be done before the files themselves are
-/// removed, which have the same place on their way.
+/// What has to be done for that to be gone which a writer of these files that was killed has left beside them, and
+/// beside their directories: they carry the mark of `subject`, or were not written as far as that.
 #[must_use]
 pub fn leftovers(paths: &[PathBuf], subject: &[String]) -> Vec<Change> {
-    let left = |path: &PathBuf| {
-        let place = beside(path);
-        if let Ok(found) = find(&place) {
-            let (text, mark) = found.filter(|(_, mark)| Mark::subject(&mark.command) == subject)?;
-            return Some(gone(place, text, mark.made_directory));
-        }
-        begun(&place).map(|text| gone(place, text, was_left(path)))
+    let left = |place: PathBuf, directory: &Path| {
+        let (text, directory) = match find(&place) {
+            Ok(found) => {
+                let (text, mark) = found.filter(|(_, mark)| Mark::subject(&mark.command) == subject)?;
+                (text, mark.made_directory.then(|| directory.to_owned()))
+            }
+            // It is written to its end before a directory is made for it.
+            Err(_) => (begun(&place)?, None),
+        };
+        Some(Change { is_left: true, ..gone(place, text, directory) })
     };
-    paths.iter().filter_map(left).collect()
+    let places = paths.iter().filter_map(|path| Some((path, path.parent()?)));
+    let mut all: Vec<Change> = places
+        .flat_map(|(path, directory)| [beside(path), claim(directory)].map(|place| left(place, directory)))
+        .flatten()
+        .collect();
+    all.sort_by(|one, other| (one.directory.is_some(), &one.path).cmp(&(other.directory.is_some(), &other.path)));
+    all.dedup_by(|one, other| one.path == other.path);
+    all
 }
 
 /// What stands in a file of ours of which not even the mark was written.
@@ -173,10 +184,14 @@ pub fn sweep(paths: &[PathBuf], subject: &[String]) -> Result<Vec<Change>> {
     Ok([leftovers(paths, subject), removals].concat())
 }
 
-fn gone(path: PathBuf, text: String, made_directory: bool) -> Change {
+fn gone(path: PathBuf, text: String, directory: Option<PathBuf>) -> Change {
     // For who takes that back.
     let mode = path.symlink_metadata().map_or(0o600, |found| found.mode() & 0o777);
-    Change { path, before: Some(text), after: None, mode, made_directory }
+    Change { path, before: Some(text), after: None, mode, directory, is_left: false }
+}
+
+fn made_for(path: &Path, made_directory: bool) -> Option<PathBuf> {
+    path.parent().filter(|_| made_directory).map(Path::to_owned)
 }
 
 /// Undoes changes that were applied, and turned out not to hold.
@@ -211,21 +226,27 @@ pub fn tell(changes: &[Change], new: &str, say: &Say) {
 /// A file could not be written; then all are as they were.
 pub fn apply(changes: &[Change]) -> Result<()> {
     let changes: Vec<&Change> = changes.iter().filter(|change| !change.is_none()).collect();
+    let (left, changes): (Vec<&Change>, Vec<&Change>) = changes.into_iter().partition(|change| change.is_left);
     for change in &changes {
-        let place = beside(&change.path);
         // Each of them is written, or kept, there for a while.
-        if begun(&place).is_none() {
-            find(&place).context("nothing was changed")?;
+        let claim = change.path.parent().filter(|directory| !directory.is_dir()).map(claim);
+        for place in [Some(beside(&change.path)), claim].into_iter().flatten() {
+            if begun(&place).is_none() {
+                find(&place).context("nothing was changed")?;
+            }
         }
     }
+    left.iter().for_each(|change| remove(&change.path, change.directory.as_deref()));
     let mut made = Vec::new();
     let mut done = 0;
     let outcome = prepare(&changes, &mut made).and_then(|()| put_in_place(&changes, &mut done));
     if outcome.is_err() {
         let (put, waiting) = changes.split_at(done);
-        put.iter().rev().for_each(|change| undo(change));
-        waiting.iter().for_each(|change| remove_beside(change));
-        // Only what is empty goes.
+        let made_for =
+            |change: &Change| made_for(&change.path, made.iter().any(|made| change.path.parent() == Some(made)));
+        put.iter().rev().for_each(|change| undo(change, made_for(change).as_deref()));
+        waiting.iter().for_each(|change| remove(&beside(&change.path), made_for(change).as_deref()));
+        // Those above them. Only what is empty goes.
         for directory in made.iter().rev() {
             let _ = fs::remove_dir(directory);
         }
@@ -233,14 +254,14 @@ pub fn apply(changes: &[Change]) -> Result<()> {
     outcome
 }
 
-/// Whether a writer that was killed has made the directory of `path`: what it began to write is all that is there.
+/// Whether a writer that was killed has made the directory of `path`, where nothing else is by now.
 fn was_left(path: &Path) -> bool {
-    let entries = path.parent().and_then(|directory| directory.read_dir().ok());
-    let names: Vec<PathBuf> = entries.into_iter().flatten().flatten().map(|entry| entry.path()).collect();
-    let is_begun = |path: &PathBuf| path.extension().is_some_and(|kind| kind == BEGUN);
-    let place = beside(path);
-    let is_ours = || begun(&place).is_some() || find(&place).is_ok_and(|found| found.is_some());
-    names.contains(&place) && names.iter().all(is_begun) && is_ours()
+    let Some(directory) = path.parent() else { return false };
+    let is_claim = |place: PathBuf| find(&place).is_ok_and(|found| found.is_some_and(|(_, mark)| mark.made_directory));
+    let is_begun = |path: PathBuf| path.extension().is_some_and(|kind| kind == BEGUN);
+    let is_empty =
+        || directory.read_dir().is_ok_and(|mut all| all.all(|entry| entry.is_ok_and(|one| is_begun(one.path()))));
+    (is_claim(beside(path)) || is_claim(claim(directory))) && is_empty()
 }
 
 /// Writes what is new beside what it replaces: a full disk is met before anything is changed.
@@ -249,19 +270,34 @@ fn prepare(changes: &[&Change], made: &mut Vec<PathBuf>) -> Result<()> {
         let Some(after) = &change.after else { continue };
         let failed = || format!("cannot write {}, so nothing was changed", change.path.display());
         let directory = change.path.parent().with_context(failed)?;
-        make_directory(directory, made)?;
         let place = beside(&change.path);
-        match fs::remove_file(&place) {
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error).with_context(failed),
-            _ => {}
+        if directory.is_dir() {
+            make_directory(directory, made)?;
+            write(&place, after, change.mode).with_context(failed)?;
+            continue;
         }
-        let opened = OpenOptions::new().write(true).create_new(true).mode(change.mode).open(&place);
-        let mut file = opened.with_context(failed)?;
-        // The caller's umask may have made it narrower.
-        file.set_permissions(fs::Permissions::from_mode(change.mode)).with_context(failed)?;
-        file.write_all(after.as_bytes()).and_then(|()| file.sync_all()).with_context(failed)?;
+        let claim = claim(directory);
+        directory.parent().map_or(Ok(()), |above| make_directory(above, made))?;
+        let written = write(&claim, after, change.mode).with_context(failed);
+        let claimed = written.and_then(|()| make_directory(directory, made));
+        let outcome = claimed.and_then(|()| rustix::fs::rename(&claim, place).with_context(failed));
+        if outcome.is_err() {
+            remove(&claim, made_for(&change.path, made.contains(&directory.to_owned())).as_deref());
+            return outcome;
+        }
     }
     Ok(())
+}
+
+fn write(place: &Path, text: &str, mode: u32) -> std::io::Result<()> {
+    match fs::remove_file(place) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(place)?;
+    // The caller's umask may have made it narrower.
+    file.set_permissions(fs::Permissions::from_mode(mode))?;
+    file.write_all(text.as_bytes()).and_then(|()| file.sync_all())
 }
 
 /// Each change by one rename(2), which leaves what was there before beside it until all are done. Counts those that
@@ -271,13 +307,12 @@ fn put_in_place(changes: &[&Change], done: &mut usize) -> Result<()> {
         put(change).with_context(|| format!("cannot change {}, so nothing was changed", change.path.display()))?;
         *done += 1;
     }
-    for change in changes {
-        remove_beside(change);
+    // What keeps a directory goes before what it was made for.
+    let (last, first): (Vec<&Change>, Vec<&Change>) =
+        changes.iter().copied().partition(|change| change.directory.is_some());
+    for change in first.iter().chain(&last) {
+        remove(&beside(&change.path), change.directory.as_deref().filter(|_| change.after.is_none()));
         let Some(directory) = change.path.parent() else { continue };
-        // At once: nothing would tell any more that an empty one is ours.
-        if change.after.is_none() && change.made_directory {
-            let _ = fs::remove_dir(directory);
-        }
         // What is in place counts; that it survives a power cut is tried.
         let _ = File::open(directory).and_then(|directory| directory.sync_all());
     }
@@ -295,20 +330,32 @@ fn put(change: &Change) -> rustix::io::Result<()> {
 }
 
 /// Needs no room on the disk. What cannot be undone stays beside, as the only copy there is.
-fn undo(change: &Change) {
+fn undo(change: &Change, made: Option<&Path>) {
     let (path, place) = (&change.path, beside(&change.path));
     let undone = match (&change.before, &change.after) {
-        (_, None) => rustix::fs::rename(place, path),
-        (None, Some(_)) => rustix::fs::unlink(path),
-        (Some(_), Some(_)) => renameat_with(CWD, place, CWD, path, RenameFlags::EXCHANGE),
+        (_, None) => return drop(rustix::fs::rename(place, path)),
+        (None, Some(_)) => rustix::fs::rename(path, &place),
+        (Some(_), Some(_)) => renameat_with(CWD, &place, CWD, path, RenameFlags::EXCHANGE),
     };
     if undone.is_ok() {
-        remove_beside(change);
+        remove(&place, made);
     }
 }
 
-fn remove_beside(change: &Change) {
-    let _ = fs::remove_file(beside(&change.path));
+/// Removes what is in no place, and a directory that was made for it if nothing else is there. As long as that is there,
+/// something says that it is ours.
+fn remove(place: &Path, directory: Option<&Path>) {
+    let Some(directory) = directory else { return drop(fs::remove_file(place)) };
+    let claim = claim(directory);
+    let is_claimed = place == claim || renameat_with(CWD, place, CWD, &claim, RenameFlags::NOREPLACE).is_ok();
+    if !is_claimed {
+        let _ = fs::remove_file(place);
+    }
+    // Others' files keep it.
+    let _ = fs::remove_dir(directory);
+    if is_claimed {
+        let _ = fs::remove_file(claim);
+    }
 }
 
 /// How the names of files end that are not in their places.
@@ -316,8 +363,21 @@ const BEGUN: &str = "appfw-new";
 
 /// Where a file is before it takes its place, and what it has replaced: no name that systemd reads.
 fn beside(path: &Path) -> PathBuf {
+    hidden(path, BEGUN)
+}
+
+/// How the names of files end that claim a directory.
+pub(crate) const CLAIM: &str = "appfw-directory";
+
+/// Where a file is before its directory is made, and until that is gone: who finds it there, and the directory empty,
+/// knows whose that is.
+fn claim(directory: &Path) -> PathBuf {
+    hidden(directory, CLAIM)
+}
+
+fn hidden(path: &Path, kind: &str) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    path.with_file_name(format!(".{name}.{BEGUN}"))
+    path.with_file_name(format!(".{name}.{kind}"))
 }
 
 /// Whether a directory is as /tmp is. It has to be, so nobody is to be told to change that.

@@ -1,3 +1,11 @@
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+
+use nix::sys::ptrace;
+use nix::sys::signal::{Signal, raise};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{Pid, gettid};
+
 use super::*;
 
 struct Place {
@@ -169,31 +177,54 @@ fn what_a_killed_one_left_is_in_nobodys_way() {
 }
 
 #[test]
-fn what_a_killed_one_left_goes_with_the_directory_that_was_made_for_it() {
+fn what_a_killed_one_left_half_written_goes_and_the_directory_that_was_there_stays() {
     let place = Place::new();
+    fs::create_dir(place.path("a.d")).unwrap();
     let before = place.all();
     let wanted = ["a.d/a.conf", "a.d/b.conf", "b.service"].map(|name| place.wanted(name, "[Unit]\n"));
     let paths = wanted.clone().map(|wanted| wanted.path);
-    let removed = || [leftovers(&paths, &own()), removals(&paths, &own()).unwrap()].concat();
     for end in [usize::MAX, 40, 0] {
-        // Before it was in its place, or on the way out of it.
-        place.install(&wanted).unwrap();
-        for path in &paths {
-            fs::rename(path, beside(path)).unwrap();
-            let text = fs::read_to_string(beside(path)).unwrap();
-            fs::write(beside(path), &text[..end.min(text.len())]).unwrap();
+        for was_put in [false, true] {
+            place.install(&wanted).unwrap();
+            for path in &paths {
+                let text = fs::read_to_string(path).unwrap();
+                fs::write(beside(path), &text[..end.min(text.len())]).unwrap();
+                if !was_put {
+                    fs::remove_file(path).unwrap();
+                }
+            }
+            apply(&sweep(&paths, &own()).unwrap()).unwrap();
+            assert_eq!(place.all(), before);
         }
-        apply(&removed()).unwrap();
-        assert_eq!(place.all(), before);
-        // Beside what had replaced it.
-        place.install(&wanted).unwrap();
-        for path in &paths {
-            let text = fs::read_to_string(path).unwrap();
-            fs::write(beside(path), &text[..end.min(text.len())]).unwrap();
-        }
-        apply(&removed()).unwrap();
-        assert_eq!(place.all(), before);
     }
+}
+
+#[test]
+fn what_others_put_where_a_directory_is_claimed_is_in_the_way_and_stays() {
+    let place = Place::new();
+    let wanted = [place.wanted("a.d/a.conf", "x\n")];
+    let paths = wanted.clone().map(|wanted| wanted.path);
+    fs::write(place.path(".a.d.appfw-directory"), "mine\n").unwrap();
+    let before = place.all();
+    let message = format!("{:#}", place.install(&wanted).unwrap_err());
+    assert!(message.contains(".a.d.appfw-directory is not ours"), "{message}");
+    assert_eq!(place.all(), before);
+    fs::remove_file(place.path(".a.d.appfw-directory")).unwrap();
+    place.install(&wanted).unwrap();
+    fs::write(place.path(".a.d.appfw-directory"), "mine\n").unwrap();
+    apply(&sweep(&paths, &own()).unwrap()).unwrap();
+    assert_eq!(place.all(), before);
+}
+
+#[test]
+fn a_directory_goes_when_the_last_that_is_ours_does() {
+    let place = Place::new();
+    let before = place.all();
+    let wanted = [place.wanted("a.d/a.conf", "x\n"), place.wanted("a.d/b.conf", "x\n")];
+    place.install(&wanted[..1]).unwrap();
+    place.install(&wanted).unwrap();
+    apply(&sweep(&wanted.map(|wanted| wanted.path), &own()).unwrap()).unwrap();
+    assert_eq!(place.all(), before);
 }
 
 #[test]
@@ -239,4 +270,101 @@ fn what_others_put_beside_stays() {
     fs::write(beside(&paths[2]), other.lines().unwrap()).unwrap();
     assert_eq!(leftovers(&paths, &own()), []);
     assert_eq!(leftovers(&paths[2..], &other.command).len(), 1);
+}
+
+const KILLED: &str = "APPFW_TEST_KILLED";
+
+/// What stands in the files of the test below, and where they are.
+fn written(directory: &Path, text: &str) -> [Wanted; 4] {
+    ["a.d/a.conf", "a.d/b.conf", "b.service", "c.d/c.conf"].map(|name| Wanted {
+        path: directory.join(name),
+        text: text.to_owned(),
+        mode: 0o644,
+    })
+}
+
+fn do_it(what: &str, directory: &Path) {
+    let wanted = written(directory, if what == "change" { "new\n" } else { "old\n" });
+    let paths = wanted.clone().map(|wanted| wanted.path);
+    match what {
+        "remove" => apply(&sweep(&paths, &own()).unwrap()).unwrap(),
+        _ => {
+            apply(&leftovers(&paths, &own())).unwrap();
+            apply(&changes(&wanted, &own()).unwrap()).unwrap();
+        }
+    }
+}
+
+/// Has a process do it that is killed on its way into its `calls`-th system call. Whether it came so far.
+fn is_killed(what: &str, directory: &Path, calls: usize) -> bool {
+    let name = "installed::tests::who_is_killed_at_any_call_is_followed_by_one_who_does_it";
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", name])
+        .env(KILLED, format!("{what}:{}", directory.display()))
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // That of the thread that runs the test.
+    let mut said = BufReader::new(child.stdout.take().unwrap()).lines();
+    let tid = said.map(Result::unwrap).find_map(|line| line.strip_prefix(KILLED)?.parse().ok());
+    let pid = Pid::from_raw(tid.unwrap());
+    let wait = || waitpid(pid, Some(WaitPidFlag::__WALL)).unwrap();
+    assert_eq!(wait(), WaitStatus::Stopped(pid, Signal::SIGSTOP));
+    let mut was_killed = true;
+    // A stop on the way in, and another on the way out.
+    for _ in 0..2 * calls - 1 {
+        ptrace::syscall(pid, None).unwrap();
+        let stop = wait();
+        if stop != WaitStatus::Stopped(pid, Signal::SIGTRAP) {
+            assert_eq!(stop, WaitStatus::Exited(pid, 0));
+            was_killed = false;
+            break;
+        }
+    }
+    if was_killed {
+        child.kill().unwrap();
+        assert_eq!(wait(), WaitStatus::Signaled(pid, Signal::SIGKILL, false));
+    }
+    child.wait().unwrap();
+    was_killed
+}
+
+#[test]
+fn who_is_killed_at_any_call_is_followed_by_one_who_does_it() {
+    if let Ok(told) = std::env::var(KILLED) {
+        let (what, directory) = told.split_once(':').unwrap();
+        ptrace::traceme().unwrap();
+        writeln!(std::io::stdout(), "\n{KILLED}{}", gettid()).unwrap();
+        raise(Signal::SIGSTOP).unwrap();
+        do_it(what, Path::new(directory));
+        std::process::exit(0);
+    }
+    for what in ["install", "change", "remove"] {
+        for then in ["install", "remove"] {
+            let mut calls = 0;
+            loop {
+                calls += 1;
+                let place = Place::new();
+                let directory = place.directory.path();
+                fs::create_dir(place.path("c.d")).unwrap();
+                let before = place.all();
+                if what != "install" {
+                    do_it("install", directory);
+                }
+                let was_killed = is_killed(what, directory, calls);
+                if then == "install" {
+                    do_it(then, directory);
+                    let texts = written(directory, "").map(|wanted| find(&wanted.path).unwrap().unwrap().0);
+                    assert!(texts.iter().all(|text| Mark::body(text) == "old\n"), "{what} {calls}: {texts:?}");
+                    assert_eq!(place.all().len(), 6, "{what} {calls}: {:?}", place.all());
+                }
+                do_it("remove", directory);
+                assert_eq!(place.all(), before, "{what}, killed at call {calls}, then {then}");
+                if !was_killed {
+                    break;
+                }
+            }
+            assert!(calls > 50, "{what}: {calls}");
+        }
+    }
 }

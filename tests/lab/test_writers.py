@@ -336,14 +336,18 @@ def test_what_a_killed_writer_left_of_a_confined_service_goes(lab, how):
     with service(lab, running("/bin/sleep 1000")) as svc:
         before = tree(lab)
         for words in [], ["--wall=namespace"]:
-            # Killed before a file is in its place, or when it has been taken away.
+            # Killed before a file is in its place, or when it has been taken away. A directory is made for whole ones.
             svc.confine("--via", SECRET, *words)
             added = new_files(lab, before)
             assert lab.path(f"/etc/appfw/credentials/{svc.stem}") in added
             for path in added:
                 beside = path.with_name(f".{path.name}.appfw-new")
+                if how != "whole" and str(path.parent.relative_to(lab.path("/"))) not in before:
+                    beside = path.parent.with_name(f".{path.parent.name}.appfw-directory")
                 path.rename(beside)
                 beside.write_text(LEFT[how](beside.read_text()))
+                if not any(path.parent.iterdir()):
+                    path.parent.rmdir()
             assert "nothing to do" not in svc.unconfine()
             assert tree(lab) == before
             # Or when it had replaced one.
