@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use rustix::process::{Resource, getrlimit};
 use tokio::net::UnixListener;
 
 use crate::address::{self, Reservation};
@@ -66,6 +67,23 @@ pub async fn launch(args: &LaunchArgs) -> Result<u8> {
     }
 }
 
+/// What fails for want of a descriptor would say where, and not why.
+///
+/// # Errors
+/// So few files may be open that a launch would fail.
+pub fn expect_descriptors() -> Result<()> {
+    // Its pipes, the systems' buses and the sockets of the app's network come to some twenty.
+    const TAKEN: u64 = 32;
+    match getrlimit(Resource::Nofile).current {
+        Some(limit) if limit < TAKEN => {
+            bail!(
+                "{limit} files may be open here at a time and a launch takes up to {TAKEN}, so nothing was run: ulimit -n 1024 raises that"
+            )
+        }
+        _ => Ok(()),
+    }
+}
+
 /// What is to be done. The last point where the user's input can be wrong.
 async fn decide(args: &LaunchArgs, host: &Host, applied: &Applied, say: &Say) -> Result<(Plan, Option<Flatpak>)> {
     let via = way_out(args, say)?;
@@ -120,6 +138,7 @@ async fn by_units(
     if args.dry_run {
         return print(&text::all(&units));
     }
+    units.view.expect_text()?;
     let launch = Launch { plan, view: &units.view, host: &host, say, flatpak };
     launch.announce();
     expect_properties(plan, &host)?;
@@ -189,6 +208,7 @@ async fn by_processes(
     if plan.detach {
         background::leave_session()?;
     }
+    commands.view.expect_text()?;
     let launch = Launch { plan, view: &commands.view, host, say, flatpak };
     launch.announce();
     let ports = publish::listeners::open(&plan.publish)?;

@@ -9,6 +9,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
+use anyhow::{Result, bail};
 use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize};
 
@@ -196,6 +197,26 @@ pub struct View {
 }
 
 impl View {
+    /// Its paths are told as text.
+    ///
+    /// # Errors
+    /// Names one that is none.
+    pub fn expect_text(&self) -> Result<()> {
+        let Self {
+            read_only, copied, sealed: _, empty, runtime, session, shown, replaced, hidden, sessions, made, ..
+        } = self;
+        let lists = [read_only, copied, empty, shown, hidden, sessions, made, &self.sockets].into_iter().flatten();
+        let binds = session.iter().chain(replaced).flat_map(|bind| [&bind.source, &bind.target]);
+        let mut all = lists.chain(binds).chain(runtime).chain(&self.own);
+        match all.find(|path| path.to_str().is_none()) {
+            Some(path) => bail!(
+                "{} has to do with what the app sees, and appfw handles such paths as UTF-8, which it is not, so nothing was run: HOME, XDG_CONFIG_HOME, SSH_AUTH_SOCK or another variable names it",
+                path.display()
+            ),
+            None => Ok(()),
+        }
+    }
+
     /// The view of a plan's app.
     #[must_use]
     pub fn new(plan: &Plan, host: &Host, places: &Places) -> Self {

@@ -18,8 +18,8 @@ fn main() -> ExitCode {
     // The caller's stay open here as long as the launch lasts (flock(1) may count on it), and in nothing that it starts:
     // whoever reads a pipe to its end waits for all who hold it.
     close_fds::set_fds_cloexec(3, &[]);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let outcome = runtime.map_err(anyhow::Error::from).and_then(|runtime| runtime.block_on(launch::launch(&args)));
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let outcome = launch::expect_descriptors().and_then(|()| runtime()?.block_on(launch::launch(&args)));
     match outcome {
         Ok(code) => ExitCode::from(code),
         Err(error) => {

@@ -333,7 +333,10 @@ fn put(change: &Change) -> rustix::io::Result<()> {
 fn undo(change: &Change, made: Option<&Path>) {
     let (path, place) = (&change.path, beside(&change.path));
     let undone = match (&change.before, &change.after) {
-        (_, None) => return drop(rustix::fs::rename(place, path)),
+        (_, None) => {
+            let _ = rustix::fs::rename(place, path);
+            return;
+        }
         (None, Some(_)) => rustix::fs::rename(path, &place),
         (Some(_), Some(_)) => renameat_with(CWD, &place, CWD, path, RenameFlags::EXCHANGE),
     };

@@ -164,6 +164,16 @@ def test_root_that_has_neither_is_refused(lab):
             "no PID namespace")
 
 
+@pytest.mark.parametrize("limit", [5, 8, 20, 31])
+def test_too_few_files_are_told_of(lab, limit):
+    refused(lab, f"ulimit -n {limit}; exec {{launch}}", "bob", "files may be open", "ulimit -n 1024")
+
+
+@pytest.mark.parametrize("variable", ["XDG_CONFIG_HOME", "SSH_AUTH_SOCK"])
+def test_a_path_that_is_no_text_is_named(lab, variable):
+    refused(lab, f"env {variable}=$(printf '/tmp/\\377x') {{launch}}", "bob", "/tmp/", "UTF-8", variable)
+
+
 @pytest.mark.parametrize("setting", [
     "unshare --mount sh -c 'mount --bind /dev/null /etc/passwd; {launch}'",
     "env -u HOME {launch}",

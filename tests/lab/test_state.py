@@ -27,10 +27,12 @@ def base_in_tmp(lab):
 def test_a_launch_that_runs_out_of_descriptors_leaves_its_name_free(lab, user, env, base):
     name = unique("few")
     ended = set()
-    for limit in range(6, 24):
-        command = f"ulimit -n {limit}; exec appfw-run --standalone --via=none --unit {name} true"
-        ended.add(lab.run(["sh", "-c", command], user=user, env=env).returncode == 0)
-        assert not lab.path(f"{base or base_in_tmp(lab)}/{name}").exists(), limit
+    # A lower limit is refused beforehand.
+    for taken in range(12, 32):
+        command = f"""ulimit -n 36; for ((i = 0; i < {taken}; i++)); do exec {{fd}}</dev/null; done
+                  exec appfw-run --standalone --via=none --unit {name} true"""
+        ended.add(lab.run(["bash", "-c", command], user=user, env=env).returncode == 0)
+        assert not lab.path(f"{base or base_in_tmp(lab)}/{name}").exists(), taken
     # Else it was never tried where it fails, or where it could.
     assert False in ended
     run(lab, "--standalone", "--via=none", "--unit", name, "true", user=user, env=env, check=True)
