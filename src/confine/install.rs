@@ -55,7 +55,7 @@ async fn confine(args: ConfineArgs) -> Result<()> {
     let (launch, applied) = settings(args.launch, word, &realm)?;
     options::refuse(&launch, word, realm.is_systems()).map_err(|error| applied.explain(error))?;
     applied.left_out().iter().for_each(|left_out| say.plain(left_out));
-    let _alone = if dry_run { None } else { realm.alone()? };
+    let _alone = if dry_run { None } else { realm.alone(&say)? };
     if !realm.is_systems() {
         return own::confine(&realm, word, now, launch, &applied, &say).await.map_err(|error| applied.explain(error));
     }
@@ -188,7 +188,7 @@ async fn confine(args: ConfineArgs) -> Result<()> {
 async fn unconfine(args: &UnconfineArgs) -> Result<()> {
     let say = Say::of_appfw(args.quiet, false);
     let realm = Realm::of_caller().await?;
-    let _alone = if args.dry_run { None } else { realm.alone()? };
+    let _alone = if args.dry_run { None } else { realm.alone(&say)? };
     if !realm.is_systems() {
         return own::unconfine(&realm, args, &say).await;
     }

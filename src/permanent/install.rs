@@ -40,7 +40,7 @@ pub async fn install(args: &UnitInstallArgs) -> Result<()> {
     let say = Say::of_appfw(args.launch.quiet, args.launch.verbose);
     let realm = Realm::of_caller().await?;
     realm.expect_own_program()?;
-    let _alone = realm.alone()?;
+    let _alone = realm.alone(&say)?;
     let made = make(&realm, &args.name, &args.launch, &say)?;
     launch::expect_properties(&made.rendering.plan, &realm.host)?;
     let bus = realm.connect().await?;
@@ -94,7 +94,8 @@ pub async fn install(args: &UnitInstallArgs) -> Result<()> {
 pub async fn remove(args: &UnitRemoveArgs) -> Result<()> {
     let name = LaunchName::new(&args.name)?;
     let realm = Realm::of_caller().await?;
-    let _alone = realm.alone()?;
+    let say = Say::of_appfw(args.quiet, false);
+    let _alone = realm.alone(&say)?;
     let directories = &realm.directories;
     let paths: Vec<PathBuf> = all_files(&name, directories).collect();
     let subject = ["unit".to_owned(), "install".to_owned(), name.to_string()];
@@ -104,7 +105,6 @@ pub async fn remove(args: &UnitRemoveArgs) -> Result<()> {
         bail!("there is no unit {name}: {} does not exist", directories.units.join(&unit).display());
     }
     let bus = realm.connect().await?;
-    let say = Say::of_appfw(args.quiet, false);
     let manager = realm.manager(&bus).await?.patient(say);
     manager.stop(&unit).await?;
     manager.disable(&unit).await?;

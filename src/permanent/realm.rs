@@ -5,6 +5,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
 use zbus::Connection;
 
@@ -12,6 +13,7 @@ use super::ROOT;
 use super::rendering::Directories;
 use crate::host::{Host, refuse_writable};
 use crate::manager::{self, Manager};
+use crate::say::Say;
 use crate::standalone;
 
 /// A systemd, and where the files of its units are.
@@ -59,7 +61,7 @@ impl Realm {
     ///
     /// # Errors
     /// The file for it can't be made.
-    pub fn alone(&self) -> Result<Option<Flock<File>>> {
+    pub fn alone(&self, say: &Say) -> Result<Option<Flock<File>>> {
         let runtime = match self.is_systems() {
             true => Some(Path::new(ROOT).join("run")),
             // Without a bus nothing is changed.
@@ -71,7 +73,13 @@ impl Realm {
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(false).mode(0o600).custom_flags(OFlag::O_NOFOLLOW.bits());
         let file = options.open(&path).with_context(failed)?;
-        let locked = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| error);
+        let locked = Flock::lock(file, FlockArg::LockExclusiveNonblock).or_else(|(file, error)| {
+            if error != Errno::EWOULDBLOCK {
+                return Err(error);
+            }
+            say.plain("waits for another appfw, which changes units just now");
+            Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| error)
+        });
         locked.map(Some).with_context(failed)
     }
 

@@ -19,7 +19,7 @@ pub async fn update(args: &UnitUpdateArgs) -> Result<()> {
     let say = Say::of_appfw(false, args.verbose);
     let realm = Realm::of_caller().await?;
     realm.expect_own_program()?;
-    let _alone = realm.alone()?;
+    let _alone = realm.alone(&say)?;
     let mut units = all_units(&realm.directories)?;
     if let Some(name) = &args.name {
         let name = LaunchName::new(name)?;

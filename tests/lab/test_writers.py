@@ -8,6 +8,7 @@ import pytest
 import test_user_confine
 from confining import UNITS, Service, drop_in, service, tree, trying
 from launching import HOLD, SOCKS, launched, run, script, secret_file, started, unique
+from test_takeover import PIPES
 from test_units import appfw, install, installed, shows, systemctl, unit
 from waiting import wait_until
 from world_map import PASSWORD, UPSTREAM
@@ -319,6 +320,18 @@ def test_what_does_not_run_has_its_address_all_the_same(lab):
             assert code == 0 or one.name in said and f"--publish {port}" in said, said
         forward = [listens(lab, f"appfw-{svc.stem}-forward.socket").split()[0] for svc in (one, other)]
         assert len(set(forward)) == 1, forward
+
+
+def test_who_waits_for_another_says_so(lab):
+    held = ["flock", "/run/appfw.lock", "sh", "-c", "echo held; read end"]
+    with service(lab, running("/bin/sleep 1000")) as svc, started(lab, held, **PIPES) as other:
+        assert other.stdout.readline() == b"held\n"
+        with started(lab, ["appfw", "confine", svc.name, "--via", SOCKS], **PIPES) as run:
+            assert b"waits for another appfw" in run.stderr.readline()
+            assert svc.listed() is None and run.poll() is None
+            other.communicate(b"\n", timeout=10)
+            assert run.wait(30) == 0
+        svc.unconfine()
 
 
 # What is left, and taken away
