@@ -305,7 +305,7 @@ fn is_killed(what: &str, directory: &Path, calls: usize) -> bool {
         .spawn()
         .unwrap();
     // That of the thread that runs the test.
-    let mut said = BufReader::new(child.stdout.take().unwrap()).lines();
+    let said = BufReader::new(child.stdout.take().unwrap()).lines();
     let tid = said.map(Result::unwrap).find_map(|line| line.strip_prefix(KILLED)?.parse().ok());
     let pid = Pid::from_raw(tid.unwrap());
     let wait = || waitpid(pid, Some(WaitPidFlag::__WALL)).unwrap();
