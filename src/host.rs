@@ -9,6 +9,8 @@ use anyhow::{Context, Result, bail};
 use nix::unistd;
 use rustix::fs::{Access, access};
 
+use crate::session::RUNTIMES;
+
 /// A user of the passwd database.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct User {
@@ -153,7 +155,10 @@ impl Host {
             },
             random: random()?,
             booted,
-            user_bus: std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).and_then(user_bus).filter(|_| booted),
+            user_bus: std::env::var_os("XDG_RUNTIME_DIR")
+                .and_then(|runtime| closed(root, Path::new(&runtime)))
+                .and_then(user_bus)
+                .filter(|_| booted),
             dbus_proxy: Some(root.join("usr/bin/xdg-dbus-proxy")).filter(|program| program.is_file()),
             systemd: None,
             group_of: |path| path.metadata().ok().map(|found| found.gid()),
@@ -167,12 +172,26 @@ impl Host {
         Self { directory: None, umask: 0o022, terminals: [false; 3], ..self }
     }
 
+    /// The caller's runtime directory, where it is one of those that no app sees anything of: another one an earlier app
+    /// may have filled.
+    #[must_use]
+    pub fn runtime_directory(&self, root: &Path) -> Option<PathBuf> {
+        closed(root, Path::new(self.variable("XDG_RUNTIME_DIR")?))
+    }
+
     /// A variable of the caller's, unless it is empty.
     #[must_use]
     pub fn variable(&self, name: &str) -> Option<&OsStr> {
         let found = self.environment.iter().find(|(found, _)| found == name);
         found.map(|(_, value)| value.as_os_str()).filter(|value| !value.is_empty())
     }
+}
+
+/// Without links: who made them could lead them elsewhere.
+fn closed(root: &Path, runtime: &Path) -> Option<PathBuf> {
+    let real = runtime.canonicalize().ok().filter(|_| runtime.is_absolute())?;
+    let below = real.strip_prefix(root.join(RUNTIMES.trim_start_matches('/'))).ok()?;
+    (below != Path::new("")).then_some(real.clone())
 }
 
 /// The bus that the user's systemd is on; where it is not on one, nobody could follow a launch.

@@ -22,7 +22,7 @@ const SOUND: [&str; 2] = ["pipewire-0", "pulse/native"];
 const FOREIGN: [&str; 2] = ["PIPEWIRE_RUNTIME_DIR", "PULSE_RUNTIME_PATH"];
 
 /// Every user's runtime directory (pam_systemd(8)): nothing of it is seen by any app.
-const RUNTIMES: &str = "/run/user";
+pub(crate) const RUNTIMES: &str = "/run/user";
 
 /// The part of a session that its app sees.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

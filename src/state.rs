@@ -1,4 +1,4 @@
-//! The state of a launch: a directory under /run/appfw (root) or $XDG_RUNTIME_DIR/appfw, which no
+//! The state of a launch: a directory under /run/appfw (root) or /run/user/UID/appfw, which no
 //! app sees. It holds the plan without secrets, the app's resolv.conf and nsswitch.conf, a via that
 //! has a password, and the control socket.
 
@@ -13,11 +13,13 @@ use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use nix::fcntl::{Flock, FlockArg};
+use rustix::fs::{Access, AtFlags, CWD, accessat};
 use serde::Serialize;
 
 use crate::circuits;
 use crate::host::{Host, User};
 use crate::plan::{Plan, Supervisor};
+use crate::session::RUNTIMES;
 
 pub use others::{Running, supervisor};
 use others::{holder, remove_stale};
@@ -78,19 +80,37 @@ pub fn base(root: &Path, host: &Host) -> Result<PathBuf> {
     if host.caller.is_root() {
         return Ok(root.join("run/appfw"));
     }
-    let runtime = host.environment.iter().find(|(name, _)| name == "XDG_RUNTIME_DIR").map(|(_, value)| value);
-    match runtime.filter(|directory| Path::new(directory).is_absolute()) {
-        // What is hidden from the app is told by names: `..` would make another of the same place.
-        Some(directory) if Path::new(directory).components().any(|part| part == Component::ParentDir) => {
-            bail!("XDG_RUNTIME_DIR={} has a `..` in it: name the directory itself", Path::new(directory).display())
-        }
-        // A name inherited from another user's session may lead nowhere.
-        Some(directory) if Path::new(directory).is_dir() => Ok(Path::new(directory).join("appfw")),
-        _ => Ok(base_in_tmp(root, host.caller.uid)),
+    // What is hidden from the app is told by names: `..` would make another of the same place.
+    if let Some(directory) = host.variable("XDG_RUNTIME_DIR").map(Path::new)
+        && directory.components().any(|part| part == Component::ParentDir)
+    {
+        bail!("XDG_RUNTIME_DIR={} has a `..` in it: name the directory itself", directory.display())
     }
+    let mut closed = closed_bases(root, host).into_iter();
+    Ok(closed.next().unwrap_or_else(|| base_in_tmp(root, host.caller.uid)))
 }
 
-/// The parent directory of an ordinary user's launches without a runtime directory.
+/// Where no program behind a wall has ever been: there each launch of the user's hides all. Elsewhere, in another runtime
+/// directory for one, an earlier one could have laid out what a later launch finds, and what that tells its own parts.
+fn closed_bases(root: &Path, host: &Host) -> Vec<PathBuf> {
+    let uid = host.caller.uid;
+    let is_own = |directory: &PathBuf| fs::metadata(directory).is_ok_and(|found| is_own(&found, uid));
+    let usual = Some(root.join(format!("{}/{uid}", RUNTIMES.trim_start_matches('/'))));
+    let runtimes = host.runtime_directory(root).into_iter().chain(usual).filter(is_own);
+    let home = host.caller.home.strip_prefix("/").ok().filter(|home| !home.as_os_str().is_empty());
+    let home = home.map(|home| root.join(home)).filter(is_own).map(|home| home.join(AT_HOME)).filter(|base| {
+        let there = base.ancestors().find(|above| above.exists());
+        there.is_some_and(|there| accessat(CWD, there, Access::WRITE_OK, AtFlags::EACCESS).is_ok())
+    });
+    let mut closed: Vec<_> = runtimes.map(|runtime| runtime.join("appfw")).chain(home).collect();
+    closed.dedup();
+    closed
+}
+
+/// Below what is the user's configuration to every launch.
+const AT_HOME: &str = ".config/appfw/run";
+
+/// The parent directory of an ordinary user's launches without a runtime directory and without a home.
 #[must_use]
 pub fn base_in_tmp(root: &Path, uid: u32) -> PathBuf {
     root.join(format!("tmp/appfw-{uid}"))
@@ -229,8 +249,8 @@ impl State {
 pub fn bases(root: &Path, host: &Host) -> Result<Vec<PathBuf>> {
     let mut bases = vec![base(root, host)?];
     if !host.caller.is_root() {
-        let uid = host.caller.uid;
-        bases.extend([root.join(format!("run/user/{uid}/appfw")), base_in_tmp(root, uid)]);
+        bases.extend(closed_bases(root, host).into_iter().chain([base_in_tmp(root, host.caller.uid)]));
+        bases.dedup();
     }
     bases.retain(|base| fs::symlink_metadata(base).is_ok_and(|found| is_own(&found, host.caller.uid)));
     Ok(bases)
@@ -240,6 +260,9 @@ pub fn bases(root: &Path, host: &Host) -> Result<Vec<PathBuf>> {
 fn is_own(found: &fs::Metadata, uid: u32) -> bool {
     found.is_dir() && found.uid() == uid && found.mode() & 0o022 == 0
 }
+
+/// Where launches would have it else.
+const WAY_ROUND: &str = ", or have a session (/run/user/UID) or a home of your own";
 
 /// Root's can be passed through, not listed: an app of another user connects to its launch's socket.
 fn make_own(base: &Path, caller: &User) -> Result<()> {
@@ -257,7 +280,7 @@ fn make_own(base: &Path, caller: &User) -> Result<()> {
     made.or_else(|error| if error.kind() == ErrorKind::AlreadyExists { Ok(()) } else { Err(writable(error)) })?;
     let found = fs::symlink_metadata(base).with_context(|| format!("cannot look at {}", base.display()))?;
     if !is_own(&found, caller.uid) {
-        let way_round = if caller.is_root() { "" } else { ", or set XDG_RUNTIME_DIR to a directory of your own" };
+        let way_round = if caller.is_root() { "" } else { WAY_ROUND };
         bail!("{} is not a directory of the caller's alone; remove it{way_round}", base.display());
     }
     // The caller's umask may have made it narrower.
@@ -389,7 +412,7 @@ mod tests {
         fs::create_dir(&base).unwrap();
         fs::set_permissions(&base, fs::Permissions::from_mode(0o777)).unwrap();
         let message = State::create(&base, &plan, &host).unwrap_err().to_string();
-        let way_round = if host.caller.is_root() { "" } else { ", or set XDG_RUNTIME_DIR to a directory of your own" };
+        let way_round = if host.caller.is_root() { "" } else { WAY_ROUND };
         assert!(
             message.ends_with(&format!("is not a directory of the caller's alone; remove it{way_round}")),
             "{message}"
@@ -402,44 +425,61 @@ mod tests {
         }
     }
 
-    #[test]
-    fn launches_are_looked_for_wherever_a_caller_may_have_kept_them() {
-        let (place, _, mut alice) = place();
-        let root = place.path();
+    /// An ordinary user, and a root directory with directories of that user's.
+    fn someone(directories: &[&str]) -> (tempfile::TempDir, Host) {
+        let place = tempfile::tempdir().unwrap();
+        let mut host = host_of("alice");
         // Nobody's number but this process's can be had without root; as root's it would be the system's place.
-        alice.caller.uid = nix::unistd::geteuid().as_raw().max(1000);
-        let uid = alice.caller.uid;
-        let [session, elsewhere, foreign] = ["run/user/UID/appfw", "tmp/appfw-UID", "own/appfw"]
-            .map(|at| root.join(at.replace("UID", &uid.to_string())));
-        for directory in [&session, &elsewhere, &foreign] {
-            fs::create_dir_all(directory).unwrap();
-            chown(directory, Some(uid), None).unwrap();
+        host.caller.uid = nix::unistd::geteuid().as_raw().max(1000);
+        host.caller.home = "/home/alice".into();
+        for directory in directories {
+            let directory = place.path().join(directory.replace("UID", &host.caller.uid.to_string()));
+            fs::create_dir_all(&directory).unwrap();
+            chown(&directory, Some(host.caller.uid), None).unwrap();
         }
-        assert_eq!(bases(root, &alice).unwrap(), [elsewhere.clone(), session.clone(), elsewhere.clone()]);
-        alice.environment = vec![("XDG_RUNTIME_DIR".into(), root.join("own").into())];
-        assert_eq!(bases(root, &alice).unwrap(), [foreign, session.clone(), elsewhere.clone()]);
-        // Another user could have put it there.
-        fs::set_permissions(&elsewhere, fs::Permissions::from_mode(0o777)).unwrap();
-        alice.environment.clear();
-        assert_eq!(bases(root, &alice).unwrap(), [session]);
+        (place, host)
     }
 
     #[test]
-    fn the_state_is_where_the_caller_has_it() {
+    fn launches_are_looked_for_wherever_a_caller_may_have_kept_them() {
+        let places =
+            ["run/user/UID", "run/user/UID/appfw", "home/alice", "home/alice/.config/appfw/run", "tmp/appfw-UID"];
+        let (place, mut alice) = someone(&places);
+        let [session, home, elsewhere] = [1, 3, 4]
+            .map(|index: usize| place.path().join(places[index].replace("UID", &alice.caller.uid.to_string())));
+        assert_eq!(bases(place.path(), &alice).unwrap(), [session.clone(), home.clone(), elsewhere.clone()]);
+        // Another user could have put it there.
+        fs::set_permissions(&elsewhere, fs::Permissions::from_mode(0o777)).unwrap();
+        alice.environment = vec![("XDG_RUNTIME_DIR".into(), session.parent().unwrap().into())];
+        assert_eq!(bases(place.path(), &alice).unwrap(), [session, home]);
+    }
+
+    #[test]
+    fn the_state_is_where_no_program_behind_a_wall_has_been() {
         let root = Path::new("/root-of-test");
         assert_eq!(base(root, &host()).unwrap(), root.join("run/appfw"));
-        let mut alice = host_of("alice");
-        let elsewhere = root.join("tmp/appfw-1000");
-        assert_eq!(base(root, &alice).unwrap(), elsewhere);
-        let runtime = tempfile::tempdir().unwrap();
-        for (directory, expected) in
-            [(runtime.path(), runtime.path().join("appfw")), (&runtime.path().join("gone"), elsewhere)]
-        {
-            alice.environment = vec![("XDG_RUNTIME_DIR".into(), directory.into())];
-            assert_eq!(base(root, &alice).unwrap(), expected);
+        let all = ["run/user/UID", "home/alice", "tmp/runtime-alice"];
+        for (there, expected) in [
+            (&all[..], "run/user/UID/appfw"),
+            (&all[1..], "home/alice/.config/appfw/run"),
+            (&all[2..], "tmp/appfw-UID"),
+        ] {
+            let (place, mut alice) = someone(there);
+            let at = |name: &str| place.path().join(name.replace("UID", &alice.caller.uid.to_string()));
+            let expected = at(expected);
+            let others = ["", "relative", "run/user", "run/user/0", "tmp/runtime-alice", "gone"].map(at);
+            for runtime in others {
+                alice.environment = vec![("XDG_RUNTIME_DIR".into(), runtime.into())];
+                assert_eq!(base(place.path(), &alice).unwrap(), expected);
+            }
         }
-        let mut alice = host_of("alice");
-        alice.environment.push(("XDG_RUNTIME_DIR".into(), "/run/user/../foo".into()));
+        // By the name of what it is: what a link leads to can change.
+        let (place, mut alice) = someone(&all);
+        let (real, link) = (place.path().join(format!("run/user/{}", alice.caller.uid)), place.path().join("tmp/link"));
+        std::os::unix::fs::symlink(&real, &link).unwrap();
+        alice.environment = vec![("XDG_RUNTIME_DIR".into(), link.into())];
+        assert_eq!(base(place.path(), &alice).unwrap(), real.canonicalize().unwrap().join("appfw"));
+        alice.environment = vec![("XDG_RUNTIME_DIR".into(), "/run/user/../foo".into())];
         assert!(base(root, &alice).unwrap_err().to_string().contains("has a `..` in it"));
     }
 }

@@ -5,6 +5,7 @@ mod copies;
 mod descriptors;
 mod hiding;
 mod init;
+mod lent;
 mod listeners;
 mod mounts;
 mod namespaces;

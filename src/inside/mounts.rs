@@ -21,7 +21,7 @@ use rustix::process::{Resource, Rlimit, geteuid, getrlimit, setrlimit, umask};
 use super::hiding::Places;
 use super::pinned::{self, Ways};
 use super::table::{Mount, Table, is_within};
-use super::{copies, hiding};
+use super::{copies, hiding, lent};
 use crate::view::{Bind, View};
 
 /// What systemd gives TemporaryFileSystem= (src/basic/mountpoint-util.h): a bound on what an app can
@@ -63,14 +63,17 @@ pub fn make(view: &View) -> Result<()> {
         kept.extend(taken(path)?.map(|what| Kept { what, place: path.clone() }));
     }
     let mut session = Vec::new();
+    let unseen = [std::slice::from_ref(&view.sealed), &view.empty, &hidden, &covered];
     for Bind { source, target } in &view.session {
-        let what = taken(source)?.filter(|what| !matches!(what, What::Tree { is_directory: true, .. }));
+        let what = lent::file(source, &unseen, &mut ways)?.map(|root| What::Tree { root, is_directory: false });
         session.extend(what.map(|what| Kept { what, place: target.clone() }));
     }
     for Bind { source, target } in &view.replaced {
-        match taken(source)? {
-            Some(what) => kept.push(Kept { what, place: target.clone() }),
-            None => bail!("{} is missing", source.display()),
+        match lent::file(source, &unseen, &mut ways)? {
+            Some(root) => {
+                kept.push(Kept { what: What::Tree { root, is_directory: false }, place: target.clone() });
+            }
+            None => bail!("{} is missing, or something else is in its place", source.display()),
         }
     }
     // The caller's umask is the program's, not these directories'.

@@ -25,6 +25,8 @@ const NOT_FROM_ROOT: &str = "/usr";
 pub struct Way {
     /// The directories and links on it, from above.
     pub steps: Vec<PathBuf>,
+    /// Those of them that were links when it was walked.
+    pub links: Vec<PathBuf>,
     /// Where it ends, links followed.
     pub end: PathBuf,
 }
@@ -48,11 +50,12 @@ impl Ways {
     }
 
     fn walk(&mut self, path: &Path) -> Option<Way> {
-        let (mut walk, mut steps) = (Walk::to(path), Vec::new());
+        let (mut walk, mut steps, mut links) = (Walk::to(path), Vec::new(), Vec::new());
         while let Some(next) = walk.step() {
             match self.target(&next) {
                 Some(target) => {
-                    steps.push(next);
+                    steps.push(next.clone());
+                    links.push(next);
                     walk.follow(&target)?;
                 }
                 None => {
@@ -63,7 +66,7 @@ impl Ways {
                 }
             }
         }
-        Some(Way { steps, end: walk.here().to_owned() })
+        Some(Way { steps, links, end: walk.here().to_owned() })
     }
 
     fn target(&mut self, place: &Path) -> Option<PathBuf> {
@@ -108,7 +111,7 @@ fn mount_on_itself(step: &Path) -> rustix::io::Result<()> {
 }
 
 /// Whether who runs this could put something else into a directory: it is writable, or could be made so.
-fn is_apps_to_change(directory: &Path) -> bool {
+pub(super) fn is_apps_to_change(directory: &Path) -> bool {
     /// Who a user namespace does not know (user_namespaces(7), overflowuid): nobody's files look like root's there.
     const NOBODY: u32 = 65534;
     let user = geteuid().as_raw();

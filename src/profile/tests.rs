@@ -298,9 +298,14 @@ fn ways_out_have_names() {
     // One that is none, or can't be looked at, is not passed over.
     machine.host.environment.push(("XDG_RUNTIME_DIR".into(), machine.path("run").into()));
     machine.write("run/credstore/proxy/x", "");
+    // Where an app may have been.
+    assert!(!machine.completed("--via credential x").via[0].contains("/run/"));
+    machine.host.environment.pop();
+    machine.host.environment.push(("XDG_RUNTIME_DIR".into(), machine.path("run/user/7").into()));
+    machine.write("run/user/7/credstore/proxy/x", "");
     assert_eq!(
         machine.completed("--via credential x").via,
-        [format!("@{}", machine.path("run/credstore/proxy").display())]
+        [format!("@{}", machine.path("run/user/7/credstore/proxy").display())]
     );
     machine.write("~/config.toml", &format!("[vias.credential]\ncredential = \"{}\"", "x".repeat(300)));
     assert!(machine.refusal("--via credential x").contains("cannot tell whether"));

@@ -137,7 +137,7 @@ fn credential_places(root: &Path, host: &Host) -> Vec<Store> {
     let users = match host.caller.is_root() {
         true => Vec::new(),
         false => std::iter::once(configuration(host))
-            .chain(below("XDG_RUNTIME_DIR"))
+            .chain(host.runtime_directory(root))
             .map(|base| base.join("credstore"))
             .collect(),
     };

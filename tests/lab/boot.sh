@@ -101,6 +101,10 @@ add_users() {
         chroot "$root" id "$user" >/dev/null 2>&1 || chroot "$root" useradd --create-home --shell /bin/bash "$user"
         : >"$root/var/lib/systemd/linger/$user"
     done
+    # Who have no session: one with a home, and one without.
+    chroot "$root" id ann >/dev/null 2>&1 || chroot "$root" useradd --create-home --shell /bin/bash ann
+    chroot "$root" id dan >/dev/null 2>&1 ||
+        chroot "$root" useradd --no-create-home --home-dir / --shell /bin/bash dan
 }
 
 add_bait() {
