@@ -135,6 +135,9 @@ impl State {
     /// Makes and holds the directory. One that is empty and that nobody holds is of a launcher that was killed
     /// before it could write down that it is its own.
     fn take(directory: PathBuf, plan: &Plan) -> Result<Self> {
+        // Whoever removes stale ones takes no empty one for that meanwhile.
+        let base = directory.parent().and_then(|base| File::open(base).ok());
+        let _making = base.and_then(|base| Flock::lock(base, FlockArg::LockShared).ok());
         let is_new = match DirBuilder::new().mode(0o700).create(&directory) {
             Ok(()) => true,
             Err(error) if error.kind() == ErrorKind::AlreadyExists => false,
@@ -392,14 +395,19 @@ mod tests {
         assert_eq!(message, format!("the name web is in use by {holder}; choose another --unit"));
 
         drop(held); // as a launcher that was killed
-        fs::create_dir(base.join("not-ours")).unwrap();
+        fs::create_dir_all(base.join("not-ours/at-all")).unwrap();
         let held = State::create(&base, &plan, &host).unwrap();
         assert!(base.join("not-ours").exists());
 
         held.remove();
         drop(held);
         fs::create_dir(base.join("web")).unwrap(); // as one that was killed before it wrote anything
+        fs::create_dir(base.join("another")).unwrap();
+        fs::create_dir(base.join("held")).unwrap();
+        let held = lock(&base.join("held")).unwrap();
         State::create(&base, &plan, &host).unwrap();
+        assert!(!base.join("another").exists() && base.join("not-ours").exists() && base.join("held").exists());
+        drop(held);
         fs::create_dir_all(base.join("web/of-somebody")).unwrap();
         fs::remove_file(base.join("web/plan.json")).unwrap();
         assert!(State::create(&base, &plan, &host).is_err());

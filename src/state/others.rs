@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::lock;
+use super::{is_empty, lock};
 use crate::name::LaunchName;
 use crate::plan::Supervisor;
 use crate::units::ORDER;
@@ -18,10 +18,13 @@ pub fn supervisor(base: &Path, name: &LaunchName) -> Option<Supervisor> {
 /// Removes the directories of launches that have neither a launcher nor a running unit.
 pub(super) fn remove_stale(base: &Path, uid: u32) {
     let Ok(entries) = fs::read_dir(base) else { return };
+    // Nobody is between making one and holding it.
+    let alone = lock(base).ok().flatten();
     for directory in entries.flatten().map(|entry| entry.path()) {
         // Only what we wrote: a launch's directory has its name, and a plan in it.
         let name = directory.file_name().and_then(|name| LaunchName::new(name.to_str()?).ok());
-        let Some(name) = name.filter(|_| directory.join("plan.json").is_file()) else { continue };
+        let is_ours = || directory.join("plan.json").is_file() || alone.is_some() && is_empty(&directory);
+        let Some(name) = name.filter(|_| is_ours()) else { continue };
         // A launcher without a systemd ends with all of its launch: it may be a unit of that name itself.
         let is_standalone = supervisor(base, &name) == Some(Supervisor::Standalone);
         let cgroups = [name.cgroup_directory(), name.cgroup_of_user(uid)];

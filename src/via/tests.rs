@@ -245,8 +245,8 @@ fn any_hop(first: bool) -> impl Strategy<Value = Hop> {
     let kinds = [HopKind::Socks5, HopKind::Socks4a, HopKind::Http, HopKind::Https, HopKind::Tor];
     let login = prop::option::of(("\\PC{1,30}", "\\PC{0,30}"));
     let host = prop_oneof!["[a-z]{1,9}".prop_map(Host::Name), any::<std::net::IpAddr>().prop_map(Host::Ip)];
-    (prop::sample::select(kinds.to_vec()), login, host, 1u16.., prop::option::of("(/[!--0-~][!-.0-~]{0,8}){1,3}")).prop_map(
-        move |(kind, login, host, port, path)| {
+    (prop::sample::select(kinds.to_vec()), login, host, 1u16.., prop::option::of("(/[!--0-~][!-.0-~]{0,8}){1,3}"))
+        .prop_map(move |(kind, login, host, port, path)| {
             let mut hop = Hop { kind, endpoint: Endpoint::Tcp { host, port }, credentials: None };
             match (kind, path) {
                 (HopKind::Socks5 | HopKind::Tor, Some(path)) if first => hop.endpoint = Endpoint::Unix(path.into()),
@@ -263,8 +263,7 @@ fn any_hop(first: bool) -> impl Strategy<Value = Hop> {
                 }
             }
             hop
-        },
-    )
+        })
 }
 
 proptest! {
