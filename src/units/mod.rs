@@ -175,7 +175,7 @@ pub struct Units {
 /// Where a launch's files are, and which of the launcher's descriptors its units take.
 #[derive(Debug, Clone)]
 pub struct Places {
-    /// The launch's directory under /run/appfw or $XDG_RUNTIME_DIR/appfw.
+    /// The launch's directory under /run/appfw or /run/user/UID/appfw.
     pub state: PathBuf,
     /// Whether the state is where the launch's systemd has its runtime directories, and can remove it with the launch.
     pub in_run: bool,
