@@ -356,6 +356,27 @@ def test_who_asks_for_a_users_service_is_sent_to_that_users_systemd(lab):
     assert "; systemctl --user list-units" in of_bob(lab, "confine", "a b", "--via=direct", code=OURS)
 
 
+def test_a_users_service_that_has_become_an_alias_is_let_go_by_its_new_name(lab):
+    with service(lab, start=False) as old:
+        new = f"{unique('mine')}.service"
+        of_bob(lab, "confine", old, f"--via={SOCKS}", "--now")
+        is_confined(next_start(lab, old, 0))
+        lab.path(f"{UNITS}/{old}").rename(lab.path(f"{UNITS}/{new}"))
+        lab.path(f"{UNITS}/{old}").symlink_to(new)
+        systemctl(lab, "daemon-reload")
+        try:
+            for name in old, new:
+                said = of_bob(lab, "confine", name, f"--via={SOCKS}", code=OURS)
+                assert f"appfw unconfine {old}, then confine {new}" in said, said
+            assert f"removed: {UNITS}/{old}.d/zz-appfw.conf" in of_bob(lab, "unconfine", new)
+            systemctl(lab, "restart", new)
+            assert next_start(lab, new, 0)["bus"] is None
+        finally:
+            systemctl(lab, "stop", new)
+            lab.path(f"{UNITS}/{old}").unlink()
+            lab.path(f"{UNITS}/{new}").rename(lab.path(f"{UNITS}/{old}"))
+
+
 def test_what_is_not_ours_stays_as_it_is(lab):
     with service(lab, start=False) as name:
         file = lab.path(f"{UNITS}/{name}.d/zz-appfw.conf")
