@@ -31,6 +31,17 @@ def test_what_dies_at_once_is_told(lab, lines):
         assert "ended with 7" in said and f"appfw unconfine {svc.name}" in said, said
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("delay", [20, 22, 24])
+def test_what_fails_while_it_is_looked_at_has_not_run_well(lab, delay):
+    with service(lab, running(f'/bin/sh -c "sleep 0.{delay}; exit 3"')) as svc:
+        svc.confine("--via", SOCKS)
+        for _ in range(3):
+            svc.systemctl("stop", svc.name)
+            said = lab.run(["appfw", "confine", svc.name, "--via", SOCKS, "--now"]).stderr.decode()
+            assert "ended with 3" in said or f"{svc.name} runs" in said, said
+
+
 @pytest.mark.parametrize("command, lines, how", [
     ("/bin/true", [], "has run"),
     ("/bin/true", ["Type=oneshot"], "has run"),
