@@ -9,7 +9,7 @@ use super::files::{self, Files};
 use super::proven::{self, Start};
 use super::refuse::{self, full_name};
 use super::service::Service;
-use super::{alias, drop_in_path, list, listeners, name_of, options, own, paths, remains};
+use super::{DROP_IN, alias, drop_in_path, list, listeners, name_of, options, own, paths, remains};
 use crate::cli::{ConfineArgs, LaunchArgs, WallKind};
 use crate::filters::Programs;
 use crate::host::Host;
@@ -65,9 +65,9 @@ async fn confine(args: ConfineArgs) -> Result<()> {
     refuse::refuse_changed(&service, &drop_in_path(&service.name))?;
     let via = way_out(&options, &service, &say)?;
     settle_address(&mut options, &via, &service, &realm)?;
-    let asked = options.clone();
-    let files = Files::new(options, via, &host, &service).map_err(|error| applied.explain(error))?;
-    applied.openings(&asked, &files.plan).iter().for_each(|opening| say.plain(opening));
+    let render = |service: &Service| Files::new(options.clone(), via.clone(), &host, service);
+    let files = render(&service).map_err(|error| applied.explain(error))?;
+    applied.openings(&options, &files.plan).iter().for_each(|opening| say.plain(opening));
     refuse::refuse(&service, &files.plan.buses, &host.appfw)?;
     paths::refuse(&service, &files.drop_in, &host.appfw)?;
     refuse::refuse_useless(&service, &files.plan.buses)?;
@@ -138,7 +138,7 @@ async fn confine(args: ConfineArgs) -> Result<()> {
     if is_new || service.needs_reload {
         manager.reload().await?;
     }
-    if let Err(error) = check(&manager, &service.name, &files).await {
+    if let Err(error) = check(&manager, &service.name, &files, render).await {
         if is_new {
             take_back(&changes, &realm, &manager).await?;
         }
@@ -302,14 +302,39 @@ pub(super) async fn refuse_listeners(
     bail!("{where_it_is} would find it in a network of its own: {instead}")
 }
 
-/// Whether systemd holds what was written: a drop-in may come later than ours.
-async fn check(manager: &Manager<'_>, service: &str, files: &Files) -> Result<()> {
+/// Whether systemd holds what was written, and that is what each start will compare it with: a drop-in may come later than
+/// ours.
+async fn check(
+    manager: &Manager<'_>,
+    service: &str,
+    files: &Files,
+    render: impl Fn(&Service) -> Result<Files>,
+) -> Result<()> {
     let held = async |kind| manager.properties(service, kind).await;
     let (unit, own) = tokio::try_join!(held(Kind::Unit), held(Kind::Service))?;
-    match files.drop_in.missing(&unit, &own) {
-        None => Ok(()),
-        Some(setting) => Err(not_held(&Service::of(&unit, &own)?, &drop_in_path(service), setting)),
+    let (found, drop_in) = (Service::of(&unit, &own)?, drop_in_path(service));
+    if let Some(setting) = files.drop_in.missing(&unit, &own) {
+        return Err(not_held(&found, &drop_in, setting));
     }
+    match render(&found)?.drop_in.added(&files.drop_in) {
+        Some(setting) => Err(twice(&found, &drop_in, &setting)),
+        None => Ok(()),
+    }
+}
+
+/// Why systemd holds more than our drop-in says, which repeats what was there before it.
+pub(super) fn twice(service: &Service, drop_in: &Path, setting: &str) -> anyhow::Error {
+    let later = service.drop_ins.iter().rev().take_while(|path| !path.ends_with(DROP_IN));
+    let later: Vec<String> = later.map(|path| path.display().to_string()).collect();
+    if later.is_empty() {
+        return not_held(service, drop_in, setting);
+    }
+    anyhow!(
+        "{}: {} comes after {}, which repeats its {setting}=, so that this would be there twice: give it a name that comes earlier",
+        service.name,
+        later.join(", "),
+        drop_in.display()
+    )
 }
 
 /// Why systemd does not hold what our drop-in says.

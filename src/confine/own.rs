@@ -10,7 +10,7 @@ use anyhow::{Result, anyhow, bail};
 
 use self::hardened::Needs;
 use super::exec::Exec;
-use super::install::{directories, not_held, print, read_anew, refuse_listeners, take_back, tell_of_socket};
+use super::install::{directories, not_held, print, read_anew, refuse_listeners, take_back, tell_of_socket, twice};
 use super::refuse::{self, full_name};
 use super::service::Service;
 use super::{alias, drop_in_in, name_of, options, paths};
@@ -122,12 +122,19 @@ pub(super) async fn confine(
     if is_new || service.needs_reload {
         manager.reload().await?;
     }
-    if let Some(setting) = outside(&manager, &service.name).await? {
-        let held = Service::read(&manager, &service.name).await?;
+    let held = Service::read(&manager, &service.name).await?;
+    let failure = match outside(&manager, &service.name).await? {
+        Some(setting) => Some(not_held(&held, &drop_in, setting)),
+        None if Others::of(&manager.properties(&service.name, Kind::Service).await?)? != others => {
+            Some(twice(&held, &drop_in, RELOAD))
+        }
+        None => None,
+    };
+    if let Some(failure) = failure {
         if is_new {
             take_back(&changes, realm, &manager).await?;
         }
-        return Err(not_held(&held, &drop_in, setting));
+        return Err(failure);
     }
     installed::tell(&changes, "new", say);
     let systemctl = realm.systemctl();
@@ -218,6 +225,7 @@ fn within(exec: &Exec, name: &LaunchName) -> Option<Exec> {
 }
 
 /// The commands of a service beside its main process, by directive: of each that its systemd knows.
+#[derive(PartialEq, Eq)]
 struct Others(Vec<(&'static str, Vec<Exec>)>);
 
 impl Others {

@@ -624,6 +624,34 @@ def test_an_administrators_empty_directories_stay(lab):
         assert tree(lab) == without
 
 
+LATER = {"zzz-local.conf": ["ExecStartPre=/bin/true", "ExecStopPost=/bin/true", "BindReadOnlyPaths=/usr:/srv"],
+         "service.d/zzz-local.conf": ["ExecStartPre=/bin/true"]}
+
+
+def test_what_a_later_drop_in_would_add_again_is_told_before_anything_starts(lab):
+    with service(lab, ELSEWHERE) as svc:
+        svc.start()
+        for place, settings in LATER.items():
+            path = lab.path(f"{UNITS}/{place}" if "/" in place else f"{UNITS}/{svc.name}.d/{place}")
+            path.parent.mkdir()
+            for setting in settings:
+                path.write_text(f"[Service]\n{setting}\n")
+                svc.systemctl("daemon-reload")
+                before = tree(lab)
+                for more in [], ["--now"]:
+                    said = svc.confine("--via", SOCKS, *more, code=125)
+                    assert f"{path.name} comes after" in said and setting.partition("=")[0] in said, said
+                    assert tree(lab) == before and svc.is_active()
+            path.unlink()
+            path.parent.rmdir()
+        svc.systemctl("daemon-reload")
+        drop_in(svc, "local.conf", "[Service]\nExecStartPre=/bin/true\n")
+        svc.confine("--via", SOCKS, "--now")
+        assert svc.is_proven()
+        svc.unconfine("--now")
+        lab.run(["rm", "-r", f"{UNITS}/{svc.name}.d"], check=True)
+
+
 def test_a_socket_that_is_not_loaded_is_told_of(lab):
     with service(lab, trying(lab, "User=bob")) as svc:
         assert "gets no socket" not in svc.confine("--via", SOCKS)

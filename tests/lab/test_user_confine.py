@@ -194,14 +194,16 @@ def test_a_service_that_has_changed_is_confined_anew_or_not_at_all(lab):
         test_user_units.is_confined(next_start(lab, name, since), ["anew"])
 
 
-def test_a_later_drop_in_that_takes_the_launcher_away_leaves_nothing_written(lab):
+def test_a_later_drop_in_that_takes_the_launcher_away_or_repeats_its_commands_leaves_nothing_written(lab):
     with service(lab, start=False) as name:
         lab.run(["mkdir", "-p", f"{UNITS}/{name}.d"], user="bob", check=True)
-        write(lab, f"{name}.d/zzz.conf", "[Service]\nExecStart=\nExecStart=/bin/sleep 60\n")
-        before = tree(lab)
-        told = of_bob(lab, "confine", name, f"--via=socks5h://{':'.join(PASSWORD)}@{UPSTREAM}:1081", code=OURS)
-        assert "ExecStart=" in told and "zzz.conf" in told and "new:" not in told and "changed:" not in told, told
-        assert tree(lab) == before
+        for lines in "ExecStart=\nExecStart=/bin/sleep 60", "ExecReload=/bin/kill -HUP $MAINPID":
+            write(lab, f"{name}.d/zzz.conf", f"[Service]\n{lines}\n")
+            before = tree(lab)
+            told = of_bob(lab, "confine", name, f"--via=socks5h://{':'.join(PASSWORD)}@{UPSTREAM}:1081", code=OURS)
+            for part in lines.partition("=")[0], "zzz.conf":
+                assert part in told and "new:" not in told and "changed:" not in told, told
+            assert tree(lab) == before
         assert "launcher" not in systemctl(lab, "cat", name) and "zz-appfw" not in systemctl(lab, "cat", name)
         lab.path(f"{UNITS}/{name}.d/zzz.conf").unlink()
         lab.path(f"{UNITS}/{name}.d").rmdir()
