@@ -137,6 +137,14 @@ impl DropIn {
         text
     }
 
+    /// What it sets beyond another one, if anything.
+    pub(super) fn added(&self, other: &Self) -> Option<String> {
+        let (text, other) = (self.text(), other.text());
+        let others = other.lines().map(Some).chain(std::iter::repeat(None));
+        let (line, _) = text.lines().zip(others).find(|(line, other)| Some(*line) != *other)?;
+        line.split('=').next().map(str::to_owned)
+    }
+
     /// What of it systemd does not hold, if anything: a drop-in that comes later, or settings made at run time.
     #[must_use]
     pub fn missing(&self, unit: &Properties, service: &Properties) -> Option<&'static str> {

@@ -1,4 +1,4 @@
-//! The stories of `appfw confine` and `appfw unconfine`.
+//! The story of `appfw confine`.
 
 use std::path::{Path, PathBuf};
 
@@ -9,8 +9,8 @@ use super::files::{self, Files};
 use super::proven::{self, Start};
 use super::refuse::{self, full_name};
 use super::service::Service;
-use super::{drop_in_path, list, listeners, name_of, options, own, paths, remains};
-use crate::cli::{ConfineArgs, LaunchArgs, UnconfineArgs, WallKind};
+use super::{DROP_IN, alias, drop_in_path, list, listeners, name_of, options, own, paths, remains};
+use crate::cli::{ConfineArgs, LaunchArgs, WallKind};
 use crate::filters::Programs;
 use crate::host::Host;
 use crate::installed::{self, Change, Mark};
@@ -31,14 +31,6 @@ use crate::{taken, tor};
 /// The service cannot be confined so: then nothing was written. Or systemd does not hold what was.
 pub fn run(args: ConfineArgs) -> Result<()> {
     manager::block_on(confine(args))
-}
-
-/// `appfw unconfine …`.
-///
-/// # Errors
-/// Something of it could not be removed.
-pub fn undo(args: &UnconfineArgs) -> Result<()> {
-    manager::block_on(unconfine(args))
 }
 
 async fn confine(args: ConfineArgs) -> Result<()> {
@@ -69,12 +61,13 @@ async fn confine(args: ConfineArgs) -> Result<()> {
     files::make_absolute(&mut options)?;
     refuse::refuse_missing(&service)?;
     refuse::refuse_early(&service)?;
+    alias::refuse(&service)?;
     refuse::refuse_changed(&service, &drop_in_path(&service.name))?;
     let via = way_out(&options, &service, &say)?;
     settle_address(&mut options, &via, &service, &realm)?;
-    let asked = options.clone();
-    let files = Files::new(options, via, &host, &service).map_err(|error| applied.explain(error))?;
-    applied.openings(&asked, &files.plan).iter().for_each(|opening| say.plain(opening));
+    let render = |service: &Service| Files::new(options.clone(), via.clone(), &host, service);
+    let files = render(&service).map_err(|error| applied.explain(error))?;
+    applied.openings(&options, &files.plan).iter().for_each(|opening| say.plain(opening));
     refuse::refuse(&service, &files.plan.buses, &host.appfw)?;
     paths::refuse(&service, &files.drop_in, &host.appfw)?;
     refuse::refuse_useless(&service, &files.plan.buses)?;
@@ -136,6 +129,7 @@ async fn confine(args: ConfineArgs) -> Result<()> {
             Start::Before.remember(&name, &service.invocation)?;
         }
         apply(&changes, &manager, &service.name, is_walled).await?;
+        installed::remove_empty(&directories(&realm), &changes);
         if is_walled || !service.is_active {
             // What an earlier start has left is not behind this wall.
             proven::forget(&name);
@@ -144,10 +138,9 @@ async fn confine(args: ConfineArgs) -> Result<()> {
     if is_new || service.needs_reload {
         manager.reload().await?;
     }
-    if let Err(error) = check(&manager, &service.name, &files).await {
+    if let Err(error) = check(&manager, &service.name, &files, render).await {
         if is_new {
-            take_back(&changes, &manager).await?;
-            remove_empty(&name);
+            take_back(&changes, &realm, &manager).await?;
         }
         if is_walled && is_new {
             // What that start has left is behind this wall.
@@ -157,7 +150,7 @@ async fn confine(args: ConfineArgs) -> Result<()> {
         return Err(error);
     }
     installed::tell(&changes, "new", &say);
-    // As in unconfine.
+    // Nothing would end it with the service later.
     let gone = changes.iter().filter(|change| change.before.is_some() && change.after.is_none());
     for unit in gone.filter_map(|change| change.path.file_name()?.to_str()).filter(|name| name.starts_with("appfw-")) {
         let _ = manager.stop(unit).await;
@@ -185,64 +178,6 @@ async fn confine(args: ConfineArgs) -> Result<()> {
     Ok(())
 }
 
-async fn unconfine(args: &UnconfineArgs) -> Result<()> {
-    let say = Say::of_appfw(args.quiet, false);
-    let realm = Realm::of_caller().await?;
-    let _alone = if args.dry_run { None } else { realm.alone(&say)? };
-    if !realm.is_systems() {
-        return own::unconfine(&realm, args, &say).await;
-    }
-    refuse_caller(&realm.host, args.dry_run)?;
-    let services = chosen(args, &realm)?;
-    let bus = manager::connect().await?;
-    let manager = Manager::new(&bus).await?.patient(say);
-    for service in &services {
-        let service = real_name(&manager, service).await;
-        let name = name_of(&service)?;
-        let (files, subject) = (files::all(&service, &name), ["confine".to_owned(), service.clone()]);
-        let changes = installed::sweep(&files, &subject)?;
-        if changes.is_empty() {
-            if !args.dry_run {
-                // Who was killed after the files were gone came no further.
-                remove_empty(&name);
-                stop_servants(&manager, &name, false).await;
-                if manager.needs_reload(&service).await {
-                    manager.reload().await?;
-                }
-            }
-            say.plain(&format!("nothing to do: {service} is not confined"));
-        } else if args.dry_run {
-            print(&changes, Path::new(super::CREDENTIALS))?;
-        } else {
-            // Before what a start that is under way binds in is gone, which fails then.
-            let runs = manager.is_active(&service).await;
-            installed::apply(&changes)?;
-            installed::tell(&changes, "new", &say);
-            proven::forget(&name);
-            remove_empty(&name);
-            manager.reload().await?;
-            // What serves it has no file any more: nothing would end it with the service later.
-            let stopped = if runs && args.now { manager.stop(&service).await } else { Ok(()) };
-            let had_servants = stop_servants(&manager, &name, true).await;
-            stopped?;
-            match (runs, args.now, had_servants) {
-                (true, true, _) => manager.restart(&service).await?,
-                (true, false, true) => say.plain(&format!(
-                    "removed; restart {service} to apply: systemctl restart {service} (its way out is gone until then)"
-                )),
-                (true, false, false) => {
-                    say.plain(&format!("removed; restart {service} to apply: systemctl restart {service}"));
-                }
-                (false, ..) => {}
-            }
-        }
-    }
-    if services.is_empty() {
-        say.plain("nothing to do: no service is confined");
-    }
-    Ok(())
-}
-
 /// The service as its files say: what was edited and not reloaded would be lost, as a drop-in repeats its commands.
 pub(super) async fn read_anew(manager: &Manager<'_>, service: &str, dry_run: bool) -> Result<Service> {
     let held = Service::read(manager, service).await?;
@@ -253,28 +188,13 @@ pub(super) async fn read_anew(manager: &Manager<'_>, service: &str, dry_run: boo
     Service::read(manager, service).await
 }
 
-/// Those that are meant by `appfw unconfine`.
-pub(super) fn chosen(args: &UnconfineArgs, realm: &Realm) -> Result<Vec<String>> {
-    match (&args.service, args.all) {
-        (Some(word), false) => Ok(vec![full_name(word)?]),
-        (None, true) => list::services(realm),
-        _ => bail!("which service? appfw unconfine SERVICE, or --all"),
+/// The directories of our own that files of several services are in, what is in another one first. A user's launches make
+/// what theirs is in where it isn't.
+pub(super) fn directories(realm: &Realm) -> Vec<PathBuf> {
+    match realm.is_systems() {
+        true => [super::CONFINED, super::CREDENTIALS, super::OWN].map(PathBuf::from).to_vec(),
+        false => vec![realm.directories.credentials.clone()],
     }
-}
-
-/// The directories of our own, once nothing is in them.
-fn remove_empty(name: &LaunchName) {
-    let ours = [super::CONFINED, super::CREDENTIALS, super::OWN].map(PathBuf::from);
-    for directory in std::iter::once(super::confined(name)).chain(ours) {
-        // Others' files keep it.
-        let _ = std::fs::remove_dir(directory);
-    }
-}
-
-/// A service may be called by an alias; one that is gone has none.
-pub(super) async fn real_name(manager: &Manager<'_>, service: &str) -> String {
-    let id = manager.property(service, Kind::Unit, "Id").await.ok();
-    id.and_then(|id| <&str>::try_from(&*id).ok().map(str::to_owned)).unwrap_or_else(|| service.to_owned())
 }
 
 /// The command line with what a profile that it names, and the configuration, add to it.
@@ -286,7 +206,7 @@ fn settings(launch: LaunchArgs, service: &str, realm: &Realm) -> Result<(LaunchA
     Ok((LaunchArgs { command: Vec::new(), ..completed }, applied))
 }
 
-fn refuse_caller(host: &Host, dry_run: bool) -> Result<()> {
+pub(super) fn refuse_caller(host: &Host, dry_run: bool) -> Result<()> {
     if !host.booted {
         bail!("no systemd is booted here, and services are its");
     }
@@ -382,14 +302,39 @@ pub(super) async fn refuse_listeners(
     bail!("{where_it_is} would find it in a network of its own: {instead}")
 }
 
-/// Whether systemd holds what was written: a drop-in may come later than ours.
-async fn check(manager: &Manager<'_>, service: &str, files: &Files) -> Result<()> {
+/// Whether systemd holds what was written, and that is what each start will compare it with: a drop-in may come later than
+/// ours.
+async fn check(
+    manager: &Manager<'_>,
+    service: &str,
+    files: &Files,
+    render: impl Fn(&Service) -> Result<Files>,
+) -> Result<()> {
     let held = async |kind| manager.properties(service, kind).await;
     let (unit, own) = tokio::try_join!(held(Kind::Unit), held(Kind::Service))?;
-    match files.drop_in.missing(&unit, &own) {
-        None => Ok(()),
-        Some(setting) => Err(not_held(&Service::of(&unit, &own)?, &drop_in_path(service), setting)),
+    let (found, drop_in) = (Service::of(&unit, &own)?, drop_in_path(service));
+    if let Some(setting) = files.drop_in.missing(&unit, &own) {
+        return Err(not_held(&found, &drop_in, setting));
     }
+    match render(&found)?.drop_in.added(&files.drop_in) {
+        Some(setting) => Err(twice(&found, &drop_in, &setting)),
+        None => Ok(()),
+    }
+}
+
+/// Why systemd holds more than our drop-in says, which repeats what was there before it.
+pub(super) fn twice(service: &Service, drop_in: &Path, setting: &str) -> anyhow::Error {
+    let later = service.drop_ins.iter().rev().take_while(|path| !path.ends_with(DROP_IN));
+    let later: Vec<String> = later.map(|path| path.display().to_string()).collect();
+    if later.is_empty() {
+        return not_held(service, drop_in, setting);
+    }
+    anyhow!(
+        "{}: {} comes after {}, which repeats its {setting}=, so that this would be there twice: give it a name that comes earlier",
+        service.name,
+        later.join(", "),
+        drop_in.display()
+    )
 }
 
 /// Why systemd does not hold what our drop-in says.
@@ -412,8 +357,9 @@ pub(super) fn not_held(service: &Service, drop_in: &Path, setting: &str) -> anyh
 }
 
 /// Undoes what was written and does not hold.
-pub(super) async fn take_back(changes: &[Change], manager: &Manager<'_>) -> Result<()> {
+pub(super) async fn take_back(changes: &[Change], realm: &Realm, manager: &Manager<'_>) -> Result<()> {
     installed::take_back(changes)?;
+    installed::remove_empty(&directories(realm), changes);
     manager.reload().await
 }
 
@@ -467,7 +413,7 @@ async fn start(realm: &Realm, manager: &Manager<'_>, service: &str, name: &Launc
 }
 
 /// Whether there were any; where `all` isn't meant, those without a file: another of that name has files for its own.
-async fn stop_servants(manager: &Manager<'_>, name: &LaunchName, all: bool) -> bool {
+pub(super) async fn stop_servants(manager: &Manager<'_>, name: &LaunchName, all: bool) -> bool {
     let mut were_there = false;
     for servant in name.servants() {
         if !all && manager.file_of(&servant).await.is_some() {

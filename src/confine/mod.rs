@@ -16,6 +16,7 @@ pub mod paths;
 pub mod refuse;
 pub mod service;
 
+mod alias;
 mod files;
 mod install;
 mod list;
@@ -26,6 +27,7 @@ mod remains;
 mod servants;
 mod streams;
 mod tree;
+mod unconfine;
 mod unit_file;
 
 use std::path::{Path, PathBuf};
@@ -35,10 +37,11 @@ use anyhow::{Context, Result, bail};
 use crate::name::{self, LaunchName};
 
 pub use files::Files;
-pub use install::{run, undo};
+pub use install::run;
 pub use list::{marks, services};
 pub use ready::ready;
 pub use servants::{Servants, maker};
+pub use unconfine::undo;
 
 /// Where an administrator's units are (systemd.unit(5)).
 const UNITS: &str = "/etc/systemd/system";

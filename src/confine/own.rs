@@ -10,11 +10,11 @@ use anyhow::{Result, anyhow, bail};
 
 use self::hardened::Needs;
 use super::exec::Exec;
-use super::install::{chosen, not_held, print, read_anew, real_name, refuse_listeners, take_back, tell_of_socket};
+use super::install::{directories, not_held, print, read_anew, refuse_listeners, take_back, tell_of_socket, twice};
 use super::refuse::{self, full_name};
 use super::service::Service;
-use super::{drop_in_in, name_of, options, paths};
-use crate::cli::{LaunchArgs, UnconfineArgs};
+use super::{alias, drop_in_in, name_of, options, paths};
+use crate::cli::LaunchArgs;
 use crate::exit;
 use crate::installed::{self, Change, Mark, Wanted};
 use crate::manager::{Kind, Manager, Properties};
@@ -34,7 +34,7 @@ const OTHERS: [&str; 7] =
 const RELOAD: &str = "ExecReload";
 
 /// The drop-in, and the file of a way out with a password, of what is called so.
-fn files(realm: &Realm, service: &str, name: &LaunchName) -> [PathBuf; 2] {
+pub(super) fn files(realm: &Realm, service: &str, name: &LaunchName) -> [PathBuf; 2] {
     [drop_in_in(&realm.directories.units, service), realm.directories.credentials.join(name.to_string())]
 }
 
@@ -62,6 +62,7 @@ pub(super) async fn confine(
         );
     }
     refuse::refuse_missing(&service).map_err(of_users)?;
+    alias::refuse(&service)?;
     let [drop_in, secret] = files(realm, &service.name, &name_of(&service.name)?);
     refuse::refuse_changed(&service, &drop_in)?;
     realm.expect_read(&manager).await?;
@@ -116,16 +117,24 @@ pub(super) async fn confine(
     let is_new = !changes.iter().all(Change::is_none);
     if is_new {
         installed::apply(&changes)?;
+        installed::remove_empty(&directories(realm), &changes);
     }
     if is_new || service.needs_reload {
         manager.reload().await?;
     }
-    if let Some(setting) = outside(&manager, &service.name).await? {
-        let held = Service::read(&manager, &service.name).await?;
-        if is_new {
-            take_back(&changes, &manager).await?;
+    let held = Service::read(&manager, &service.name).await?;
+    let failure = match outside(&manager, &service.name).await? {
+        Some(setting) => Some(not_held(&held, &drop_in, setting)),
+        None if Others::of(&manager.properties(&service.name, Kind::Service).await?)? != others => {
+            Some(twice(&held, &drop_in, RELOAD))
         }
-        return Err(not_held(&held, &drop_in, setting));
+        None => None,
+    };
+    if let Some(failure) = failure {
+        if is_new {
+            take_back(&changes, realm, &manager).await?;
+        }
+        return Err(failure);
     }
     installed::tell(&changes, "new", say);
     let systemctl = realm.systemctl();
@@ -140,44 +149,6 @@ pub(super) async fn confine(
             say.plain(&format!("written; restart {0} to apply: {systemctl} restart {0}", service.name));
         }
         (_, false, false) => say.plain(&format!("written; {} starts behind its wall from now on", service.name)),
-    }
-    Ok(())
-}
-
-/// `appfw unconfine …`.
-///
-/// # Errors
-/// Something of it could not be removed.
-pub(super) async fn unconfine(realm: &Realm, args: &UnconfineArgs, say: &Say) -> Result<()> {
-    let services = chosen(args, realm).map_err(of_users)?;
-    let bus = realm.connect().await?;
-    let manager = realm.manager(&bus).await?.patient(*say);
-    for service in &services {
-        let service = &real_name(&manager, service).await;
-        let subject = ["confine".to_owned(), service.clone()];
-        let files = files(realm, service, &name_of(service)?);
-        let changes = installed::sweep(&files, &subject)?;
-        if changes.is_empty() {
-            say.plain(&format!("nothing to do: {service} is not confined"));
-        } else if args.dry_run {
-            print(&changes, &realm.directories.credentials)?;
-        } else {
-            installed::apply(&changes)?;
-            installed::tell(&changes, "new", say);
-            // Others' files keep it. What it is in stays: launches read it, and make it where it isn't.
-            let _ = std::fs::remove_dir(&realm.directories.credentials);
-            manager.reload().await?;
-            match (manager.is_active(service).await, args.now) {
-                (true, true) => manager.restart(service).await?,
-                (true, false) => {
-                    say.plain(&format!("removed; restart {service} to apply: {} restart {service}", realm.systemctl()))
-                }
-                (false, _) => {}
-            }
-        }
-    }
-    if services.is_empty() {
-        say.plain("nothing to do: no service is confined");
     }
     Ok(())
 }
@@ -204,7 +175,7 @@ pub(super) async fn outside(manager: &Manager<'_>, service: &str) -> Result<Opti
 }
 
 /// A sentence about services of the system, as it is for a user's own.
-fn of_users(error: anyhow::Error) -> anyhow::Error {
+pub(super) fn of_users(error: anyhow::Error) -> anyhow::Error {
     anyhow!(format!("{error:#}").replace("systemctl ", "systemctl --user "))
 }
 
@@ -254,6 +225,7 @@ fn within(exec: &Exec, name: &LaunchName) -> Option<Exec> {
 }
 
 /// The commands of a service beside its main process, by directive: of each that its systemd knows.
+#[derive(PartialEq, Eq)]
 struct Others(Vec<(&'static str, Vec<Exec>)>);
 
 impl Others {

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use super::files::{self, Files};
 use super::proven::Start;
 use super::service::Service;
-use super::{drop_in_path, name_of, paths, refuse, remains};
+use super::{alias, drop_in_path, name_of, paths, refuse, remains};
 use crate::cli::{Capture, ConfineArgs, InsideArgs, WallKind};
 use crate::filters::Programs;
 use crate::host::Host;
@@ -48,6 +48,13 @@ async fn prepare(made: &Made<'_>, by: ConfineArgs, name: &str) -> Result<()> {
     if is_over(&service.invocation) {
         return Ok(());
     }
+    if service.name != name {
+        bail!(
+            "{name} is another name of {0} by now, which its wall was not made for: unconfine it, then confine {0}",
+            service.name
+        );
+    }
+    alias::refuse(&service)?;
     let host = Host::read(Path::new("/"))?.for_units();
     let via = files::way_out(&by.launch, name, || None)?;
     let files = Files::new(by.launch, via, &host, &service)?;

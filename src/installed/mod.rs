@@ -203,6 +203,20 @@ pub fn take_back(changes: &[Change]) -> Result<()> {
     apply(&reversed).context("what was written cannot be taken back")
 }
 
+/// Removes those of these directories, which files of several commands are in, that one of the changes was of, once they are
+/// empty: no mark tells any more who made them. What has other permissions than we give was not made by us.
+pub fn remove_empty(directories: &[PathBuf], changes: &[Change]) {
+    let is_as_made = |directory: &PathBuf| {
+        let is_roots = rustix::process::geteuid().is_root();
+        // A user's have what the umask leaves.
+        fs::symlink_metadata(directory).is_ok_and(|found| !is_roots || found.mode() & 0o7777 == DIRECTORY)
+    };
+    let has_held = |directory: &PathBuf| changes.iter().any(|change| change.path.starts_with(directory));
+    for directory in directories.iter().filter(|directory| has_held(directory) && is_as_made(directory)) {
+        let _ = fs::remove_dir(directory);
+    }
+}
+
 /// Says what was changed, and how where that is asked for; a file that wasn't there is called `new`.
 pub fn tell(changes: &[Change], new: &str, say: &Say) {
     for change in changes.iter().filter(|change| !change.is_none()) {
@@ -361,6 +375,9 @@ fn remove(place: &Path, directory: Option<&Path>) {
     }
 }
 
+/// The permissions of the directories that we make.
+const DIRECTORY: u32 = 0o755;
+
 /// How the names of files end that are not in their places.
 const BEGUN: &str = "appfw-new";
 
@@ -420,11 +437,11 @@ pub(crate) fn make_directory(directory: &Path, made: &mut Vec<PathBuf>) -> Resul
                 );
             }
             let failed = || format!("cannot make {}, so nothing was changed", directory.display());
-            DirBuilder::new().mode(0o755).create(directory).with_context(failed)?;
+            DirBuilder::new().mode(DIRECTORY).create(directory).with_context(failed)?;
             made.push(directory.to_owned());
             // Everybody reads the system's configuration and units, whatever umask root had when they were made.
             if rustix::process::geteuid().is_root() {
-                fs::set_permissions(directory, fs::Permissions::from_mode(0o755)).with_context(failed)?;
+                fs::set_permissions(directory, fs::Permissions::from_mode(DIRECTORY)).with_context(failed)?;
             }
             Ok(())
         }

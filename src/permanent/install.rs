@@ -109,9 +109,10 @@ pub async fn remove(args: &UnitRemoveArgs) -> Result<()> {
     manager.stop(&unit).await?;
     manager.disable(&unit).await?;
     installed::apply(&changes)?;
-    if let Some(ours) = directories.credentials.parent().filter(|_| realm.is_systems()) {
-        // Only where nothing else is in it. A user's launches make it where it isn't.
-        let _ = std::fs::remove_dir(ours);
+    if realm.is_systems() {
+        // A user's launches make that where it isn't.
+        let ours: Vec<PathBuf> = directories.credentials.ancestors().take(2).map(Path::to_owned).collect();
+        installed::remove_empty(&ours, &changes);
     }
     manager.reload().await?;
     // What is left of a unit that failed is its name.

@@ -12,6 +12,7 @@ from confining import TRIES, UNITS, WAYS, Service, drop_in, service, tree, tryin
 from conftest import VERSIONS, boot
 from launching import SOCKS, script, started, unique
 from test_takeover import PIPES
+from test_units import install
 from waiting import wait_until
 from world_map import ORIGIN, TOR_RELAYS, UPSTREAM
 
@@ -518,6 +519,137 @@ def test_a_drop_in_that_systemd_does_not_hold_is_not_left(lab):
         assert tree(lab) == before and svc.listed() is None
         later.unlink()
         later.parent.rmdir()
+
+
+def becomes_an_alias(made, stem):
+    """Its file gets another name, and its own is an alias of that."""
+    file = made.file.with_name(f"{stem}.service")
+    made.file.rename(file)
+    made.file.symlink_to(file.name)
+    made.systemctl("daemon-reload")
+    return Service(made.lab, file.read_text(), stem)
+
+
+@pytest.mark.parametrize("how", ["old", "new", "all"])
+def test_a_service_that_has_become_an_alias_is_let_go_by_any_of_its_names(lab, how):
+    with service(lab, ELSEWHERE) as old:
+        old.start()
+        before = tree(lab)
+        old.confine("--via", SOCKS, "--now")
+        new = becomes_an_alias(old, unique("svc"))
+        try:
+            assert lab.run(["systemctl", "restart", new.name]).returncode == 1
+            journal = lab.journal(new.name)
+            assert f"{old.name} is another name of {new.name} by now" in journal, journal
+            assert f"appfw unconfine {old.name}" in journal, journal
+            for made in old, new:
+                said = made.confine("--via", SOCKS, code=125)
+                assert f"appfw unconfine {old.name}, then confine {new.name}" in said, said
+            words = {"old": [old.name], "new": [new.name], "all": ["--all"]}[how]
+            said = lab.run(["appfw", "unconfine", *words], check=True).stderr.decode()
+            assert f"removed: {UNITS}/{old.name}.d/zz-appfw.conf" in said and "nothing to do" not in said, said
+            new.restart()
+            new.confine("--via", SOCKS, "--now")
+            assert new.is_proven()
+            new.unconfine("--now")
+        finally:
+            new.end()
+            old.file.unlink()
+            old.file.write_text(ELSEWHERE)
+        assert tree(lab) == before
+
+
+def test_unconfine_all_goes_on_after_a_service_that_makes_trouble(lab):
+    with service(lab, ELSEWHERE, unique("aa")) as first, service(lab, ELSEWHERE, unique("bb")) as second:
+        before = tree(lab)
+        for made in first, second:
+            made.confine("--via", SOCKS, "--now")
+        foreign = lab.path(f"{UNITS}/appfw-{first.stem}-forward.service")
+        ours = foreign.read_text()
+        foreign.write_text("[Service]\n")
+        done = lab.run(["appfw", "unconfine", "--all", "--now"])
+        said = done.stderr.decode()
+        assert done.returncode == 125 and f"{foreign.name} is not ours" in said, said
+        assert first.listed() and not second.listed() and second.is_active(), said
+        foreign.write_text(ours)
+        first.unconfine()
+        assert tree(lab) == before
+
+
+@pytest.mark.parametrize("why", ["has no file any more", "is masked", "may not be stopped and started by hand"])
+def test_what_would_not_start_again_is_not_stopped(lab, why):
+    with service(lab, ELSEWHERE) as svc:
+        svc.confine("--via", SOCKS, "--now")
+        main = svc.show("MainPID")
+        if "hand" in why:
+            svc.file.write_text(f"[Unit]\nRefuseManualStart=yes\n{ELSEWHERE}")
+        else:
+            svc.file.unlink()
+            if why == "is masked":
+                svc.file.symlink_to("/dev/null")
+        said = svc.unconfine("--now")
+        assert f"{svc.name} {why}" in said and "is not restarted and goes on as it is" in said, said
+        assert svc.listed() is None and svc.is_active() and svc.show("MainPID") == main
+
+
+def test_an_administrators_empty_directories_stay(lab):
+    """Whose they are no mark tells. Ours have one mode."""
+    directories = {"/etc/appfw": 0o755, "/etc/appfw/credentials": 0o700, "/etc/appfw/confined": 0o750}
+    secret = f"socks5h://lab:secret@{UPSTREAM}:1081"
+    lab.run(["rm", "-rf", "/etc/appfw"], check=True)
+    with service(lab, ELSEWHERE) as svc:
+        without = tree(lab)
+        for path, mode in directories.items():
+            lab.path(path).mkdir()
+            lab.path(path).chmod(mode)
+        before = tree(lab)
+        assert "nothing to do" in svc.unconfine() and tree(lab) == before
+        svc.confine("--via", secret)
+        assert svc.unconfine() and tree(lab) == before
+        name = unique("unit")
+        install(lab, name, f"--via={secret}", "--", "/bin/sleep", "60")
+        lab.run(["appfw", "unit", "remove", name], check=True)
+        assert tree(lab) == before
+        lab.path("/etc/appfw/credentials").rmdir()
+        lab.path("/etc/appfw/confined").rmdir()
+        assert "nothing to do" in svc.unconfine() and lab.path("/etc/appfw").is_dir()
+        # What was made for them goes with the last of them.
+        lab.path("/etc/appfw").rmdir()
+        with service(lab, ELSEWHERE) as other:
+            for made in svc, other:
+                made.confine("--via", secret)
+            svc.confine("--via=none", "--deny=8.8.8.8")
+            other.unconfine()
+            svc.unconfine()
+        assert tree(lab) == without
+
+
+LATER = {"zzz-local.conf": ["ExecStartPre=/bin/true", "ExecStopPost=/bin/true", "BindReadOnlyPaths=/usr:/srv"],
+         "service.d/zzz-local.conf": ["ExecStartPre=/bin/true"]}
+
+
+def test_what_a_later_drop_in_would_add_again_is_told_before_anything_starts(lab):
+    with service(lab, ELSEWHERE) as svc:
+        svc.start()
+        for place, settings in LATER.items():
+            path = lab.path(f"{UNITS}/{place}" if "/" in place else f"{UNITS}/{svc.name}.d/{place}")
+            path.parent.mkdir()
+            for setting in settings:
+                path.write_text(f"[Service]\n{setting}\n")
+                svc.systemctl("daemon-reload")
+                before = tree(lab)
+                for more in [], ["--now"]:
+                    said = svc.confine("--via", SOCKS, *more, code=125)
+                    assert f"{path.name} comes after" in said and setting.partition("=")[0] in said, said
+                    assert tree(lab) == before and svc.is_active()
+            path.unlink()
+            path.parent.rmdir()
+        svc.systemctl("daemon-reload")
+        drop_in(svc, "local.conf", "[Service]\nExecStartPre=/bin/true\n")
+        svc.confine("--via", SOCKS, "--now")
+        assert svc.is_proven()
+        svc.unconfine("--now")
+        lab.run(["rm", "-r", f"{UNITS}/{svc.name}.d"], check=True)
 
 
 def test_a_socket_that_is_not_loaded_is_told_of(lab):

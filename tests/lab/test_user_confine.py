@@ -194,14 +194,16 @@ def test_a_service_that_has_changed_is_confined_anew_or_not_at_all(lab):
         test_user_units.is_confined(next_start(lab, name, since), ["anew"])
 
 
-def test_a_later_drop_in_that_takes_the_launcher_away_leaves_nothing_written(lab):
+def test_a_later_drop_in_that_takes_the_launcher_away_or_repeats_its_commands_leaves_nothing_written(lab):
     with service(lab, start=False) as name:
         lab.run(["mkdir", "-p", f"{UNITS}/{name}.d"], user="bob", check=True)
-        write(lab, f"{name}.d/zzz.conf", "[Service]\nExecStart=\nExecStart=/bin/sleep 60\n")
-        before = tree(lab)
-        told = of_bob(lab, "confine", name, f"--via=socks5h://{':'.join(PASSWORD)}@{UPSTREAM}:1081", code=OURS)
-        assert "ExecStart=" in told and "zzz.conf" in told and "new:" not in told and "changed:" not in told, told
-        assert tree(lab) == before
+        for lines in "ExecStart=\nExecStart=/bin/sleep 60", "ExecReload=/bin/kill -HUP $MAINPID":
+            write(lab, f"{name}.d/zzz.conf", f"[Service]\n{lines}\n")
+            before = tree(lab)
+            told = of_bob(lab, "confine", name, f"--via=socks5h://{':'.join(PASSWORD)}@{UPSTREAM}:1081", code=OURS)
+            for part in lines.partition("=")[0], "zzz.conf":
+                assert part in told and "new:" not in told and "changed:" not in told, told
+            assert tree(lab) == before
         assert "launcher" not in systemctl(lab, "cat", name) and "zz-appfw" not in systemctl(lab, "cat", name)
         lab.path(f"{UNITS}/{name}.d/zzz.conf").unlink()
         lab.path(f"{UNITS}/{name}.d").rmdir()
@@ -354,6 +356,27 @@ def test_what_cannot_be_confined_is_refused_and_nothing_written(lab, why):
 
 def test_who_asks_for_a_users_service_is_sent_to_that_users_systemd(lab):
     assert "; systemctl --user list-units" in of_bob(lab, "confine", "a b", "--via=direct", code=OURS)
+
+
+def test_a_users_service_that_has_become_an_alias_is_let_go_by_its_new_name(lab):
+    with service(lab, start=False) as old:
+        new = f"{unique('mine')}.service"
+        of_bob(lab, "confine", old, f"--via={SOCKS}", "--now")
+        is_confined(next_start(lab, old, 0))
+        lab.path(f"{UNITS}/{old}").rename(lab.path(f"{UNITS}/{new}"))
+        lab.path(f"{UNITS}/{old}").symlink_to(new)
+        systemctl(lab, "daemon-reload")
+        try:
+            for name in old, new:
+                said = of_bob(lab, "confine", name, f"--via={SOCKS}", code=OURS)
+                assert f"appfw unconfine {old}, then confine {new}" in said, said
+            assert f"removed: {UNITS}/{old}.d/zz-appfw.conf" in of_bob(lab, "unconfine", new)
+            systemctl(lab, "restart", new)
+            assert next_start(lab, new, 0)["bus"] is None
+        finally:
+            systemctl(lab, "stop", new)
+            lab.path(f"{UNITS}/{old}").unlink()
+            lab.path(f"{UNITS}/{new}").rename(lab.path(f"{UNITS}/{old}"))
 
 
 def test_what_is_not_ours_stays_as_it_is(lab):
