@@ -164,7 +164,8 @@ def test_a_service_goes_through_tor(lab, world, tor):
 def test_other_walls(lab, world, wall):
     # What covers others: systemd forgets those.
     more = ["--allow=10.0.0.0/24", "--allow=10.0.0.0/8", "--allow=localhost"] if wall == "address" else []
-    with service(lab, trying(lab, "DynamicUser=yes")) as svc:
+    # Not even the proof binds a socket.
+    with service(lab, trying(lab, "DynamicUser=yes", "SocketBindDeny=any")) as svc:
         svc.confine("--via", SOCKS, f"--wall={wall}", *more, "--now")
         with world.watch() as w:
             svc.restart()
@@ -317,7 +318,7 @@ def test_a_kernel_that_lies_starts_nothing(lying_lab):
 HARDENED = {
     "errors": ["SystemCallFilter=@system-service", "SystemCallErrorNumber=EPERM"],
     "much": ["SystemCallFilter=@system-service", "SystemCallFilter=~@privileged @resources", "User=bob",
-             "NoNewPrivileges=yes", "ProtectSystem=strict", "PrivateTmp=yes", "RestrictNamespaces=yes"],
+             "SocketBindDeny=any", "NoNewPrivileges=yes", "ProtectSystem=strict", "PrivateTmp=yes", "RestrictNamespaces=yes"],
     "other errors": ["SystemCallFilter=@system-service", "SystemCallErrorNumber=ENOSYS"],
     "denied": ["SystemCallFilter=~@mount @swap", "SystemCallErrorNumber=EPERM"],
 }
