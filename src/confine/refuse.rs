@@ -87,6 +87,14 @@ pub fn refuse(service: &Service, buses: &Buses, appfw: &Path) -> Result<()> {
     if service.slice == SLICE || name.starts_with("appfw-") {
         bail!("{name} is a unit of appfw's own, which has its wall already");
     }
+    // systemd.unit(5): a drop-in for `a-.service` is one for each `a-b.service`.
+    if name.ends_with("-.service") && !name.contains('@') {
+        bail!(
+            "{name} ends in a dash, so that its drop-ins are also those of every service whose name begins with {0}, which would be confined with it: give it another name, such as {1}.service",
+            name.trim_end_matches(".service"),
+            name.trim_end_matches("-.service")
+        );
+    }
     if let Some(fragment) = &service.fragment
         && fragment.starts_with("/run")
         && GENERATED.iter().any(|place| fragment.to_string_lossy().contains(place))

@@ -382,6 +382,16 @@ def test_what_no_wall_would_hold_is_refused(lab, lines, sentence):
         assert tree(lab) == before
 
 
+def test_a_name_whose_drop_ins_are_those_of_other_services_is_refused(lab):
+    stem = unique("pre")
+    with service(lab, ELSEWHERE, f"{stem}-") as svc, service(lab, ELSEWHERE, f"{stem}-one") as other:
+        other.start()
+        before = tree(lab)
+        assert f"every service whose name begins with {stem}-" in svc.confine("--via", SOCKS, "--now", code=125)
+        assert tree(lab) == before
+        other.restart()
+
+
 def test_names_that_are_none_are_refused(lab):
     for words, sentence in [
         (["nosuch"], "there is no service nosuch.service"),
