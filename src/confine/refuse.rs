@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use ipnet::IpNet;
 
 use super::service::Service;
-use super::{paths, unit_file};
+use super::{name_of, paths, unit_file};
 use crate::buses::Buses;
 use crate::confinement::OPENING;
 use crate::installed;
@@ -293,6 +293,19 @@ fn past_the_wall(service: &Service, appfw: &Path) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// From systemd 254 on it has itself what another has of it (`JoinsNamespaceOf=`); before, that must be looked for.
+pub(super) async fn refuse_joined(manager: &Manager<'_>, service: &Service) -> Result<()> {
+    let Service { name, .. } = service;
+    let others = if service.has_subgroups { Vec::new() } else { manager.joined_by(name).await? };
+    let servants = name_of(name)?.servants();
+    match others.into_iter().find(|other| !servants.contains(other)) {
+        Some(other) => bail!(
+            "{other} has JoinsNamespaceOf={name}, and a unit is in one network namespace alone: what {other} keeps of {name} as it is now would not be the wall's"
+        ),
+        None => Ok(()),
+    }
 }
 
 /// A leaf merges the lists of all slices above it (src/core/bpf-firewall.c).

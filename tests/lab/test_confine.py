@@ -392,6 +392,19 @@ def test_a_name_whose_drop_ins_are_those_of_other_services_is_refused(lab):
         other.restart()
 
 
+def test_a_service_whose_namespaces_another_shares_is_refused(lab):
+    with service(lab, ELSEWHERE + "PrivateTmp=yes\n") as svc:
+        joins = f"[Unit]\nJoinsNamespaceOf={svc.name}\n{ELSEWHERE}PrivateTmp=yes\n"
+        with service(lab, joins) as other:
+            svc.start()
+            other.start()
+            before = tree(lab)
+            said = svc.confine("--via", SOCKS, "--now", code=125)
+            assert other.name in said and "JoinsNamespaceOf=" in said, said
+            assert tree(lab) == before and svc.is_active()
+        svc.confine("--via", SOCKS, "--now")
+
+
 def test_names_that_are_none_are_refused(lab):
     for words, sentence in [
         (["nosuch"], "there is no service nosuch.service"),
