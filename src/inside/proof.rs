@@ -252,6 +252,14 @@ mod tests {
     }
 
     #[test]
+    fn what_comes_in_unfiltered_is_told() {
+        let lists = IpLists::only(["127.100.90.50/32".parse().unwrap()]);
+        let args = InsideArgs { forwarder: Some(crate::plan::ADDRESS), ..InsideArgs::of(WallKind::Strict) };
+        let message = ingress(&lists, &args).unwrap_err().to_string();
+        assert!(message.contains("from 127.100.90.51 came in though it is denied"), "{message}");
+    }
+
+    #[test]
     fn a_process_elsewhere_is_told() {
         assert!(own_cgroup("/appfw.slice/appfw-x.service").unwrap_err().to_string().contains("no wall"));
     }
