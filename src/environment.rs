@@ -8,7 +8,7 @@ use std::net::SocketAddrV4;
 use ipnet::IpNet;
 
 use crate::buses::Buses;
-use crate::cli::{EnvScheme, WallKind};
+use crate::cli::{Capture, EnvScheme, WallKind};
 use crate::destination::{Destination, Pattern};
 use crate::plan::{Identity, Plan, Supervisor};
 use crate::session::Session;
@@ -53,9 +53,13 @@ const DROPPED: [&str; 23] = [
 /// By which Qt, GTK and Xlib's own extension library are told to send pictures over the socket.
 const WITHOUT_MITSHM: [(&str, &str); 3] = [("QT_X11_NO_MITSHM", "1"), ("_X11_NO_MITSHM", "1"), ("_MITSHM", "0")];
 
-/// The app's own loopback, by the names that programs have for it: what listens at every address prints 0.0.0.0. Not
-/// `[::1]`, which Node and urllib would want: httpx 0.28 takes `:1]` for a port, and makes no client whatever.
-const OWN: [&str; 4] = ["localhost", "127.0.0.1", "0.0.0.0", "::1"];
+/// The app's own loopback, by the names that programs have for it: what listens at every address prints 0.0.0.0. Not every
+/// client knows a network: 127.0.0.1 is for those. Not `[::1]`, which Node and urllib would want: httpx 0.28 takes `:1]` for
+/// a port, and makes no client whatever.
+const OWN: [&str; 5] = ["localhost", "127.0.0.1", "127.0.0.0/8", "0.0.0.0", "::1"];
+
+/// The same, for where what goes elsewhere by mistake is captured: elinks takes every address with `::` in it for this one.
+const OWN_IF_CAPTURED: &str = "::";
 
 /// The variables that make programs use the forwarder at `address`, but for what is [`exempt`]. Where the app is `captured` nothing says so for
 /// https: wget2 would speak TLS to the proxy itself, and what has no other variable to go by is captured.
@@ -92,13 +96,23 @@ pub fn proxy_variables(
 /// has one to itself. What of that `--allow-destination` opens is the host's; one address and port of it is
 /// there in the app's namespace too, so that it is found either way.
 #[must_use]
-pub fn exempt(wall: WallKind, allow: &[IpNet], opened: &[Pattern]) -> Vec<String> {
+pub fn exempt(wall: WallKind, capture: Capture, allow: &[IpNet], opened: &[Pattern]) -> Vec<String> {
     let is_hosts = |own: &str| {
-        let asked = own.parse().map(|host| Destination { host, port: 0 });
-        asked.is_ok_and(|asked| opened.iter().any(|one| one.loopback_socket().is_none() && one.matches(&asked)))
+        let mut opened = opened.iter().filter(|one| one.loopback_socket().is_none());
+        match (own.parse::<IpNet>(), own.parse()) {
+            (Ok(network), _) => opened.any(|one| one.loopback().iter().any(|part| network.contains(part))),
+            (_, Ok(host)) => {
+                let asked = Destination { host, port: 0 };
+                opened.any(|one| one.matches(&asked))
+            }
+            _ => false,
+        }
     };
     match wall {
-        WallKind::Namespace => OWN.into_iter().filter(|own| !is_hosts(own)).map(str::to_owned).collect(),
+        WallKind::Namespace => {
+            let captured = (capture != Capture::Off).then_some(OWN_IF_CAPTURED);
+            OWN.into_iter().chain(captured).filter(|own| !is_hosts(own)).map(str::to_owned).collect()
+        }
         WallKind::Strict | WallKind::Address => allow.iter().map(plain).collect(),
     }
 }
@@ -296,16 +310,22 @@ mod tests {
 
     #[test]
     fn an_app_with_a_loopback_of_its_own_needs_no_proxy_for_it() {
+        const ALL: &str = "localhost,127.0.0.1,127.0.0.0/8,0.0.0.0,::1,::";
         for (line, exempt) in [
             ("--wall strict", None),
-            ("--wall namespace", Some("localhost,127.0.0.1,0.0.0.0,::1")),
-            ("--wall namespace --no-capture --allow-destination db.test", Some("localhost,127.0.0.1,0.0.0.0,::1")),
+            ("--wall namespace", Some(ALL)),
+            ("--wall namespace --allow-destination db.test", Some(ALL)),
+            ("--wall namespace --no-capture", ALL.strip_suffix(",::")),
             // Taken at the same address and port in the namespace, and led to the host's from there.
-            ("--wall namespace --allow-destination 127.0.0.1:5432", Some("localhost,127.0.0.1,0.0.0.0,::1")),
-            ("--wall namespace --allow-destination localhost:5432", Some("0.0.0.0")),
-            ("--wall namespace --allow-destination 127.0.0.1", Some("localhost,0.0.0.0,::1")),
-            ("--wall namespace --allow-destination 0.0.0.0:8080", Some("localhost,127.0.0.1,::1")),
-            ("--wall namespace --allow-destination [::1]:1-9", Some("localhost,127.0.0.1,0.0.0.0")),
+            ("--wall namespace --allow-destination 127.0.0.1:5432", Some(ALL)),
+            ("--wall namespace --allow-destination 127.0.0.2:5432", Some(ALL)),
+            ("--wall namespace --allow-destination localhost:5432", Some("0.0.0.0,::")),
+            ("--wall namespace --allow-destination 127.0.0.1", Some("localhost,0.0.0.0,::1,::")),
+            ("--wall namespace --allow-destination 127.0.0.2", Some("localhost,127.0.0.1,0.0.0.0,::1,::")),
+            ("--wall namespace --allow-destination 127.8.0.0/16:80", Some("localhost,127.0.0.1,0.0.0.0,::1,::")),
+            ("--wall namespace --allow-destination 0.0.0.0:8080", Some("localhost,127.0.0.1,127.0.0.0/8,::1,::")),
+            ("--wall namespace --allow-destination [::1]:1-9", Some("localhost,127.0.0.1,127.0.0.0/8,0.0.0.0,::")),
+            ("--wall namespace --allow-destination [::]:80", Some("localhost,127.0.0.1,127.0.0.0/8,0.0.0.0,::1")),
             ("--wall namespace --allow-destination any", None),
         ] {
             let plan = plan(&format!("--via tor {line} x")).unwrap();

@@ -28,6 +28,9 @@ const NOBODY_TO_ASK: &str = "org.freedesktop.DBus.Error.InteractiveAuthorization
 const UNIT_EXISTS: &str = "org.freedesktop.systemd1.UnitExists";
 const NO_SUCH_UNIT: &str = "org.freedesktop.systemd1.NoSuchUnit";
 
+/// A unit that is loaded: its name, and what systemctl list-units(1) shows beside it.
+type Listed = (String, String, String, String, String, String, OwnedObjectPath, u32, String, OwnedObjectPath);
+
 /// What became of symbolic links: kind, link and target of each.
 type FileChanges = Vec<(String, String, String)>;
 
@@ -77,6 +80,8 @@ trait Manager {
     fn get_unit_file_state(&self, file: &str) -> zbus::Result<String>;
 
     fn get_unit_processes(&self, name: &str) -> zbus::Result<Vec<(String, u32, String)>>;
+
+    fn list_units_by_patterns(&self, states: &[&str], patterns: &[&str]) -> zbus::Result<Vec<Listed>>;
 
     #[zbus(property(emits_changed_signal = "false"))]
     fn version(&self) -> zbus::Result<String>;

@@ -277,7 +277,7 @@ impl Plan {
         if self.has_forwarder() {
             // By any other DNS the forwarder would hear of an address where the variable tells it the name.
             let captured = self.capture != Capture::Off && matches!(self.dns, Dns::Synthetic | Dns::Host);
-            let exempt = exempt(self.wall, &self.rules.allow, &self.allow_destination);
+            let exempt = exempt(self.wall, self.capture, &self.rules.allow, &self.allow_destination);
             self.proxy_variables = proxy_variables(self.scheme, address, &exempt, captured);
         }
     }

@@ -50,6 +50,7 @@ fn what_cannot_be_run_is_125_and_one_sentence() {
         (APPFW, "check", "appfw: appfw check is not there yet"),
         (APPFW, "stpo web", "did you mean appfw stop?"),
         (APPFW, "unit instal web", "there is no appfw unit instal; did you mean appfw unit install?"),
+        (APPFW, "unit install --via none -- sleep 5", "appfw: NAME is missing: it stands before the --"),
         (APPFW, "stop a/b", "launch name \"a/b\""),
         (APPFW, "frobnicate", "there is no appfw frobnicate"),
     ] {

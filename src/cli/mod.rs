@@ -53,6 +53,9 @@ pub fn part() -> Option<Parsed<Part>> {
 
 fn parse_by<T: CommandFactory + FromArgMatches>(command: clap::Command) -> Parsed<T> {
     let words: Vec<OsString> = std::env::args_os().collect();
+    if let Some(sentence) = usage::nameless(&command, &words) {
+        return Parsed::Exit(refuse(&command, sentence));
+    }
     let matches = command.try_get_matches_from(&words);
     match matches.and_then(|matches| T::from_arg_matches(&matches)) {
         Ok(args) => Parsed::Run(args),
@@ -72,11 +75,13 @@ fn answer(command: &clap::Command, words: &[OsString], error: &clap::Error) -> u
             let _ = error.print();
             exit::OURS
         }
-        _ => {
-            say::failure(command.get_name(), &anyhow::Error::msg(usage::sentence(command, words, error)));
-            exit::OURS
-        }
+        _ => refuse(command, usage::sentence(command, words, error)),
     }
+}
+
+fn refuse(command: &clap::Command, sentence: String) -> u8 {
+    say::failure(command.get_name(), &anyhow::Error::msg(sentence));
+    exit::OURS
 }
 
 /// Whether `appfw` has a subcommand of this name, now or in a later version.

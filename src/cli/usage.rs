@@ -14,11 +14,7 @@ const OTHER_WORDS: [(&str, &str); 3] = [("uninstall", "remove"), ("delete", "rem
 
 /// What is wrong with `words`, the first of which is the program, and what to do.
 pub(super) fn sentence(command: &Command, words: &[OsString], error: &Error) -> String {
-    let (mut asked, mut program) = (command, command.get_name().to_owned());
-    for subcommand in words.iter().skip(1) {
-        let Some(subcommand) = asked.find_subcommand(subcommand) else { break };
-        (asked, program) = (subcommand, format!("{program} {}", subcommand.get_name()));
-    }
+    let (asked, program) = asked(command, words);
     let told = |kind: ContextKind| told(error, kind);
     if let Some(word) = told(ContextKind::InvalidSubcommand).first() {
         let other = OTHER_WORDS.iter().find(|(other, _)| other == word).map(|(_, ours)| *ours);
@@ -78,6 +74,28 @@ pub(super) fn sentence(command: &Command, words: &[OsString], error: &Error) -> 
         },
         _ => first_line(error),
     }
+}
+
+/// What to say of a unit without a name, for which clap takes the first word after `--`: that is the program.
+pub(super) fn nameless(command: &Command, words: &[OsString]) -> Option<String> {
+    let before = words.iter().position(|word| word == "--").and_then(|end| words.get(..end))?;
+    if before.get(1)? != "unit" {
+        return None;
+    }
+    let error = command.clone().try_get_matches_from(before).err()?;
+    let arguments = told(&error, ContextKind::InvalidArg);
+    let missing = ["NAME", "COMMAND"].into_iter().eq(arguments.iter().map(|argument| bare(argument)));
+    missing.then(|| format!("NAME is missing: it stands before the -- ({} --help lists all)", asked(command, words).1))
+}
+
+/// The subcommand that is asked for, and how it is called.
+fn asked<'a>(command: &'a Command, words: &[OsString]) -> (&'a Command, String) {
+    let (mut asked, mut program) = (command, command.get_name().to_owned());
+    for subcommand in words.iter().skip(1) {
+        let Some(subcommand) = asked.find_subcommand(subcommand) else { break };
+        (asked, program) = (subcommand, format!("{program} {}", subcommand.get_name()));
+    }
+    (asked, program)
 }
 
 /// What clap tells of one kind.
@@ -155,9 +173,35 @@ mod tests {
             ),
         ] {
             let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+            assert_eq!(nameless(&Appfw::command(), &words), None, "{line}");
             let command = if line.starts_with("appfw-run") { LaunchArgs::command() } else { Appfw::command() };
             let error = command.clone().try_get_matches_from(&words).expect_err(line);
             assert_eq!(sentence(&command, &words, &error), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_program_is_not_taken_for_the_name_of_its_unit() {
+        let told = |line: &str| {
+            let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+            nameless(&Appfw::command(), &words)
+        };
+        for line in ["appfw unit install --via none -- /bin/sleep", "appfw unit install --now -- sleep 5"] {
+            let expected = "NAME is missing: it stands before the -- (appfw unit install --help lists all)";
+            assert_eq!(told(line).as_deref(), Some(expected), "{line}");
+        }
+        assert!(told("appfw unit show -- x").is_some_and(|told| told.contains("appfw unit show --help")));
+        for line in [
+            "appfw unit install web -- sleep 5",
+            "appfw unit install web sh -- x",
+            "appfw unit install --env -- web sleep",
+            "appfw unit install --vai none -- sleep 5",
+            "appfw unit install --help -- x",
+            "appfw unit remove -- web",
+            "appfw stop -- web",
+            "appfw unit --",
+        ] {
+            assert_eq!(told(line), None, "{line}");
         }
     }
 }

@@ -77,6 +77,7 @@ async fn confine(args: ConfineArgs) -> Result<()> {
     }
     refuse_tor(&manager, &service, &files.plan.via).await?;
     refuse::refuse_slices(&manager, &service).await?;
+    refuse::refuse_joined(&manager, &service).await?;
     tell_of_socket(&manager, &service, &say).await;
     tell_of_umbrella(&service, &say);
     taken::refuse(&name, &files.command, &realm, &manager).await?;

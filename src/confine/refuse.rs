@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use ipnet::IpNet;
 
 use super::service::Service;
-use super::{paths, unit_file};
+use super::{name_of, paths, unit_file};
 use crate::buses::Buses;
 use crate::confinement::OPENING;
 use crate::installed;
@@ -86,6 +86,14 @@ pub fn refuse(service: &Service, buses: &Buses, appfw: &Path) -> Result<()> {
     refuse_missing(service)?;
     if service.slice == SLICE || name.starts_with("appfw-") {
         bail!("{name} is a unit of appfw's own, which has its wall already");
+    }
+    // systemd.unit(5): a drop-in for `a-.service` is one for each `a-b.service`.
+    if name.ends_with("-.service") && !name.contains('@') {
+        bail!(
+            "{name} ends in a dash, so that its drop-ins are also those of every service whose name begins with {0}, which would be confined with it: give it another name, such as {1}.service",
+            name.trim_end_matches(".service"),
+            name.trim_end_matches("-.service")
+        );
     }
     if let Some(fragment) = &service.fragment
         && fragment.starts_with("/run")
@@ -285,6 +293,19 @@ fn past_the_wall(service: &Service, appfw: &Path) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// From systemd 254 on it has itself what another has of it (`JoinsNamespaceOf=`); before, that must be looked for.
+pub(super) async fn refuse_joined(manager: &Manager<'_>, service: &Service) -> Result<()> {
+    let Service { name, .. } = service;
+    let others = if service.has_subgroups { Vec::new() } else { manager.joined_by(name).await? };
+    let servants = name_of(name)?.servants();
+    match others.into_iter().find(|other| !servants.contains(other)) {
+        Some(other) => bail!(
+            "{other} has JoinsNamespaceOf={name}, and a unit is in one network namespace alone: what {other} keeps of {name} as it is now would not be the wall's"
+        ),
+        None => Ok(()),
+    }
 }
 
 /// A leaf merges the lists of all slices above it (src/core/bpf-firewall.c).

@@ -36,6 +36,10 @@ fn a_plain_service_is_not_refused() {
     refuse(&service(), &Buses::None, Path::new("/usr/bin/appfw")).unwrap();
     let timed = Service { triggered_by: vec!["web.timer".into()], ..service() };
     refuse(&timed, &Buses::None, Path::new("/usr/bin/appfw")).unwrap();
+    for name in ["web@a-.service", "web-@a.service", "-web.service", "we-b.service"] {
+        // Their drop-ins are nobody else's.
+        refuse(&Service { name: name.into(), ..service() }, &Buses::None, Path::new("/usr/bin/appfw")).unwrap();
+    }
     let on_the_bus = Service { kind: "dbus".into(), ..service() };
     refuse(&on_the_bus, &Buses::System, Path::new("/usr/bin/appfw")).unwrap();
 }
@@ -49,6 +53,10 @@ fn what_leads_past_a_wall_is_refused_by_its_name() {
         (refusal(|service| service.slice = "appfw.slice".into()), "appfw's own"),
         (refusal(|service| service.fragment = Some("/run/systemd/transient/web.service".into())), "at each boot"),
         (refusal(|service| service.fragment = Some("/run/systemd/generator.late/x".into())), "at each boot"),
+        (
+            refusal(|service| service.name = "web-.service".into()),
+            "whose name begins with web-, which would be confined",
+        ),
         (refusal(|service| service.pam_name = "login".into()), "PAMName=login"),
         (refusal(|service| service.delegate = true), "Delegate="),
         (refusal(|service| service.ambient = 1 << 12 | 1 << 10), "asks for CAP_NET_ADMIN (AmbientCapabilities=)"),

@@ -1,17 +1,23 @@
 //! The proof that the wall stands, from inside, without privileges and without waiting for
 //! time-outs: systemd applies every network setting on a best-effort basis and carries on without
 //! (src/core/cgroup.c, exec-invoke.c), so that nothing but traffic shows whether it is there.
-//! Nothing sent here can leave the machine: targets are loopback, or the socket is bound to lo.
+//! Nothing sent here can leave the machine: targets are loopback, or the socket is tied to lo. None of the sockets is bound
+//! to an address or a port, which the app may be kept from (`SocketBindDeny=`): the kernel chooses when something is sent.
 
 mod namespace;
 
 use std::ffi::OsString;
+use std::io::{self, IoSlice};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, UdpSocket};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use nix::sys::socket::{setsockopt, sockopt};
+use nix::libc::{in_addr, in_pktinfo};
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, SockaddrIn, sendmsg, setsockopt, socket, sockopt,
+};
 
 use crate::cli::{InsideArgs, WallKind};
 use crate::name::unified_cgroup;
@@ -22,6 +28,8 @@ use crate::sock_diag;
 const DISCARD: u16 = 9;
 /// How long an answer over loopback may take on a machine under load.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+const NO_SOCKET: &str = "cannot make a socket for the proof";
 
 const NOT_IN_FORCE: &str = "the kernel or a container keeps systemd from attaching its BPF filter (docs/troubleshooting.md), so nothing was run";
 
@@ -94,25 +102,34 @@ fn private_users(outside: Option<u64>) -> Result<()> {
 /// Datagrams to denied addresses must be refused with EPERM.
 fn egress(lists: &IpLists, args: &InsideArgs) -> Result<()> {
     if let Some(canary) = args.canary {
-        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).context("cannot make a socket for the proof")?;
         // An unconfined datagram must not leave the machine either.
-        setsockopt(&socket, sockopt::BindToDevice, &OsString::from("lo")).context("cannot bind a socket to lo")?;
-        expect_denied(&socket, IpAddr::V4(canary))?;
+        expect_denied(&tied_to_loopback()?, IpAddr::V4(canary))?;
     }
     let own = neighbour(args.forwarder, lists).map(IpAddr::V4);
     // Where ::1 is open there is no other address of version 6 that leads nowhere else: without a route
     // the kernel has its own error before the filter is asked.
     let v6 = Some(IpAddr::V6(Ipv6Addr::LOCALHOST)).filter(|v6| !lists.passes(*v6));
     for target in own.into_iter().chain(v6) {
-        let any: IpAddr = if target.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-        match UdpSocket::bind((any, 0)) {
+        match datagrams(target) {
             Ok(socket) => expect_denied(&socket, target)?,
             // No IPv6 on this machine, or none for this namespace.
             Err(error) if target.is_ipv6() && no_family(&error) => {}
-            Err(error) => return Err(error).context("cannot make a socket for the proof"),
+            Err(error) => return Err(error).context(NO_SOCKET),
         }
     }
     Ok(())
+}
+
+/// For datagrams to such an address.
+fn datagrams(target: IpAddr) -> io::Result<UdpSocket> {
+    let family = if target.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    Ok(socket(family, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?.into())
+}
+
+fn tied_to_loopback() -> Result<UdpSocket> {
+    let socket = datagrams(Ipv4Addr::LOCALHOST.into()).context(NO_SOCKET)?;
+    setsockopt(&socket, sockopt::BindToDevice, &OsString::from("lo")).context("cannot tie a socket to lo")?;
+    Ok(socket)
 }
 
 fn expect_denied(socket: &UdpSocket, target: IpAddr) -> Result<()> {
@@ -124,7 +141,7 @@ fn expect_denied(socket: &UdpSocket, target: IpAddr) -> Result<()> {
     }
 }
 
-fn no_family(error: &std::io::Error) -> bool {
+fn no_family(error: &io::Error) -> bool {
     error.raw_os_error().is_some_and(|code| {
         // ENETUNREACH isn't among them: an unfiltered v6 stack may say that, too.
         [nix::libc::EAFNOSUPPORT, nix::libc::EADDRNOTAVAIL].contains(&code)
@@ -140,10 +157,8 @@ fn ingress(lists: &IpLists, args: &InsideArgs) -> Result<()> {
     let Some(denied) = neighbour(args.forwarder, lists).filter(|_| lists.passes(IpAddr::V4(allowed))) else {
         return Ok(());
     };
-    let bind = |address: Ipv4Addr| UdpSocket::bind((address, 0)).context("cannot make a socket for the proof");
-    let (receiver, from_denied, from_allowed) = (bind(allowed)?, bind(denied)?, bind(allowed)?);
-    let target = receiver.local_addr().context("cannot make a socket for the proof")?;
-    receiver.set_read_timeout(Some(PATIENCE)).context("cannot make a socket for the proof")?;
+    let socket = tied_to_loopback()?;
+    socket.set_read_timeout(Some(PATIENCE)).context(NO_SOCKET)?;
     let dropped = |what: String| match args.filtered {
         true => format!(
             "{what}: --ingress-filter and --egress-filter must let datagrams of the app's loopback pass, by which the wall is proven"
@@ -151,16 +166,28 @@ fn ingress(lists: &IpLists, args: &InsideArgs) -> Result<()> {
         false => what,
     };
     let cannot_send = || dropped("cannot send over the app's loopback".to_owned());
-    from_denied.send_to(b"denied", target).with_context(cannot_send)?;
-    from_allowed
-        .send_to(b"allowed", target)
+    // By this the socket gets the port to which the others go.
+    socket.send_to(&[0], (allowed, DISCARD)).with_context(cannot_send)?;
+    let port = socket.local_addr().context(NO_SOCKET)?.port();
+    let target = SocketAddrV4::new(allowed, port);
+    send_from(&socket, denied, target).with_context(cannot_send)?;
+    send_from(&socket, allowed, target)
         .with_context(|| dropped(format!("{allowed} is closed though it is allowed")))?;
-    let mut buffer = [0; 16];
     let (_, source) =
-        receiver.recv_from(&mut buffer).with_context(|| dropped(format!("nothing arrives from {allowed}")))?;
+        socket.recv_from(&mut [0; 1]).with_context(|| dropped(format!("nothing arrives from {allowed}")))?;
     if source.ip() == denied {
         bail!("a datagram from {denied} came in though it is denied: {NOT_IN_FORCE}");
     }
+    Ok(())
+}
+
+/// A datagram from an address of this machine's that the socket need not have.
+fn send_from(socket: &UdpSocket, source: Ipv4Addr, target: SocketAddrV4) -> io::Result<()> {
+    let source = in_addr { s_addr: u32::from_ne_bytes(source.octets()) };
+    let from = in_pktinfo { ipi_ifindex: 0, ipi_spec_dst: source, ipi_addr: source };
+    let (text, target) = ([IoSlice::new(&[0])], SockaddrIn::from(target));
+    let from = [ControlMessage::Ipv4PacketInfo(&from)];
+    sendmsg(socket.as_raw_fd(), &text, &from, MsgFlags::empty(), Some(&target))?;
     Ok(())
 }
 
@@ -222,6 +249,14 @@ mod tests {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let message = expect_denied(&socket, Ipv4Addr::LOCALHOST.into()).unwrap_err().to_string();
         assert!(message.contains("127.0.0.1 is open though it is denied"), "{message}");
+    }
+
+    #[test]
+    fn what_comes_in_unfiltered_is_told() {
+        let lists = IpLists::only(["127.100.90.50/32".parse().unwrap()]);
+        let args = InsideArgs { forwarder: Some(crate::plan::ADDRESS), ..InsideArgs::of(WallKind::Strict) };
+        let message = ingress(&lists, &args).unwrap_err().to_string();
+        assert!(message.contains("from 127.100.90.51 came in though it is denied"), "{message}");
     }
 
     #[test]

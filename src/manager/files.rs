@@ -70,6 +70,23 @@ impl Manager<'_> {
         <&str>::try_from(&path).ok().filter(|path| !path.is_empty()).map(PathBuf::from)
     }
 
+    /// Those of the units that are loaded that say to share this one's namespaces.
+    ///
+    /// # Errors
+    /// systemd does not tell.
+    pub async fn joined_by(&self, unit: &str) -> Result<Vec<String>> {
+        let list = async || self.proxy.list_units_by_patterns(&[], &["*.service", "*.socket"]).await;
+        let loaded = patiently(list).await.context("systemd does not tell which units there are")?;
+        let mut found = Vec::new();
+        for (other, ..) in loaded {
+            let joins = self.property(&other, Kind::Unit, "JoinsNamespaceOf").await?;
+            if Vec::<String>::try_from(joins).is_ok_and(|joins| joins.iter().any(|joined| joined == unit)) {
+                found.push(other);
+            }
+        }
+        Ok(found)
+    }
+
     /// Whether a unit runs, or is about to.
     pub async fn is_active(&self, unit: &str) -> bool {
         let state = self.property(unit, Kind::Unit, "ActiveState").await;

@@ -151,7 +151,9 @@ fn make(realm: &Realm, name: &str, args: &LaunchArgs, say: &Say) -> Result<Made>
         say.detail(&profile);
     }
     let made = || {
-        if let Some(stem) = name.strip_suffix(".service") {
+        let stem = name.strip_suffix(".service").unwrap_or(name);
+        let stem = stem.strip_prefix("appfw-").unwrap_or(stem);
+        if stem != name {
             bail!("the name {name}: the unit is appfw-NAME.service, so say {stem}");
         }
         if args.system && !realm.is_systems() {

@@ -88,6 +88,15 @@ def test_all_other_ports_of_its_address_are_closed(lab):
     assert json.loads(text_of(lab, "--via", SOCKS, *ALLOWED, PYTHON, "-c", SCAN)) == [8023]
 
 
+def test_what_is_opened_of_the_apps_own_loopback_is_the_hosts(lab):
+    """What the variables leave out is the program's own in the namespace wall, but for these."""
+    for opened in "127.0.0.2:8022", "127.0.0.0/8:8022", "[::]:8022":
+        target = opened.replace("127.0.0.0/8", "127.0.0.2")
+        words = ["--via=direct", "--wall=namespace", f"--allow-destination={opened}"]
+        answer = run(lab, *words, "curl", "-gsS", "--http0.9", "--max-time", "9", f"http://{target}/")
+        assert answer.stdout.endswith(b"bait\n"), (opened, answer)
+
+
 def test_a_name_is_another_thing_to_open(lab):
     """A program that resolves it goes to the address; asked for by name it is not what was opened."""
     results, _ = outcomes(lab, "--via", SOCKS, f"--allow-destination={V4}", targets=["localhost:8023"])

@@ -165,7 +165,8 @@ def test_a_service_goes_through_tor(lab, world, tor):
 def test_other_walls(lab, world, wall):
     # What covers others: systemd forgets those.
     more = ["--allow=10.0.0.0/24", "--allow=10.0.0.0/8", "--allow=localhost"] if wall == "address" else []
-    with service(lab, trying(lab, "DynamicUser=yes")) as svc:
+    # Not even the proof binds a socket.
+    with service(lab, trying(lab, "DynamicUser=yes", "SocketBindDeny=any")) as svc:
         svc.confine("--via", SOCKS, f"--wall={wall}", *more, "--now")
         with world.watch() as w:
             svc.restart()
@@ -318,7 +319,7 @@ def test_a_kernel_that_lies_starts_nothing(lying_lab):
 HARDENED = {
     "errors": ["SystemCallFilter=@system-service", "SystemCallErrorNumber=EPERM"],
     "much": ["SystemCallFilter=@system-service", "SystemCallFilter=~@privileged @resources", "User=bob",
-             "NoNewPrivileges=yes", "ProtectSystem=strict", "PrivateTmp=yes", "RestrictNamespaces=yes"],
+             "SocketBindDeny=any", "NoNewPrivileges=yes", "ProtectSystem=strict", "PrivateTmp=yes", "RestrictNamespaces=yes"],
     "other errors": ["SystemCallFilter=@system-service", "SystemCallErrorNumber=ENOSYS"],
     "denied": ["SystemCallFilter=~@mount @swap", "SystemCallErrorNumber=EPERM"],
 }
@@ -380,6 +381,29 @@ def test_what_no_wall_would_hold_is_refused(lab, lines, sentence):
         before = tree(lab)
         assert sentence in svc.confine("--via", SOCKS, code=125)
         assert tree(lab) == before
+
+
+def test_a_name_whose_drop_ins_are_those_of_other_services_is_refused(lab):
+    stem = unique("pre")
+    with service(lab, ELSEWHERE, f"{stem}-") as svc, service(lab, ELSEWHERE, f"{stem}-one") as other:
+        other.start()
+        before = tree(lab)
+        assert f"every service whose name begins with {stem}-" in svc.confine("--via", SOCKS, "--now", code=125)
+        assert tree(lab) == before
+        other.restart()
+
+
+def test_a_service_whose_namespaces_another_shares_is_refused(lab):
+    with service(lab, ELSEWHERE + "PrivateTmp=yes\n") as svc:
+        joins = f"[Unit]\nJoinsNamespaceOf={svc.name}\n{ELSEWHERE}PrivateTmp=yes\n"
+        with service(lab, joins) as other:
+            svc.start()
+            other.start()
+            before = tree(lab)
+            said = svc.confine("--via", SOCKS, "--now", code=125)
+            assert other.name in said and "JoinsNamespaceOf=" in said, said
+            assert tree(lab) == before and svc.is_active()
+        svc.confine("--via", SOCKS, "--now")
 
 
 def test_names_that_are_none_are_refused(lab):

@@ -85,18 +85,30 @@ def test_every_dns_server_is_the_forwarder(lab, world, server, transport):
     assert w.foreign(allow=UPSTREAM_ALONE) == [] and w.events(server="dns") == []
 
 
+# By a plain connect(), and by a client that has the variables.
 OWN = """
-import json, socket, threading
+import json, os, socket, subprocess
 heard = {}
-for address in "127.0.0.1", "::1", "127.9.9.9", "0.0.0.0":
+for address in "127.0.0.1", "::1", "127.0.0.2", "127.9.9.9", "0.0.0.0", "::":
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     server = socket.socket(family)
     server.bind((address, 0))
     server.listen()
-    client = socket.create_connection(server.getsockname()[:2], 5)
+    server.settimeout(9)
+    host, port = server.getsockname()[:2]
+    client = socket.create_connection((host, port), 5)
     accepted, _ = server.accept()
     accepted.sendall(b"own")
     heard[address] = client.recv(9).decode()
+    url = f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+    if address == "::" and not os.environ.get("no_proxy", ",::").endswith(",::"):
+        continue  # named where there is capture alone
+    with subprocess.Popen(["curl", "-gsS", "--max-time", "9", url], stdout=subprocess.PIPE) as curl:
+        accepted, _ = server.accept()
+        accepted.recv(999)
+        accepted.sendall(b"HTTP/1.0 200 OK\\r\\n\\r\\nown")
+        accepted.close()
+        heard["curl " + address] = curl.stdout.read().decode()
 print(json.dumps(heard))
 """
 

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::MetadataExt;
 
 use anyhow::{Context, Result, bail};
@@ -104,8 +104,7 @@ pub(super) fn leads_nowhere(capture: Capture) -> Result<()> {
 /// From which of its addresses this machine would send there; `None` if it couldn't.
 fn way_to(address: IpAddr) -> io::Result<Option<IpAddr>> {
     use nix::libc::{EACCES, EADDRNOTAVAIL, EAFNOSUPPORT, ENETUNREACH};
-    let any: IpAddr = if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-    let asked = UdpSocket::bind((any, 0)).and_then(|socket| {
+    let asked = super::datagrams(address).and_then(|socket| {
         socket.connect(SocketAddr::new(address, DISCARD))?;
         socket.local_addr()
     });
