@@ -3,6 +3,7 @@
 
 mod copies;
 mod descriptors;
+mod held;
 mod hiding;
 mod init;
 mod listeners;
