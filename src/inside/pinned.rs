@@ -123,8 +123,8 @@ fn is_apps_to_change(directory: &Path) -> bool {
     /// Who a user namespace does not know (user_namespaces(7), overflowuid): nobody's files look like root's there.
     const NOBODY: u32 = 65534;
     let user = geteuid().as_raw();
-    let is_own = user != NOBODY && directory.metadata().is_ok_and(|found| found.uid() == user);
-    is_own || accessat(CWD, directory, Access::WRITE_OK, AtFlags::empty()).is_ok()
+    let Some(found) = directory.metadata().ok().filter(Metadata::is_dir) else { return false };
+    user != NOBODY && found.uid() == user || accessat(CWD, directory, Access::WRITE_OK, AtFlags::empty()).is_ok()
 }
 
 /// Whether the app cannot remove what was found by that name: it is another user's, in a sticky directory, as /tmp is.
@@ -133,6 +133,18 @@ fn stays(name: &Path, found: &Metadata) -> bool {
     let user = geteuid().as_raw();
     let is_sticky = |found: Metadata| found.mode() & STICKY != 0 && found.uid() != user;
     found.uid() != user && name.parent().and_then(|parent| parent.metadata().ok()).is_some_and(is_sticky)
+}
+
+/// Whether the app could make a directory in what is there, or put one in its place.
+fn is_apps_to_fill(above: &Path) -> bool {
+    let is_to_replace = |place: &Path| {
+        let stays = fs::symlink_metadata(place).is_ok_and(|found| stays(place, &found));
+        !stays && place.parent().is_some_and(is_apps_to_change)
+    };
+    if above.is_dir() {
+        return is_apps_to_change(above);
+    }
+    is_to_replace(above) || above.canonicalize().is_ok_and(|end| is_to_replace(&end))
 }
 
 /// Makes a directory that is to be hidden: where nothing is, nothing can be mounted.
@@ -161,7 +173,7 @@ pub fn make(directory: &Path) -> Result<()> {
         ErrorKind::ReadOnlyFilesystem => Ok(()),
         // Hidden with the directory that its own user has closed, or another's.
         _ if directory.metadata().is_err_and(|error| error.kind() == ErrorKind::PermissionDenied) => Ok(()),
-        _ if !above.is_some_and(is_apps_to_change) || there.is_some_and(|found| stays(directory, &found)) => Ok(()),
+        _ if !above.is_some_and(is_apps_to_fill) || there.is_some_and(|found| stays(directory, &found)) => Ok(()),
         _ => bail!(
             "{0} cannot be made ({error}), and the program could make it later, for what is run outside to read: make it a directory of yours",
             directory.display()
@@ -223,5 +235,9 @@ mod tests {
         symlink("nowhere", at("link")).unwrap();
         let message = make(&at("link")).unwrap_err().to_string();
         assert!(message.contains("link cannot be made (File exists"), "{message}");
+        // A file of the app's could make way for one.
+        fs::write(at("file"), "").unwrap();
+        let message = make(&at("file/below")).unwrap_err().to_string();
+        assert!(message.contains("file/below cannot be made (Not a directory"), "{message}");
     }
 }
