@@ -193,6 +193,8 @@ fn seen<'a>(place: &'a Path, view: &View) -> rustix::io::Result<Option<(&'a Path
         Errno::NOENT | Errno::NOTDIR | Errno::LOOP => Ok(None),
         Errno::ACCESS | Errno::PERM if is_anothers => Ok(None),
         Errno::ACCESS | Errno::PERM => Ok(above().filter(|(_, _, found)| found.is_own())),
+        // In a FUSE mount without its server, which may be mounted anew.
+        Errno::NOTCONN => Ok(above()),
         _ => Err(error),
     }
 }

@@ -402,6 +402,44 @@ def test_many_entries_of_run_are_no_obstacle(lab):
             name.unlink()
 
 
+# Mounts FUSE of the user with a number at each place; whether its server is gone then, or never answers.
+FUSE = """import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+servers = [os.open("/dev/fuse", os.O_RDWR) for place in sys.argv[3:]]
+for server, place in zip(servers, sys.argv[3:]):
+    options = f"fd={server},rootmode=40000,user_id={sys.argv[2]},group_id=0"
+    if libc.mount(b"x", place.encode(), b"fuse", 0, options.encode()):
+        sys.exit(os.strerror(ctypes.get_errno()))
+    if sys.argv[1] == "gone":
+        os.close(server)
+print("up", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("server", ["gone", "silent"])
+@pytest.mark.parametrize("owner", [0, 1001])
+def test_a_mount_that_does_not_answer_is_no_obstacle(lab, server, owner):
+    if not lab.path("/dev/fuse").exists():
+        return  # as in some containers
+    gnupg, places = "/home/bob/.gnupg", [f"/run/{unique('fuse')}"]
+    if server == "gone" and owner:
+        places.append(gnupg)
+    lab.run(["mkdir", *places], check=True)
+    try:
+        with started(lab, [PYTHON, "-c", FUSE, server, str(owner), *places], stdin=subprocess.PIPE,
+                     stdout=subprocess.PIPE) as process:
+            Output(process.stdout.fileno()).until(b"up")
+            for words in [[], ["--uid=bob"], ["--uid=bob", "--standalone"]]:
+                done = lab.run(["appfw-run", *words, "--via=none", "ls", gnupg], timeout=10)
+                assert b"appfw" not in done.stderr, (words, done)
+                # One that has a server again would show what it hides.
+                assert gnupg not in places or b"Permission denied" in done.stderr or not words, done
+    finally:
+        lab.run(["umount", "-l", *places])
+        lab.run(["rmdir", *places], check=True)
+
+
 def test_other_files_of_roots_are_written_by_root(lab):
     assert write_from_inside(lab, "strict", "root", OPEN_FILES) == OPEN_FILES
     assert write_from_inside(lab, "strict", "bob", OPEN_FILES) == []
