@@ -182,6 +182,7 @@ fn build(args: &InsideArgs, launcher: &UnixStream) -> Result<()> {
         namespaces::separate_network()?;
         namespaces::separate()?;
         build_network(args, launcher)?;
+        namespaces::keep_what_builds()?;
     }
     // Of init it is the process outside that has handed them over; this one hears the answer.
     control::acknowledged(launcher)

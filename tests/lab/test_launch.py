@@ -250,6 +250,19 @@ def test_a_home_that_is_no_directory_is_no_obstacle(lab):
         lab.run(["userdel", name], check=True)
 
 
+@pytest.mark.parametrize("manager", ["--user", "--standalone"])
+def test_nothing_is_made_in_a_home_that_its_user_does_not_write(lab, manager):
+    home = f"/home/bob/{unique('home')}"
+    lab.run(["mkdir", "-m", "500", home], user="bob", check=True)
+    try:
+        done = run(lab, manager, "--via=none", "true", user="bob", env={"HOME": home})
+        assert done.returncode == 125
+        assert f"{home}/.config/appfw cannot be made (Permission denied" in done.stderr.decode()
+        assert list(lab.path(home).iterdir()) == []
+    finally:
+        lab.run(["rmdir", home], check=True)
+
+
 def test_workdir_option(lab):
     assert text_of(lab, "--via", "none", "--workdir", "/tmp", "pwd") == "/tmp\n"
     assert text_of(lab, "--via", "none", "--workdir", "lib", "pwd", cwd="/usr") in ("/usr/lib\n", "/lib\n")
