@@ -1,15 +1,17 @@
 //! Puts something unusable over what the app is not to use.
 
-use std::fs::{self, DirBuilder, Metadata, OpenOptions, Permissions};
-use std::io::{self, ErrorKind};
+use std::fs::{self, DirBuilder, OpenOptions, Permissions};
+use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use rustix::mount::mount_bind;
+use rustix::fs::FileType;
+use rustix::io::Errno;
 use rustix::process::geteuid;
 
+use super::held::{Found, Held, insist};
 use super::pinned::Ways;
 use super::table::Table;
 use crate::view::View;
@@ -30,6 +32,7 @@ pub struct Places {
 /// afterwards, and what it leads to would stay.
 #[must_use]
 pub fn places(view: &View, table: &Table, ways: &mut Ways) -> Places {
+    ways.distrust(&view.sessions);
     let mut named = view.hidden.clone();
     let mut covered = Vec::new();
     let mut directories: Vec<_> = view.sessions.iter().filter_map(|stem| stem.parent()).collect();
@@ -51,9 +54,8 @@ pub fn places(view: &View, table: &Table, ways: &mut Ways) -> Places {
     named.extend(view.sockets.iter().filter(is_socket).cloned());
     named.extend(view.made.iter().cloned());
     // In what anybody may have made there is no link that launches follow.
-    let read = view.made.iter().filter(|directory| !is_anybodys(directory, view));
+    let read = view.made.iter().filter(|directory| !is_anybodys(directory, &view.sessions));
     read.for_each(|directory| links(directory, DEPTH, &mut named));
-    named.retain(|path| !misleads(path, view));
     let again: Vec<PathBuf> = named.iter().chain(&view.empty).flat_map(|path| elsewhere(path, table, ways)).collect();
     // What is made empty anyway shows nothing, and is not to be closed: ProtectHome= has a node of /run/systemd there.
     named.extend(again.into_iter().filter(|seen| !view.empty.iter().any(|empty| seen.starts_with(empty))));
@@ -103,33 +105,34 @@ fn behind(path: &Path, ways: &mut Ways) -> Option<PathBuf> {
 /// else's could make root's app miss anything that it leads to.
 fn sessions(directory: &Path, stems: &[&str]) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
-    let own = geteuid();
+    let is_root = geteuid().is_root();
+    let is_our_concern = |found: &Found| match found.kind() {
+        FileType::RegularFile => false,
+        FileType::Symlink => found.is_trusted(),
+        _ => is_root || found.is_trusted(),
+    };
     let is_one = |entry: &fs::DirEntry| {
         let name = entry.file_name();
         let rest = name.to_str().and_then(|name| stems.iter().find_map(|stem| name.strip_prefix(stem)));
-        let is_our_concern = |found: Metadata| {
-            let is_anybodys = own.is_root() && !found.file_type().is_symlink();
-            let is_ours = is_anybodys || found.uid() == 0 || found.uid() == own.as_raw();
-            is_ours && !found.is_file()
-        };
         rest.is_some_and(|rest| rest.chars().all(|c| c.is_ascii_alphanumeric()))
-            && entry.metadata().is_ok_and(is_our_concern)
+            && Held::itself(&entry.path()).and_then(Held::look).is_ok_and(|(_, found)| is_our_concern(&found))
     };
     entries.flatten().filter(is_one).map(|entry| entry.path()).collect()
 }
 
-/// Whether anybody can have a thing of that name: it is called as sessions' sockets are.
-fn is_anybodys(path: &Path, view: &View) -> bool {
-    let begins_so = |stem: &PathBuf| path.as_os_str().as_bytes().starts_with(stem.as_os_str().as_bytes());
-    view.sessions.iter().any(|stem| begins_so(stem) && path.parent() == stem.parent())
-}
-
-/// Whether `path` is another user's link at such a name: it leads to nothing of ours, and the app would miss whatever it
-/// does lead to.
-fn misleads(path: &Path, view: &View) -> bool {
-    let is_anothers = |found: Metadata| found.uid() != 0 && found.uid() != geteuid().as_raw();
-    let is_anothers_link = |found: Metadata| found.is_symlink() && is_anothers(found);
-    is_anybodys(path, view) && fs::symlink_metadata(path).is_ok_and(is_anothers_link)
+/// Whether anybody can have a thing of that name: it is called as the `sessions`' sockets are, in the directory where those
+/// are, by whichever of its mounts.
+pub fn is_anybodys(path: &Path, sessions: &[PathBuf]) -> bool {
+    let number = |directory: &Path| directory.metadata().ok().map(|found| (found.dev(), found.ino()));
+    let is_called_so = |stem: &Path| {
+        let (Some(name), Some(stem)) = (path.file_name(), stem.file_name()) else { return false };
+        name.as_bytes().starts_with(stem.as_bytes())
+    };
+    let is_there = |stem: &Path| {
+        let (Some(here), Some(there)) = (path.parent(), stem.parent()) else { return false };
+        here == there || number(here).is_some_and(|here| number(there) == Some(here))
+    };
+    sessions.iter().any(|stem| is_called_so(stem) && is_there(stem))
 }
 
 /// Mounts an empty file or an empty directory, with no mode, over each of the places that is there.
@@ -143,46 +146,55 @@ pub fn hide(places: &[PathBuf], view: &View) -> Result<()> {
     OpenOptions::new().write(true).create_new(true).mode(0o000).open(&file).context(failed)?;
     DirBuilder::new().mode(0o000).create(&directory).context(failed)?;
     fs::set_permissions(&directory, Permissions::from_mode(0o000)).context(failed)?;
-    let identity = |found: &Metadata| (found.dev(), found.ino());
-    let ours = [identity(&file.metadata().context(failed)?), identity(&directory.metadata().context(failed)?)];
-    // Asked again: its owner can exchange a directory for a link at any time.
-    for place in places.iter().filter(|place| !misleads(place, view)) {
-        let failed = || format!("cannot hide {}", place.display());
+    let held = |path| Held::itself(path).and_then(Held::look).context(failed);
+    let ((over_file, one), (over_directory, other)) = (held(&file)?, held(&directory)?);
+    let ours = [one.identity(), other.identity()];
+    let hide_one = |place: &Path| {
+        let Some((place, held, found)) = seen(place, view)? else { return Ok(()) };
+        let is_directory = found.kind().is_dir();
         // What is hidden already, by another name or with the directory it lies in, must not be so twice:
         // a mount on a mount is one on what was mounted, which then could not be removed.
-        if let Some((place, found)) = seen(place).with_context(failed)?
-            && !ours.contains(&identity(&found))
-            && !is_empty(place, &found, view)
-        {
-            mount_bind(if found.is_dir() { &directory } else { &file }, place).with_context(failed)?;
+        if ours.contains(&found.identity()) || is_directory && is_empty(place, view) {
+            return Ok(());
         }
+        held.cover(if is_directory { &over_directory } else { &over_file })
+    };
+    for place in places {
+        insist(|| hide_one(place)).with_context(|| format!("cannot hide {}", place.display()))?;
     }
     fs::remove_file(&file).and_then(|()| fs::remove_dir(&directory)).context(failed)
 }
 
 /// Whether it is, by another name, a directory that holds nothing of the host's: the app's own one may be there, as for
 /// who calls their runtime directory /var/run/user/UID.
-fn is_empty(place: &Path, found: &Metadata, view: &View) -> bool {
+fn is_empty(place: &Path, view: &View) -> bool {
     let is_below = |end: PathBuf| view.empty.iter().any(|empty| end.starts_with(empty));
-    found.is_dir() && place.canonicalize().is_ok_and(is_below)
+    place.canonicalize().is_ok_and(is_below)
 }
 
 /// What there is to hide for `place`: itself; or, where a directory of the app's own user bars the
-/// way, that directory, as the app could open it. `None` where nothing is there, or to be reached.
-fn seen(place: &Path) -> io::Result<Option<(&Path, Metadata)>> {
-    let error = match fs::metadata(place) {
-        Ok(found) => return Ok(Some((place, found))),
+/// way, that directory, as the app could open it. `None` where nothing is there, or to be reached; and for a link at a
+/// name that anybody can have, as what ours lead to is a place by itself.
+fn seen<'a>(place: &'a Path, view: &View) -> rustix::io::Result<Option<(&'a Path, Held, Found)>> {
+    let is_anybodys = is_anybodys(place, &view.sessions);
+    let opened = if is_anybodys { Held::itself(place) } else { Held::followed(place) };
+    // Another user's FUSE mount, which is not for this one to look at, bars no way.
+    let is_anothers = is_anybodys && opened.is_ok();
+    let error = match opened.and_then(Held::look) {
+        Ok((held, found)) => {
+            let is_to_hide = !found.kind().is_symlink();
+            return Ok(is_to_hide.then_some((place, held, found)));
+        }
         Err(error) => error,
     };
-    if error.raw_os_error() == Some(nix::libc::ELOOP) {
-        return Ok(None);
-    }
-    match error.kind() {
-        ErrorKind::NotFound | ErrorKind::NotADirectory => Ok(None),
-        ErrorKind::PermissionDenied => {
-            let bars = place.ancestors().skip(1).find_map(|path| Some((path, fs::metadata(path).ok()?)));
-            Ok(bars.filter(|(_, found)| found.uid() == geteuid().as_raw()))
-        }
+    let looked = |path| Held::followed(path).and_then(Held::look).map(|(held, found)| (path, held, found)).ok();
+    let above = || place.ancestors().skip(1).find_map(looked);
+    match error {
+        Errno::NOENT | Errno::NOTDIR | Errno::LOOP => Ok(None),
+        Errno::ACCESS | Errno::PERM if is_anothers => Ok(None),
+        Errno::ACCESS | Errno::PERM => Ok(above().filter(|(_, _, found)| found.is_own())),
+        // In a FUSE mount without its server, which may be mounted anew.
+        Errno::NOTCONN => Ok(above()),
         _ => Err(error),
     }
 }
@@ -270,6 +282,19 @@ mod tests {
     }
 
     #[test]
+    fn names_of_sessions_are_anybodys_where_their_directory_is_seen_again() {
+        let place = tempfile::tempdir().unwrap();
+        let at = |name: &str| place.path().join(name);
+        fs::create_dir(at("tmp")).unwrap();
+        fs::create_dir(at("other")).unwrap();
+        symlink("tmp", at("again")).unwrap();
+        let sessions = [at("tmp/ssh-")];
+        for (name, expected) in [("tmp/ssh-x", true), ("again/ssh-x", true), ("tmp/x", false), ("other/ssh-x", false)] {
+            assert_eq!(is_anybodys(&at(name), &sessions), expected, "{name}");
+        }
+    }
+
+    #[test]
     fn a_directory_with_more_than_can_be_hidden_is_not_seen_at_all() {
         let place = tempfile::tempdir().unwrap();
         for number in 0..=MAX_SESSIONS {
@@ -283,10 +308,11 @@ mod tests {
     #[test]
     fn what_bars_the_way_and_is_the_users_own_is_hidden_itself() {
         let place = tempfile::tempdir().unwrap();
-        assert!(seen(&place.path().join("absent/socket")).unwrap().is_none());
+        let view = View::default();
+        assert!(seen(&place.path().join("absent/socket"), &view).unwrap().is_none());
         let there = place.path().join("there");
         fs::write(&there, "").unwrap();
-        assert_eq!(seen(&there).unwrap().unwrap().0, there);
-        assert!(seen(&there.join("below")).unwrap().is_none());
+        assert_eq!(seen(&there, &view).unwrap().unwrap().0, there);
+        assert!(seen(&there.join("below"), &view).unwrap().is_none());
     }
 }

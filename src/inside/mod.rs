@@ -3,6 +3,7 @@
 
 mod copies;
 mod descriptors;
+mod held;
 mod hiding;
 mod init;
 mod lent;
@@ -182,6 +183,7 @@ fn build(args: &InsideArgs, launcher: &UnixStream) -> Result<()> {
         namespaces::separate_network()?;
         namespaces::separate()?;
         build_network(args, launcher)?;
+        namespaces::keep_what_builds()?;
     }
     // Of init it is the process outside that has handed them over; this one hears the answer.
     control::acknowledged(launcher)

@@ -10,7 +10,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use rustix::fs::{AtFlags, CWD, FileType, Mode, StatxFlags, fstat, statx};
+use rustix::fs::{AtFlags, CWD, Mode, StatxFlags, statx};
 use rustix::io::Errno;
 use rustix::mount::{
     MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, mount, mount_bind_recursive, mount_change,
@@ -18,6 +18,7 @@ use rustix::mount::{
 };
 use rustix::process::{Resource, Rlimit, geteuid, getrlimit, setrlimit, umask};
 
+use super::held::Found;
 use super::hiding::Places;
 use super::pinned::{self, Ways};
 use super::table::{Mount, Table, is_within};
@@ -188,13 +189,9 @@ fn taken(path: &Path) -> Result<Option<What>> {
         // Nothing is to be fetched from elsewhere, or waited for.
         | OpenTreeFlags::AT_NO_AUTOMOUNT;
     let failed = || format!("cannot take {} along", path.display());
-    match present(open_tree(CWD, path, flags)).with_context(failed)? {
-        Some(root) => {
-            let is_directory = FileType::from_raw_mode(fstat(&root).with_context(failed)?.st_mode).is_dir();
-            Ok(Some(What::Tree { root, is_directory }))
-        }
-        None => Ok(None),
-    }
+    let Some(root) = present(open_tree(CWD, path, flags)).with_context(failed)? else { return Ok(None) };
+    let found = present(Found::of(&root)).with_context(failed)?;
+    Ok(found.map(|found| What::Tree { root, is_directory: found.kind().is_dir() }))
 }
 
 impl Kept {
@@ -265,7 +262,7 @@ fn make_read_only(paths: &[PathBuf], ways: &mut Ways) -> Result<()> {
 /// Whether the mount is what one finds at its place, and not covered by another one: then there is no way to it.
 fn is_seen(id: u64, point: &Path) -> bool {
     // Nothing is to be fetched from elsewhere, or waited for. MNT_ID: Linux 5.8.
-    let found = statx(CWD, point, AtFlags::NO_AUTOMOUNT, StatxFlags::MNT_ID);
+    let found = statx(CWD, point, AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC, StatxFlags::MNT_ID);
     // What cannot be looked at is tried, and said if it fails.
     found.map_or_else(|error| error != Errno::NOENT, |found| found.stx_mnt_id == id)
 }

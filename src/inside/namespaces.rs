@@ -270,8 +270,11 @@ fn expect_capabilities() -> Result<()> {
     Ok(())
 }
 
-/// Others than root have all capabilities in a user namespace of their own.
-fn keep_what_builds() -> Result<()> {
+/// Others than root have all capabilities in a user namespace of their own, there past the modes of their own files too.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn keep_what_builds() -> Result<()> {
     if geteuid().is_root() {
         return Ok(());
     }

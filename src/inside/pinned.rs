@@ -11,9 +11,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use rustix::fs::{Access, AtFlags, CWD, accessat};
-use rustix::mount::{MoveMountFlags, OpenTreeFlags, mount_bind_recursive, move_mount, open_tree};
+use rustix::io::Errno;
 use rustix::process::geteuid;
 
+use super::held::{Held, insist};
+use super::hiding::is_anybodys;
 use super::mounts::present;
 use crate::walk::Walk;
 
@@ -37,9 +39,16 @@ pub struct Way {
 pub struct Ways {
     known: HashMap<OsString, Option<Way>>,
     links: HashMap<OsString, Option<PathBuf>>,
+    sessions: Vec<PathBuf>,
 }
 
 impl Ways {
+    /// From here on no way ends with another user's link that is called as one of these: it leads to nothing of ours, and
+    /// the app would miss whatever it does lead to.
+    pub fn distrust(&mut self, sessions: &[PathBuf]) {
+        self.sessions = sessions.to_vec();
+    }
+
     /// The way of an absolute path; `None` if its links have no end.
     pub fn to(&mut self, path: &Path) -> Option<&Way> {
         if !self.known.contains_key(path.as_os_str()) {
@@ -52,7 +61,8 @@ impl Ways {
     fn walk(&mut self, path: &Path) -> Option<Way> {
         let (mut walk, mut steps, mut links) = (Walk::to(path), Vec::new(), Vec::new());
         while let Some(next) = walk.step() {
-            match self.target(&next) {
+            let is_anybodys = !walk.goes_on() && is_anybodys(&next, &self.sessions);
+            match if is_anybodys { trusted_target(&next) } else { self.target(&next) } {
                 Some(target) => {
                     steps.push(next.clone());
                     links.push(next);
@@ -79,6 +89,12 @@ impl Ways {
     }
 }
 
+/// What the link at `place` leads to, if it is ours. Its owner and its text are those of one link, whatever is there later.
+fn trusted_target(place: &Path) -> Option<PathBuf> {
+    let (link, found) = Held::itself(place).and_then(Held::look).ok()?;
+    if found.is_trusted() { link.target() } else { None }
+}
+
 /// Mounts on itself what is on the way to one of the places, where the app could replace it, but for what is below
 /// `sealed`, which is the app's own.
 ///
@@ -100,14 +116,9 @@ pub fn pin<'a>(places: impl Iterator<Item = &'a PathBuf>, sealed: &Path, ways: &
     Ok(())
 }
 
+/// What is mounted below is seen still.
 fn mount_on_itself(step: &Path) -> rustix::io::Result<()> {
-    if !step.is_symlink() {
-        // What is mounted below is seen still.
-        return present(mount_bind_recursive(step, step)).map(drop);
-    }
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_SYMLINK_NOFOLLOW;
-    let Some(link) = present(open_tree(CWD, step, flags))? else { return Ok(()) };
-    move_mount(link, "", CWD, step, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+    insist(|| present(Held::itself(step))?.map_or(Ok(()), |held| held.cover(&held)))
 }
 
 /// Whether who runs this could put something else into a directory: it is writable, or could be made so.
@@ -115,17 +126,28 @@ pub(super) fn is_apps_to_change(directory: &Path) -> bool {
     /// Who a user namespace does not know (user_namespaces(7), overflowuid): nobody's files look like root's there.
     const NOBODY: u32 = 65534;
     let user = geteuid().as_raw();
-    let is_own = user != NOBODY && directory.metadata().is_ok_and(|found| found.uid() == user);
-    is_own || accessat(CWD, directory, Access::WRITE_OK, AtFlags::empty()).is_ok()
+    let Some(found) = directory.metadata().ok().filter(Metadata::is_dir) else { return false };
+    user != NOBODY && found.uid() == user || accessat(CWD, directory, Access::WRITE_OK, AtFlags::empty()).is_ok()
 }
 
-/// Whether something has that name which the app cannot remove: another user's in a sticky directory, as /tmp is.
-fn stays(name: &Path) -> bool {
+/// Whether the app cannot remove what was found by that name: it is another user's, in a sticky directory, as /tmp is.
+fn stays(name: &Path, found: &Metadata) -> bool {
     const STICKY: u32 = 0o1000;
     let user = geteuid().as_raw();
     let is_sticky = |found: Metadata| found.mode() & STICKY != 0 && found.uid() != user;
-    fs::symlink_metadata(name).is_ok_and(|found| found.uid() != user)
-        && name.parent().and_then(|parent| parent.metadata().ok()).is_some_and(is_sticky)
+    found.uid() != user && name.parent().and_then(|parent| parent.metadata().ok()).is_some_and(is_sticky)
+}
+
+/// Whether the app could make a directory in what is there, or put one in its place.
+fn is_apps_to_fill(above: &Path) -> bool {
+    let is_to_replace = |place: &Path| {
+        let stays = fs::symlink_metadata(place).is_ok_and(|found| stays(place, &found));
+        !stays && place.parent().is_some_and(is_apps_to_change)
+    };
+    if above.is_dir() {
+        return is_apps_to_change(above);
+    }
+    is_to_replace(above) || above.canonicalize().is_ok_and(|end| is_to_replace(&end))
 }
 
 /// Makes a directory that is to be hidden: where nothing is, nothing can be mounted.
@@ -133,16 +155,28 @@ fn stays(name: &Path) -> bool {
 /// # Errors
 /// It can't be made now, and the app could make it later.
 pub fn make(directory: &Path) -> Result<()> {
-    if directory.exists() {
-        return Ok(());
-    }
-    let Err(error) = DirBuilder::new().recursive(true).mode(0o700).create(directory) else { return Ok(()) };
+    let mut refused = None;
+    let attempt = || {
+        refused = None;
+        if directory.exists() {
+            return Ok(());
+        }
+        let Err(error) = DirBuilder::new().recursive(true).mode(0o700).create(directory) else { return Ok(()) };
+        let there = fs::symlink_metadata(directory).ok();
+        // Another user's in /tmp comes and goes as that one likes.
+        let has_gone = error.kind() == ErrorKind::AlreadyExists && there.is_none();
+        refused = Some((error, there));
+        if has_gone { Err(Errno::NOENT) } else { Ok(()) }
+    };
+    // What is wrong is known better than that.
+    let _ = insist(attempt);
+    let Some((error, there)) = refused else { return Ok(()) };
     let above = directory.ancestors().skip(1).find(|above| above.exists());
     match error.kind() {
         ErrorKind::ReadOnlyFilesystem => Ok(()),
         // Hidden with the directory that its own user has closed, or another's.
         _ if directory.metadata().is_err_and(|error| error.kind() == ErrorKind::PermissionDenied) => Ok(()),
-        _ if !above.is_some_and(is_apps_to_change) || stays(directory) => Ok(()),
+        _ if !above.is_some_and(is_apps_to_fill) || there.is_some_and(|found| stays(directory, &found)) => Ok(()),
         _ => bail!(
             "{0} cannot be made ({error}), and the program could make it later, for what is run outside to read: make it a directory of yours",
             directory.display()
@@ -178,6 +212,23 @@ mod tests {
     }
 
     #[test]
+    fn a_way_ends_with_a_link_at_a_name_that_anybody_can_have_if_that_is_another_users() {
+        let place = tempfile::tempdir().unwrap();
+        let place = place.path().canonicalize().unwrap();
+        let at = |name: &str| place.join(name);
+        for name in ["ssh-own", "ssh-anothers", "other"] {
+            symlink("/usr", at(name)).unwrap();
+        }
+        // Only root gives something away.
+        let is_given = std::os::unix::fs::lchown(at("ssh-anothers"), Some(4242), None).is_ok();
+        let mut ways = Ways::default();
+        ways.distrust(&[at("ssh-")]);
+        assert_eq!(ways.to(&at("ssh-own")).unwrap().end, Path::new("/usr"));
+        assert_eq!(ways.to(&at("other")).unwrap().end, Path::new("/usr"));
+        assert_eq!(ways.to(&at("ssh-anothers")).unwrap().end == at("ssh-anothers"), is_given);
+    }
+
+    #[test]
     fn a_directory_is_made_or_it_is_said_that_the_program_could() {
         let place = tempfile::tempdir().unwrap();
         let at = |name: &str| place.path().join(name);
@@ -187,5 +238,9 @@ mod tests {
         symlink("nowhere", at("link")).unwrap();
         let message = make(&at("link")).unwrap_err().to_string();
         assert!(message.contains("link cannot be made (File exists"), "{message}");
+        // A file of the app's could make way for one.
+        fs::write(at("file"), "").unwrap();
+        let message = make(&at("file/below")).unwrap_err().to_string();
+        assert!(message.contains("file/below cannot be made (Not a directory"), "{message}");
     }
 }

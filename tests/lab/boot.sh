@@ -26,7 +26,7 @@ make_dev() {
     mount -t tmpfs -o mode=755 tmpfs "$dev"
     mkdir "$dev/pts" "$dev/shm" "$dev/net"
     # Bound, not made: a container may not make device nodes.
-    for node in null zero full random urandom tty net/tun vsock; do
+    for node in null zero full random urandom tty net/tun vsock fuse; do
         [ -e "/dev/$node" ] || continue
         : >"$dev/$node"
         mount --bind "/dev/$node" "$dev/$node"

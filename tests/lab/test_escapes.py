@@ -11,7 +11,7 @@ import subprocess
 
 import pytest
 
-from conftest import VERSIONS, boot
+from conftest import VERSIONS, boot, missing
 from launching import Output, launched, secret_file, started, unique, wait_gone
 from waiting import wait_until
 from world_map import ORIGIN, UPSTREAM
@@ -400,6 +400,45 @@ def test_many_entries_of_run_are_no_obstacle(lab):
     finally:
         for name in names:
             name.unlink()
+
+
+# Mounts FUSE of the user with a number at each place; whether its server is gone then, or never answers.
+FUSE = """import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+servers = [os.open("/dev/fuse", os.O_RDWR) for place in sys.argv[3:]]
+for server, place in zip(servers, sys.argv[3:]):
+    options = f"fd={server},rootmode=40000,user_id={sys.argv[2]},group_id=0"
+    if libc.mount(b"x", place.encode(), b"fuse", 0, options.encode()):
+        sys.exit(os.strerror(ctypes.get_errno()))
+    if sys.argv[1] == "gone":
+        os.close(server)
+print("up", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("server", ["gone", "silent"])
+@pytest.mark.parametrize("owner", [0, 1001])
+def test_a_mount_that_does_not_answer_is_no_obstacle(lab, server, owner):
+    if not lab.path("/dev/fuse").exists():
+        missing("there is no /dev/fuse here, as in some containers")
+    gnupg, places = "/home/bob/.gnupg", [f"/run/{unique('fuse')}"]
+    if server == "gone" and owner:
+        places.append(gnupg)
+    lab.run(["mkdir", *places], check=True)
+    try:
+        with started(lab, [PYTHON, "-c", FUSE, server, str(owner), *places], stdin=subprocess.PIPE,
+                     stdout=subprocess.PIPE) as process:
+            Output(process.stdout.fileno()).until(b"up")
+            for words in [[], ["--uid=bob"], ["--uid=bob", "--standalone"]]:
+                done = lab.run(["appfw-run", *words, "--via=none", "ls", gnupg], timeout=10)
+                assert b"appfw" not in done.stderr, (words, done)
+                # One that has a server again would show what it hides.
+                assert gnupg not in places or b"Permission denied" in done.stderr or not words, done
+    finally:
+        lab.run(["umount", "-l", *places])
+        lab.run(["rmdir", *places], check=True)
 
 
 def test_other_files_of_roots_are_written_by_root(lab):

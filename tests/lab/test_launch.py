@@ -238,6 +238,31 @@ def test_working_directory_without_a_home_becomes_the_root(lab):
     assert text_of(lab, "--via", "none", "--uid", "nobody", "pwd", cwd="/root/closed") == "/\n"
 
 
+def test_a_home_that_is_no_directory_is_no_obstacle(lab):
+    """Nor one that the program could put a directory in, or replace by one."""
+    name = unique("user")
+    lab.run(["useradd", "--system", "--home-dir=/dev/null", name], check=True)
+    try:
+        run(lab, "--via=none", "--uid", name, "true", check=True)
+        for manager in "--user", "--standalone":
+            run(lab, manager, "--via=none", "true", user="bob", env={"HOME": "/dev/null"}, check=True)
+    finally:
+        lab.run(["userdel", name], check=True)
+
+
+@pytest.mark.parametrize("manager", ["--user", "--standalone"])
+def test_nothing_is_made_in_a_home_that_its_user_does_not_write(lab, manager):
+    home = f"/home/bob/{unique('home')}"
+    lab.run(["mkdir", "-m", "500", home], user="bob", check=True)
+    try:
+        done = run(lab, manager, "--via=none", "true", user="bob", env={"HOME": home})
+        assert done.returncode == 125
+        assert f"{home}/.config/appfw cannot be made (Permission denied" in done.stderr.decode()
+        assert list(lab.path(home).iterdir()) == []
+    finally:
+        lab.run(["rmdir", home], check=True)
+
+
 def test_workdir_option(lab):
     assert text_of(lab, "--via", "none", "--workdir", "/tmp", "pwd") == "/tmp\n"
     assert text_of(lab, "--via", "none", "--workdir", "lib", "pwd", cwd="/usr") in ("/usr/lib\n", "/lib\n")

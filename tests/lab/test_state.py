@@ -7,6 +7,7 @@ import subprocess
 import pytest
 
 from launching import SOCKS, Output, kill, launched, run, started, unique
+from test_second_mounts import mounted
 from test_sessions import ASK, SERVE
 from test_standalone_life import INSIDE, of_launch
 from waiting import wait_until
@@ -135,6 +136,38 @@ def test_another_users_links_stop_no_launch_and_hide_nothing(lab, more):
             assert f"{base} is not a directory of the caller's alone" in done.stderr.decode(), (link, done)
     finally:
         lab.run(["rm", "-rf", base, bobs, "/tmp/screens"], check=True)
+
+
+# Each of the names is a directory, and nothing, and a link to what programs need, as long as it runs.
+FLAP = """import contextlib, os, sys
+print("flaps", flush=True)
+while True:
+    for name in sys.argv[1:]:
+        with contextlib.suppress(OSError):
+            os.mkdir(name), os.rmdir(name), os.symlink("/usr", name), os.unlink(name)
+"""
+
+
+@contextlib.contextmanager
+def flapping(lab, *names):
+    try:
+        with started(lab, [PYTHON, "-c", FLAP, *names], user="eve", stdout=subprocess.PIPE) as process:
+            process.stdout.readline()
+            yield
+    finally:
+        lab.run(["rm", "-rf", *names], check=True)
+
+
+@pytest.mark.parametrize("user, more", [("root", []), ("root", ["--standalone"]), ("bob", ["--user"]),
+                                        ("bob", ["--standalone"])],
+                         ids=["strict", "standalone of root", "user", "standalone"])
+def test_another_users_names_that_come_and_go_stop_no_launch_and_hide_nothing(lab, user, more):
+    stem = f"/tmp/ssh-{unique('flap').replace('-', '')}"
+    flooded = [f"{stem}{number}" for number in range(200)]
+    with mounted(lab, "/tmp", "/srv/second"), flapping(lab, *flooded), \
+            flapping(lab, base_in_tmp(lab, "bob"), "/tmp/screens"):
+        for _ in range(15):
+            run(lab, *more, "--via=none", "ls", "/usr/bin/env", user=user, check=True)
 
 
 # What later launches make in /tmp
