@@ -200,7 +200,7 @@ def test_a_users_unit_and_service_have_no_name_in_common(lab):
 
 def test_a_name_that_commands_would_take_for_an_option_is_refused(lab):
     before = tree(lab)
-    assert "launch name" in appfw(lab, "unit", "install", f"--via={SOCKS}", "--", "-x", "/bin/true", code=OURS)
+    assert "NAME is missing" in appfw(lab, "unit", "install", f"--via={SOCKS}", "--", "-x", "/bin/true", code=OURS)
     assert tree(lab) == before
 
 
