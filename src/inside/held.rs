@@ -2,7 +2,7 @@
 //! on it.
 
 use std::ffi::OsString;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
@@ -53,16 +53,32 @@ impl Held {
         Some(OsString::from_vec(target.into_bytes()).into())
     }
 
+    /// The place where it is.
+    ///
+    /// # Errors
+    /// /proc does not tell.
+    pub fn place(&self) -> std::io::Result<PathBuf> {
+        std::fs::read_link(format!("/proc/self/fd/{}", self.0.as_raw_fd()))
+    }
+
+    /// A mount of it, with all that is mounted below, that is nowhere yet.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn tree(&self) -> Result<OwnedFd> {
+        let clone = OpenTreeFlags::OPEN_TREE_CLONE
+            | OpenTreeFlags::OPEN_TREE_CLOEXEC
+            | OpenTreeFlags::AT_EMPTY_PATH
+            | OpenTreeFlags::AT_RECURSIVE;
+        open_tree(&self.0, "", clone)
+    }
+
     /// Mounts something on it, or itself, with all that is mounted below.
     ///
     /// # Errors
     /// ENOENT if it has been removed; the kernel refuses.
     pub fn cover(&self, by: &Self) -> Result<()> {
-        let clone = OpenTreeFlags::OPEN_TREE_CLONE
-            | OpenTreeFlags::OPEN_TREE_CLOEXEC
-            | OpenTreeFlags::AT_EMPTY_PATH
-            | OpenTreeFlags::AT_RECURSIVE;
-        let tree = open_tree(&by.0, "", clone)?;
+        let tree = by.tree()?;
         let on_it = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
         move_mount(&tree, "", &self.0, "", on_it)
     }

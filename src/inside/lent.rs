@@ -1,15 +1,13 @@
 //! What is shown of the caller's session, and of the launch's own directory. An earlier program of the same user may have
 //! been there, by which a link of its making would lead this one to what is kept from both: the session's bus, for one.
 
-use std::fs;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, openat};
 use rustix::io::Errno;
-use rustix::mount::{OpenTreeFlags, open_tree};
 
+use super::held::Held;
 use super::mounts::present;
 use super::pinned::{Ways, is_apps_to_change};
 
@@ -21,19 +19,18 @@ use super::pinned::{Ways, is_apps_to_change};
 pub fn file(source: &Path, unseen: &[&[PathBuf]], ways: &mut Ways) -> Result<Option<OwnedFd>> {
     let failed = || format!("cannot take {} along", source.display());
     // What is opened is judged, and no other thing that has come to be in its place.
-    let opened = openat(CWD, source, OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
-    let opened = if matches!(opened, Err(Errno::LOOP)) { Ok(None) } else { present(opened) };
-    let Some(found) = opened.with_context(failed)? else { return Ok(None) };
-    if FileType::from_raw_mode(fstat(&found).with_context(failed)?.st_mode).is_dir() {
+    let looked = Held::followed(source).and_then(Held::look);
+    let looked = if matches!(looked, Err(Errno::LOOP)) { Ok(None) } else { present(looked) };
+    let Some((held, found)) = looked.with_context(failed)? else { return Ok(None) };
+    if found.kind().is_dir() {
         return Ok(None);
     }
-    let place = fs::read_link(format!("/proc/self/fd/{}", found.as_raw_fd())).with_context(failed)?;
+    let place = held.place().with_context(failed)?;
     let is_unseen = || unseen.iter().copied().flatten().any(|unseen| place.starts_with(unseen));
     if !leads_to(source, &place, ways) && is_unseen() {
         return Ok(None);
     }
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
-    open_tree(&found, "", flags).map(Some).with_context(failed)
+    held.tree().map(Some).with_context(failed)
 }
 
 /// Whether `place` is where `source` is, by no link that the app's user could have made.
@@ -45,6 +42,7 @@ fn leads_to(source: &Path, place: &Path, ways: &mut Ways) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::symlink;
     use std::os::unix::net::UnixListener;
 
