@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use nix::unistd;
 use rustix::fs::{Access, access};
 
-use crate::session::RUNTIMES;
+use crate::session;
 
 /// A user of the passwd database.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -190,7 +190,7 @@ impl Host {
 /// Without links: who made them could lead them elsewhere.
 fn closed(root: &Path, runtime: &Path) -> Option<PathBuf> {
     let real = runtime.canonicalize().ok().filter(|_| runtime.is_absolute())?;
-    let below = real.strip_prefix(root.join(RUNTIMES.trim_start_matches('/'))).ok()?;
+    let below = real.strip_prefix(session::runtimes(root)).ok()?;
     (below != Path::new("")).then_some(real.clone())
 }
 

@@ -22,7 +22,7 @@ const SOUND: [&str; 2] = ["pipewire-0", "pulse/native"];
 const FOREIGN: [&str; 2] = ["PIPEWIRE_RUNTIME_DIR", "PULSE_RUNTIME_PATH"];
 
 /// Every user's runtime directory (pam_systemd(8)): nothing of it is seen by any app.
-pub(crate) const RUNTIMES: &str = "/run/user";
+const RUNTIMES: &str = "/run/user";
 
 /// The part of a session that its app sees.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -33,6 +33,11 @@ pub struct Session {
     pub variables: Vec<(OsString, OsString)>,
     /// Variables that the app does without.
     pub dropped: Vec<OsString>,
+}
+
+/// That directory below `root`, which is another one in tests.
+pub(crate) fn runtimes(root: &Path) -> PathBuf {
+    root.join(RUNTIMES.trim_start_matches('/'))
 }
 
 /// The runtime directory of an app of an ordinary user's, with nothing of the host's in it.

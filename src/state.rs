@@ -19,7 +19,7 @@ use serde::Serialize;
 use crate::circuits;
 use crate::host::{Host, User};
 use crate::plan::{Plan, Supervisor};
-use crate::session::RUNTIMES;
+use crate::session;
 
 pub use others::{Running, supervisor};
 use others::{holder, remove_stale};
@@ -86,25 +86,22 @@ pub fn base(root: &Path, host: &Host) -> Result<PathBuf> {
     {
         bail!("XDG_RUNTIME_DIR={} has a `..` in it: name the directory itself", directory.display())
     }
-    let mut closed = closed_bases(root, host).into_iter();
-    Ok(closed.next().unwrap_or_else(|| base_in_tmp(root, host.caller.uid)))
+    Ok(closed_bases(root, host).next().unwrap_or_else(|| base_in_tmp(root, host.caller.uid)))
 }
 
 /// Where no program behind a wall has ever been: there each launch of the user's hides all. Elsewhere, in another runtime
 /// directory for one, an earlier one could have laid out what a later launch finds, and what that tells its own parts.
-fn closed_bases(root: &Path, host: &Host) -> Vec<PathBuf> {
+fn closed_bases(root: &Path, host: &Host) -> impl Iterator<Item = PathBuf> {
     let uid = host.caller.uid;
-    let is_own = |directory: &PathBuf| fs::metadata(directory).is_ok_and(|found| is_own(&found, uid));
-    let usual = Some(root.join(format!("{}/{uid}", RUNTIMES.trim_start_matches('/'))));
+    let is_own = move |directory: &PathBuf| fs::metadata(directory).is_ok_and(|found| is_own(&found, uid));
+    let usual = Some(session::runtimes(root).join(uid.to_string()));
     let runtimes = host.runtime_directory(root).into_iter().chain(usual).filter(is_own);
-    let home = host.caller.home.strip_prefix("/").ok().filter(|home| !home.as_os_str().is_empty());
+    let home = host.caller.home.strip_prefix("/").into_iter().filter(|home| !home.as_os_str().is_empty());
     let home = home.map(|home| root.join(home)).filter(is_own).map(|home| home.join(AT_HOME)).filter(|base| {
         let there = base.ancestors().find(|above| above.exists());
         there.is_some_and(|there| accessat(CWD, there, Access::WRITE_OK, AtFlags::EACCESS).is_ok())
     });
-    let mut closed: Vec<_> = runtimes.map(|runtime| runtime.join("appfw")).chain(home).collect();
-    closed.dedup();
-    closed
+    runtimes.map(|runtime| runtime.join("appfw")).chain(home)
 }
 
 /// Below what is the user's configuration to every launch.
@@ -252,7 +249,7 @@ impl State {
 pub fn bases(root: &Path, host: &Host) -> Result<Vec<PathBuf>> {
     let mut bases = vec![base(root, host)?];
     if !host.caller.is_root() {
-        bases.extend(closed_bases(root, host).into_iter().chain([base_in_tmp(root, host.caller.uid)]));
+        bases.extend(closed_bases(root, host).chain([base_in_tmp(root, host.caller.uid)]));
         bases.dedup();
     }
     bases.retain(|base| fs::symlink_metadata(base).is_ok_and(|found| is_own(&found, host.caller.uid)));
